@@ -1,0 +1,78 @@
+# Set-up, demo and checks. `make demo` and `make test` do everything on a fresh machine.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# cpu or gpu: which build of vLLM, torch and llama.cpp is installed.
+DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+UV_VERSION := 0.13.8
+
+# One stamp for each state of what set-up reads: a second `make` finds it and does nothing.
+INPUTS := pyproject.toml constraints/$(DEVICE).txt constraints/overrides-$(DEVICE).txt Makefile
+STAMP := $(VENV)/.ready-$(DEVICE)-$(shell cat $(INPUTS) 2>/dev/null | sha256sum | cut -c1-12)
+
+# uv does not read pip's settings; hand over those a machine may depend on.
+ifneq ($(strip $(PIP_FIND_LINKS)),)
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+TORCH_BACKEND :=
+else
+TORCH_BACKEND := $(if $(filter cpu,$(DEVICE)),--torch-backend=cpu,--torch-backend=auto)
+endif
+ifneq ($(strip $(PIP_INDEX_URL)),)
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+# llama.cpp is compiled here: for the GPU where a CUDA compiler is found.
+ifeq ($(DEVICE),gpu)
+export CMAKE_ARGS ?= $(if $(shell command -v nvcc 2>/dev/null),-DGGML_CUDA=on)
+endif
+
+.PHONY: help setup demo up down test lint format lock clean
+
+help: ## Show this text
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Install everything into .venv (the other targets do this when needed)
+
+$(STAMP): $(INPUTS)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "set-up: installing packages ($(DEVICE)); the first time compiles llama.cpp, about 4 minutes"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH_BACKEND) \
+	    --override constraints/overrides-$(DEVICE).txt -r constraints/$(DEVICE).txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@echo "set-up: llama.cpp's converter, from llama-cpp-python's own source archive"
+	@$(BIN)/python -m raymill.evaluate.fetch_converter
+	@echo "set-up: DeepSpeed's CPU operators, compiled once"
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m raymill.train.prewarm
+	@rm -f $(VENV)/.ready-* && touch $@
+
+demo: $(STAMP) ## Train, evaluate, quantize, promote and serve a small model, and show what came out
+	@$(BIN)/python examples/support/demo.py
+
+up: $(STAMP) ## Start the service in the background
+	@$(BIN)/raymill up
+
+down: $(STAMP) ## Stop it
+	@$(BIN)/raymill down
+
+test: $(STAMP) ## Run the tests (ARGS="-k words" picks some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## Run ruff, mypy and import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP) ## Let ruff rewrite the code
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+lock: ## Pin every package again, from pyproject.toml
+	@for device in cpu gpu; do \
+	    $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --no-emit-index-url \
+	        --override constraints/overrides-$$device.txt --extra $$device --extra dev pyproject.toml \
+	        | sed 's/+cpu//' > constraints/$$device.txt.new && mv constraints/$$device.txt.new constraints/$$device.txt; \
+	done
+
+clean: ## Remove the virtual environment and what the tools left
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-report.json

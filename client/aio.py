@@ -1,0 +1,314 @@
+"""The asyncio client: what `sync.py` has, awaiting. See `raymill.client.sdk`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from raymill.client import endpoints, types
+from raymill.client.aio_http import AsyncHttp
+from raymill.client.endpoints import Id
+from raymill.client.retry import Outage, Retry
+from raymill.client.settings import load_settings
+from raymill.client.sync import POLL_S, deadline, too_late
+from raymill.client.validation import checked
+
+
+class Resource:
+    def __init__(self, http: AsyncHttp) -> None:
+        self._http = http
+
+
+class Pipelines(Resource):
+    """Recipes being run."""
+
+    async def create(self, recipe: types.JsonObject, *, idempotency_key: str | None = None) -> types.Pipeline:
+        """Start a resolved recipe (`Recipe.resolved()`). The same key and recipe give the same pipeline."""
+        return await self._http.send(endpoints.create_pipeline(recipe), idempotency_key)
+
+    async def plan(self, recipe: types.JsonObject) -> types.Plan:
+        """What `create` would run. Writes nothing."""
+        return await self._http.send(endpoints.plan_pipeline(recipe))
+
+    async def get(self, pipeline_id: Id) -> types.Pipeline:
+        return await self._http.send(endpoints.pipeline(pipeline_id))
+
+    def list(
+        self, *, state: types.State | None = None, name: str | None = None, limit: int | None = None
+    ) -> AsyncIterator[types.Pipeline]:
+        """Newest first, without their jobs."""
+        return self._http.items(endpoints.pipelines(state, name), limit)
+
+    async def cancel(self, pipeline_id: Id) -> types.Pipeline:
+        return await self._http.send(endpoints.cancel_pipeline(pipeline_id))
+
+    def events(self, pipeline_id: Id, *, after: int | None = None) -> AsyncIterator[types.JobEvent]:
+        """Events of all its jobs until it ends, each once; `after` is the id of the last one known."""
+        return self._http.events(endpoints.pipeline_events(pipeline_id), after)
+
+    async def wait(self, pipeline_id: Id, *, timeout_s: float | None = None) -> types.Pipeline:
+        """The pipeline once it is over, however it ended.
+
+        Raises:
+            WaitedTooLong: it is not over after `timeout_s`.
+        """
+        outage, deadline_s = Outage(self._http.retry), deadline(timeout_s)
+        while True:
+            pipeline = await self._http.patient(endpoints.pipeline(pipeline_id), outage)
+            if pipeline.state in types.TERMINAL:
+                return pipeline
+            await pause(deadline_s, f"pipeline {pipeline_id}", pipeline.state)
+
+
+class Jobs(Resource):
+    """Steps of pipelines."""
+
+    async def get(self, job_id: Id) -> types.Job:
+        return await self._http.send(endpoints.job(job_id))
+
+    def list(
+        self,
+        *,
+        state: types.State | None = None,
+        kind: str | None = None,
+        pipeline_id: Id | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[types.Job]:
+        return self._http.items(endpoints.jobs(state, kind, pipeline_id), limit)
+
+    async def cancel(self, job_id: Id) -> types.Job:
+        return await self._http.send(endpoints.cancel_job(job_id))
+
+    def events(self, job_id: Id, *, after: int | None = None) -> AsyncIterator[types.JobEvent]:
+        return self._http.events(endpoints.job_events(job_id), after)
+
+    async def logs(
+        self, job_id: Id, *, attempt: int | None = None, follow: bool = False
+    ) -> AsyncIterator[str]:
+        """The log in pieces: what there is now, or with `follow` until the job is over."""
+        after, outage = 0, Outage(self._http.retry)
+        while True:
+            chunk = await self._http.patient(endpoints.job_logs(job_id, after, attempt), outage)
+            if chunk.text:
+                yield chunk.text
+            grown, after = chunk.next > after, chunk.next
+            if chunk.ended or not (grown or follow):
+                return
+            if not grown:
+                await asyncio.sleep(POLL_S)
+
+    async def wait(self, job_id: Id, *, timeout_s: float | None = None) -> types.Job:
+        """The job once it is over, however it ended.
+
+        Raises:
+            WaitedTooLong: it is not over after `timeout_s`.
+        """
+        outage, deadline_s = Outage(self._http.retry), deadline(timeout_s)
+        while True:
+            job = await self._http.patient(endpoints.job(job_id), outage)
+            if job.state in types.TERMINAL:
+                return job
+            await pause(deadline_s, f"job {job_id}", job.state)
+
+
+class Llms(Resource):
+    """Models and their versions."""
+
+    def list(self, *, limit: int | None = None) -> AsyncIterator[types.Llm]:
+        return self._http.items(endpoints.llms(), limit)
+
+    async def get(self, name: str) -> types.Llm:
+        return await self._http.send(endpoints.llm(name))
+
+    def versions(self, name: str, *, limit: int | None = None) -> AsyncIterator[types.Version]:
+        return self._http.items(endpoints.versions(name), limit)
+
+    async def version(self, name: str, number: int) -> types.Version:
+        return await self._http.send(endpoints.version(name, number))
+
+    async def lineage(self, name: str, number: int) -> types.Lineage:
+        """Everything that led to a version, digests included."""
+        return await self._http.send(endpoints.lineage(name, number))
+
+    async def verify(self, name: str, number: int) -> types.Verification:
+        """Read the version's bytes again and hold them against the signed manifest.
+
+        Raises:
+            Clash: they differ; `code` is `tampered`.
+        """
+        return await self._http.send(endpoints.verify_version(name, number))
+
+
+class Aliases(Resource):
+    """Names that move from version to version, such as `production`."""
+
+    def history(self, llm: str, *, limit: int | None = None) -> AsyncIterator[types.AliasMove]:
+        return self._http.items(endpoints.alias_history(llm), limit)
+
+
+class Datasets(Resource):
+    """Registered sets of conversations."""
+
+    def list(self, *, limit: int | None = None) -> AsyncIterator[types.Dataset]:
+        return self._http.items(endpoints.datasets(), limit)
+
+    async def create(
+        self,
+        name: str,
+        *,
+        train: str,
+        test: str,
+        allow_bad_rows: bool = False,
+        idempotency_key: str | None = None,
+    ) -> types.Pipeline:
+        """Check and register two files that the service can read; gives the pipeline that does it."""
+        body = checked(
+            types.DatasetRequest,
+            {"name": name, "train": train, "test": test, "allow_bad_rows": allow_bad_rows},
+        )
+        return await self._http.send(endpoints.create_dataset(body), idempotency_key)
+
+
+class Promotions(Resource):
+    """Decisions about which version an alias names."""
+
+    def list(self, *, llm: str | None = None, limit: int | None = None) -> AsyncIterator[types.Promotion]:
+        return self._http.items(endpoints.promotions(llm), limit)
+
+    async def create(
+        self,
+        llm: str,
+        version: int,
+        *,
+        to: str = "production",
+        require: Mapping[str, types.JsonObject] | None = None,
+        idempotency_key: str | None = None,
+    ) -> types.Promotion:
+        """Ask the policy. A refusal is an answer too: look at `allowed` and `reasons`."""
+        body = checked(
+            types.PromotionRequest, {"llm": llm, "version": version, "to": to, "require": dict(require or {})}
+        )
+        return await self._http.send(endpoints.create_promotion(body), idempotency_key)
+
+
+class Deployments(Resource):
+    """What is being served."""
+
+    def list(self, *, limit: int | None = None) -> AsyncIterator[types.Deployment]:
+        return self._http.items(endpoints.deployments(), limit)
+
+
+class Accounts(Resource):
+    """Who may call."""
+
+    def list(self, *, limit: int | None = None) -> AsyncIterator[types.Account]:
+        return self._http.items(endpoints.accounts(), limit)
+
+    async def create(
+        self, name: str, *, role: types.RoleName = "viewer", idempotency_key: str | None = None
+    ) -> types.Account:
+        body = checked(types.AccountRequest, {"name": name, "role": role})
+        return await self._http.send(endpoints.create_account(body), idempotency_key)
+
+
+class Keys(Resource):
+    """API keys. The key itself is shown once, when it is made."""
+
+    def list(self, *, limit: int | None = None) -> AsyncIterator[types.ApiKey]:
+        return self._http.items(endpoints.keys(), limit)
+
+    async def create(
+        self,
+        account: str,
+        name: str,
+        *,
+        expires_in_days: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> types.NewApiKey:
+        body = checked(
+            types.ApiKeyRequest, {"account": account, "name": name, "expires_in_days": expires_in_days}
+        )
+        return await self._http.send(endpoints.create_key(body), idempotency_key)
+
+    async def revoke(self, key_id: Id) -> types.ApiKey:
+        return await self._http.send(endpoints.revoke_key(key_id))
+
+
+class Audit(Resource):
+    """Who did what."""
+
+    def list(self, *, limit: int | None = None) -> AsyncIterator[types.AuditEvent]:
+        return self._http.items(endpoints.audit_events(), limit)
+
+    async def verify(self) -> types.AuditCheck:
+        return await self._http.send(endpoints.verify_audit())
+
+
+class Chat(Resource):
+    """A served model, through the gateway. For more than this use the `openai` package."""
+
+    def stream(
+        self, model: str, messages: Sequence[Mapping[str, str]], **options: float | int | str | None
+    ) -> AsyncIterator[str]:
+        """Pieces of the answer as they are made. `options` go into the request's body; None is left out."""
+        given = {name: value for name, value in options.items() if value is not None}
+        return self._http.chat({"model": model, "messages": [dict(one) for one in messages], **given})
+
+
+class AsyncRaymill:
+    """A connection to one service.
+
+    Args:
+        url, api_key: what is not given comes from the environment, then from the service's home.
+        retry: how often to try again, and how long to look for a service that is away.
+        transport: a test's stand-in for the network.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        retry: Retry | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._http = AsyncHttp(load_settings(url, api_key), retry or Retry(), transport)
+        self.pipelines = Pipelines(self._http)
+        self.jobs = Jobs(self._http)
+        self.llms = Llms(self._http)
+        self.aliases = Aliases(self._http)
+        self.datasets = Datasets(self._http)
+        self.promotions = Promotions(self._http)
+        self.deployments = Deployments(self._http)
+        self.accounts = Accounts(self._http)
+        self.keys = Keys(self._http)
+        self.audit = Audit(self._http)
+        self.chat = Chat(self._http)
+
+    @property
+    def url(self) -> str:
+        return self._http.url
+
+    async def status(self) -> types.Status:
+        return await self._http.send(endpoints.status())
+
+    async def close(self) -> None:
+        await self._http.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+async def pause(deadline_s: float | None, what: str, state: str) -> None:
+    """Sleep before the next look; raise when there is no time left for one."""
+    too_late(deadline_s, what, state)
+    await asyncio.sleep(POLL_S)

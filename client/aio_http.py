@@ -1,0 +1,155 @@
+"""The connection of the asyncio client: what `http.py` does, awaiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import BaseModel
+
+from raymill.client import protocol
+from raymill.client.endpoints import PAGE_ITEMS, Call, Listing
+from raymill.client.errors import ServerAway
+from raymill.client.retry import Outage, Retry
+from raymill.client.settings import ClientSettings
+from raymill.client.sse import Bookmark, ServerEvent, SseParser
+from raymill.client.types import JobEvent, JsonObject
+from raymill.policies.errors import RaymillError, Unavailable
+
+Answer = TypeVar("Answer", bound=BaseModel)
+Item = TypeVar("Item", bound=BaseModel)
+
+
+class AsyncHttp:
+    """One connection pool. `transport` is the seam where a test puts its own."""
+
+    def __init__(
+        self, settings: ClientSettings, retry: Retry, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        options: dict[str, Any] = protocol.client_options(settings)
+        self._http = httpx.AsyncClient(transport=transport, **options)
+        self.url = settings.url
+        self.retry = retry
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def send(self, call: Call[Answer], idempotency_key: str | None = None) -> Answer:
+        """Send `call`; again after a failure that may pass, if it may be sent twice, with the same key.
+
+        Raises:
+            ApiError: the service said no.
+            Unreachable: no answer.
+        """
+        request = protocol.request_of(self._http, call, idempotency_key)
+        failures = 0
+        while True:
+            try:
+                return protocol.answer_of(call, await self._sent(request))
+            except RaymillError as error:
+                failures += 1
+                if failures >= self.retry.attempts or not protocol.is_retried(error, call):
+                    raise
+            await asyncio.sleep(self.retry.pause_s(failures))
+
+    async def _sent(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
+        try:
+            return await self._http.send(request, stream=stream)
+        except httpx.TransportError as error:
+            raise protocol.unreachable(self.url, error) from error
+
+    async def items(self, listing: Listing[Item], limit: int | None = None) -> AsyncIterator[Item]:
+        """Every item of a list, newest first, page by page; at most `limit`."""
+        cursor, left = None, limit
+        while left is None or left > 0:
+            page = await self.send(
+                listing.page(cursor, PAGE_ITEMS if left is None else min(left, PAGE_ITEMS))
+            )
+            for item in page.data[:left]:
+                yield item
+            if page.next_cursor is None:
+                return
+            cursor = page.next_cursor
+            left = None if left is None else left - len(page.data)
+
+    async def patient(self, call: Call[Answer], outage: Outage) -> Answer:
+        """Like `send`, but a service that is away is waited for."""
+        while True:
+            try:
+                answer = await self.send(call)
+            except Unavailable as error:
+                await asyncio.sleep(outage.pause_s(error))
+            else:
+                outage.over()
+                return answer
+
+    async def events(self, path: str, after: int | None = None) -> AsyncIterator[JobEvent]:
+        """Events until the stream's end, each once, across broken connections and restarts of the service.
+
+        Raises:
+            ApiError: the service refuses, or there is nothing by that id.
+            Unavailable: it was away for longer than the retry's patience.
+        """
+        bookmark = Bookmark(last_id=None if after is None else str(after))
+        outage = Outage(self.retry)
+        while True:
+            try:
+                async with aclosing(self._stream(path, bookmark, outage)) as stream:
+                    async for event in stream:
+                        if event.event == protocol.END:
+                            return
+                        if bookmark.is_new(event):
+                            yield protocol.event_of(event.data)
+                raise protocol.lost_stream(self.url)
+            except Unavailable as error:
+                pause_s = outage.pause_s(error)
+            await asyncio.sleep(pause_s)
+
+    async def _stream(
+        self, path: str, bookmark: Bookmark, outage: Outage
+    ) -> AsyncGenerator[ServerEvent, None]:
+        """One connection's events. Every chunk, a ping too, shows that the service is there."""
+        request = protocol.stream_request(self._http, path, bookmark.last_id)
+        response = await self._sent(request, stream=True)
+        try:
+            if not response.is_success:
+                await response.aread()
+                protocol.check(response)
+            parser = SseParser()
+            async for chunk in response.aiter_text():
+                outage.over()
+                for event in parser.feed(chunk):
+                    yield event
+        except httpx.TransportError as error:
+            raise protocol.unreachable(self.url, error) from error
+        finally:
+            await response.aclose()
+
+    async def chat(self, body: JsonObject) -> AsyncIterator[str]:
+        """Pieces of the answer as they are made. Not tried again: an answer cannot be continued."""
+        request = self._http.build_request(
+            "POST",
+            "/v1/chat/completions",
+            json={**body, "stream": True},
+            timeout=httpx.Timeout(300, connect=5),
+        )
+        response = await self._sent(request, stream=True)
+        try:
+            if not response.is_success:
+                await response.aread()
+                protocol.check(response)
+            parser = SseParser()
+            async for chunk in response.aiter_text():
+                for event in parser.feed(chunk):
+                    piece = protocol.chat_delta(event.data)
+                    if piece is None:
+                        return
+                    yield piece
+            raise ServerAway("the answer broke off: ask again", status=502, code="upstream")
+        except httpx.TransportError as error:
+            raise protocol.unreachable(self.url, error) from error
+        finally:
+            await response.aclose()

@@ -1,0 +1,122 @@
+"""The `raymill` command: finds the noun, and loads only its module.
+
+The list of commands stands here as text, so that `raymill --help` imports nothing but the standard
+library. An error made on purpose ends as one line on stderr: exit 2 when the input was wrong, else 1.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Entry(NamedTuple):
+    """Where a command lives, and its line in the help."""
+
+    module: str
+    app: str
+    help: str
+
+
+COMMANDS: dict[str, dict[str, Entry]] = {
+    "Service": {
+        "up": Entry("service", "up_app", "Start the service, or join a Ray cluster."),
+        "down": Entry("service", "down_app", "Stop the service. Nothing of record is lost."),
+        "status": Entry("service", "status_app", "Nodes, jobs and what is served, on one screen."),
+        "doctor": Entry("service", "doctor_app", "Look for what is wrong with this machine or the service."),
+    },
+    "Work": {
+        "run": Entry("run", "run_app", "Run a recipe from data to a served model."),
+        "train": Entry("run", "train_app", "Run a recipe up to its trained model."),
+        "pipeline": Entry("pipeline", "app", "Recipes being run: list, show, watch, cancel."),
+        "jobs": Entry("jobs", "app", "Their steps: list, show, logs, wait, cancel."),
+        "dataset": Entry("dataset", "app", "Data sets: list, create."),
+    },
+    "Models": {
+        "model": Entry("model", "app", "Models: list, show, versions, lineage, verify."),
+        "alias": Entry("alias", "app", "Names that move from version to version: list, history."),
+        "promotion": Entry("promotion", "app", "Decisions about which version an alias names: list, create."),
+        "chat": Entry("chat", "app", "Talk with a served model."),
+    },
+    "Access": {
+        "user": Entry("user", "app", "Accounts and their roles: list, create."),
+        "key": Entry("key", "app", "API keys: list, create, revoke."),
+        "audit": Entry("audit", "app", "Who did what: list, verify."),
+    },
+}
+
+
+def main() -> None:
+    """Entry point of the `raymill` script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit code of `raymill` with these arguments."""
+    match list(arguments):
+        case [] | ["-h" | "--help" | "help"]:
+            sys.stdout.write(usage())
+            return 0
+        case ["--version"]:
+            from importlib.metadata import version
+
+            sys.stdout.write(f"raymill {version('raymill')}\n")
+            return 0
+        case [noun, *rest]:
+            entries = {name: entry for group in COMMANDS.values() for name, entry in group.items()}
+            if noun not in entries:
+                return _unknown(noun, list(entries))
+            return _run_noun(noun, entries[noun], rest)
+    raise AssertionError(arguments)
+
+
+def _run_noun(noun: str, entry: Entry, rest: list[str]) -> int:
+    # Late, so that the help stays fast.
+    from raymill.policies.errors import Invalid, RaymillError
+
+    try:
+        module = importlib.import_module(f"raymill.client.cli.{entry.module}")
+        app = getattr(module, entry.app)
+        app(args=rest, prog_name=f"raymill {noun}")
+    except RaymillError as error:
+        message = " ".join(str(error).split())
+        sys.stderr.write(f"error: {message}\n")
+        return 2 if isinstance(error, Invalid) else 1
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def _unknown(noun: str, known: list[str]) -> int:
+    from difflib import get_close_matches
+
+    close = get_close_matches(noun, known, n=1)
+    cure = f"did you mean {close[0]}?" if close else "see `raymill --help`"
+    sys.stderr.write(f"error: no command {noun!r}: {cure}\n")
+    return 2
+
+
+def usage() -> str:
+    lines = [
+        "Usage: raymill COMMAND [ARGS]...",
+        "",
+        "A base model and a data set in; a measured, signed and served model out.",
+        "",
+    ]
+    for group, entries in COMMANDS.items():
+        lines += [f"{group}:", *(f"  {name:<11}{entry.help}" for name, entry in entries.items()), ""]
+    lines += [
+        "`raymill COMMAND --help` tells more; every command takes --json.",
+        "RAYMILL_URL and RAYMILL_API_KEY say which service; by default the one on this machine.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""`raymill model`: models, their versions, and where these come from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from raymill.client.cli.app import DEFAULT_LIMIT, Json, Limit, connect, new_app
+from raymill.client.cli.lineage import lineage_tree
+from raymill.client.cli.output import out, out_json, table
+from raymill.client.cli.results import scores
+from raymill.policies.errors import NotFound
+
+if TYPE_CHECKING:
+    from raymill.client.sdk import Raymill
+
+app = new_app("Models and their versions.")
+Name = Annotated[str, typer.Argument(help="Model, such as support-triage.", show_default=False)]
+Number = Annotated[int | None, typer.Option("--version", "-v", min=1, help="The newest by default.")]
+
+
+@app.command("list")
+def list_models(limit: Limit = DEFAULT_LIMIT, as_json: Json = False) -> None:
+    """Models with their aliases."""
+    with connect() as client:
+        found = list(client.llms.list(limit=limit))
+    if as_json:
+        out_json(found)
+        return
+    rows = [
+        (m.name, m.latest_version, [f"{alias}={v}" for alias, v in m.aliases.items()], m.created_at)
+        for m in found
+    ]
+    out(table(["NAME", "LATEST", "ALIASES", "CREATED"], rows))
+
+
+@app.command()
+def show(name: Name, as_json: Json = False) -> None:
+    """One model."""
+    with connect() as client:
+        model = client.llms.get(name)
+    if as_json:
+        out_json(model)
+        return
+    rows = [("latest version", model.latest_version), ("created", model.created_at)]
+    out(table(["MODEL", model.name], [*rows, *((f"alias {a}", v) for a, v in model.aliases.items())]))
+
+
+@app.command()
+def versions(name: Name, limit: Limit = DEFAULT_LIMIT, as_json: Json = False) -> None:
+    """Versions with their scores, the newest first."""
+    with connect() as client:
+        found = list(client.llms.versions(name, limit=limit))
+    if as_json:
+        out_json(found)
+        return
+    rows = [(v.number, v.aliases, scores(dict(v.scores)), v.artifact_name, v.created_at) for v in found]
+    out(table(["VERSION", "ALIASES", "SCORES", "ARTIFACT", "CREATED"], rows))
+
+
+@app.command()
+def lineage(name: Name, version: Number = None, as_json: Json = False) -> None:
+    """Everything behind a version: data, base, run, scores, files, decisions and signatures."""
+    with connect() as client:
+        found = client.llms.lineage(name, number_of(client, name, version))
+    out_json(found) if as_json else out(lineage_tree(found).render())
+
+
+@app.command()
+def verify(name: Name, version: Number = None, as_json: Json = False) -> None:
+    """Read the bytes of a version again; hold them against its digests and signatures. Exit 1 when they differ."""
+    with connect() as client:
+        number = number_of(client, name, version)
+        found = client.llms.verify(name, number)
+    if as_json:
+        out_json(found)
+        return
+    signed = sum(bool(artifact.get("signed")) for artifact in found.artifacts)
+    out(
+        f"{name} version {number}: {len(found.artifacts)} artifacts are as they were registered, {signed} signed"
+    )
+
+
+def number_of(client: Raymill, name: str, version: int | None) -> int:
+    """The version asked for, else the newest."""
+    if version is not None:
+        return version
+    latest = client.llms.get(name).latest_version
+    if latest is None:
+        raise NotFound(f"model {name} has no version yet: train one with `raymill run`")
+    return latest

@@ -1,0 +1,101 @@
+"""One line about what a finished step made. Knows the results' keys, not how they came about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from raymill.client.cli.output import size
+from raymill.client.types import Job, JsonObject
+
+HIDDEN = frozenset({"digest", "artifact", "adapter", "seconds", "format"})
+
+
+def summary(job: Job) -> str:
+    """The numbers that a person would ask for first; the error when the step failed."""
+    if job.error and job.state != "succeeded":
+        return " ".join(job.error.split())
+    return SUMMARIES.get(job.kind, _scalars)(job.result) if job.result else ""
+
+
+def _dataset(result: JsonObject) -> str:
+    return f"{result.get('train_rows', 0):,} training rows, {result.get('test_rows', 0):,} held out"
+
+
+def _base(result: JsonObject) -> str:
+    return _join(
+        _count(result, "parameters"), _count(result, "tokens"), _number(result, "final_loss", "loss")
+    )
+
+
+def _train(result: JsonObject) -> str:
+    rate = f"{result['tokens_per_s']:,.0f} tokens/s" if "tokens_per_s" in result else ""
+    return _join(_number(result, "final_loss", "loss"), _count(result, "steps"), rate)
+
+
+def _evaluate(result: JsonObject) -> str:
+    return scores(result.get("metrics", {}))
+
+
+def _quantize(result: JsonObject) -> str:
+    return _join(*(_file(file) for file in result.get("files", [])))
+
+
+def scores(metrics: JsonObject) -> str:
+    """`heldout_exact_match 0.985`; for quantized files `Q8_0: heldout_exact_match 0.98; Q4_K_M: …`."""
+    nested = {name: value for name, value in metrics.items() if isinstance(value, dict)}
+    flat = ", ".join(f"{name} {_plain(value)}" for name, value in metrics.items() if name not in nested)
+    return "; ".join(filter(None, [flat, *(f"{name}: {scores(value)}" for name, value in nested.items())]))
+
+
+def _file(file: JsonObject) -> str:
+    parity = file.get("parity") or {}
+    same = f", {parity['same']} of {parity['prompts']} answers the same" if "same" in parity else ""
+    return f"{file.get('type')} {size(int(file.get('size_bytes', 0)))}{same}"
+
+
+def _promotion(result: JsonObject) -> str:
+    verdict = "allowed" if result.get("allowed") else "refused"
+    reasons = "; ".join(str(reason) for reason in result.get("reasons", []))
+    moved = (
+        f"{result['alias']} is version {result['version']}" if {"alias", "version"} <= result.keys() else ""
+    )
+    return _join(verdict, reasons or moved)
+
+
+def _scalars(result: JsonObject) -> str:
+    return _join(*(f"{key} {_plain(value)}" for key, value in result.items() if _is_shown(key, value)))
+
+
+def _count(result: JsonObject, key: str) -> str:
+    return f"{result[key]:,} {key}" if isinstance(result.get(key), int) else ""
+
+
+def _number(result: JsonObject, key: str, name: str) -> str:
+    return f"{name} {_plain(result[key])}" if isinstance(result.get(key), int | float) else ""
+
+
+def _is_shown(key: str, value: Any) -> bool:
+    return key not in HIDDEN and isinstance(value, str | int | float | bool)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _join(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+SUMMARIES: dict[str, Callable[[JsonObject], str]] = {
+    "dataset": _dataset,
+    "pretrain": _base,
+    "import_base": _base,
+    "train": _train,
+    "evaluate": _evaluate,
+    "quantize": _quantize,
+    "promote": _promotion,
+}
+"""Kind of job -> what is told of its result; for other kinds the plain values."""

@@ -1,0 +1,159 @@
+"""What the two clients share: requests and answers, without a connection.
+
+Turns calls into httpx requests, and answers into typed results or errors.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from raymill.client.endpoints import Call
+from raymill.client.errors import ApiError, ServerAway, Unreachable, api_error
+from raymill.client.retry import RETRIED_STATUSES
+from raymill.client.settings import ClientSettings
+from raymill.client.types import ErrorEnvelope, JobEvent
+from raymill.policies.errors import RaymillError, Unavailable
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+STREAM_TIMEOUT = httpx.Timeout(10.0, read=35.0)
+"""The service sends a comment every 10 s; three missed ones mean that the connection is dead."""
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+END = "end"
+"""Name of the event that closes a stream whose subject is over."""
+
+
+def client_options(settings: ClientSettings) -> dict[str, object]:
+    """Keyword arguments for `httpx.Client` and `httpx.AsyncClient`."""
+    headers = {"Accept": "application/json"}
+    if settings.api_key:
+        headers["Authorization"] = f"Bearer {settings.api_key}"
+    # A proxy from the environment cannot reach this machine's loopback interface.
+    trust_env = urlsplit(settings.url).hostname not in LOOPBACK
+    return {"base_url": settings.url, "headers": headers, "timeout": TIMEOUT, "trust_env": trust_env}
+
+
+def request_of(
+    http: httpx.Client | httpx.AsyncClient, call: Call[Answer], idempotency_key: str | None
+) -> httpx.Request:
+    """The request for `call`. A mutating one carries a key, so that sending it twice does it once."""
+    headers = {}
+    if call.method != "GET":
+        headers["Idempotency-Key"] = idempotency_key or str(uuid.uuid4())
+    return http.build_request(
+        call.method,
+        call.path,
+        params=call.params,
+        json=call.body.model_dump(mode="json") if call.body is not None else None,
+        headers=headers,
+        timeout=TIMEOUT if call.timeout_s is None else httpx.Timeout(call.timeout_s, connect=5.0),
+    )
+
+
+def stream_request(http: httpx.Client | httpx.AsyncClient, path: str, last_id: str | None) -> httpx.Request:
+    headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+    if last_id is not None:
+        headers["Last-Event-ID"] = last_id
+    return http.build_request("GET", path, headers=headers, timeout=STREAM_TIMEOUT)
+
+
+def answer_of(call: Call[Answer], response: httpx.Response) -> Answer:
+    """The typed result.
+
+    Raises:
+        ApiError: the service said no.
+        RaymillError: what answered is not this API.
+    """
+    check(response)
+    try:
+        return call.returns.model_validate_json(response.content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise RaymillError(
+            f"{call.method} {call.path} answered something unexpected ({where}: {first['msg']}): "
+            "check that RAYMILL_URL names a Raymill of this version"
+        ) from None
+
+
+def check(response: httpx.Response) -> None:
+    """Raise the error that `response` (fully read) holds, if it does."""
+    if response.is_success:
+        return
+    request_id = response.headers.get("x-request-id")
+    try:
+        body = ErrorEnvelope.model_validate_json(response.content).error
+    except ValidationError:
+        path = response.request.url.path
+        raise api_error(
+            response.status_code,
+            f"{response.request.method} {path} answered {response.status_code} {response.reason_phrase}".rstrip(),
+            request_id=request_id,
+        ) from None
+    raise api_error(
+        response.status_code,
+        one_line(body.message),
+        code=body.code,
+        param=body.param,
+        request_id=body.request_id or request_id,
+    )
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def is_retried(error: RaymillError, call: Call[Answer]) -> bool:
+    """Whether the same request may succeed in a moment, and may be sent twice."""
+    match error:
+        case ApiError():
+            return call.repeatable and error.status in RETRIED_STATUSES
+        case Unreachable():
+            return call.repeatable or not error.arrived
+    return False
+
+
+def unreachable(url: str, error: httpx.TransportError) -> Unavailable:
+    """What the user should know of a connection that failed."""
+    if isinstance(error, httpx.ReadTimeout):
+        # Not tried again at once: the service has the request, and is slow.
+        return Unavailable(f"{url} did not answer in time: look at it with `raymill status`")
+    reason = one_line(str(error)) or type(error).__name__
+    return Unreachable(
+        f"no answer from {url} ({reason}): start the service with `raymill up`, or set RAYMILL_URL",
+        arrived=not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout),
+    )
+
+
+def lost_stream(url: str) -> Unreachable:
+    """The stream ended although its subject has not."""
+    return Unreachable(
+        f"{url} closed the event stream too early: look at the service with `raymill status`", arrived=True
+    )
+
+
+def event_of(data: str) -> JobEvent:
+    return JobEvent.model_validate_json(data)
+
+
+def chat_delta(data: str) -> str | None:
+    """The text that a chunk of `/v1/chat/completions` adds; None when the stream is over.
+
+    Raises:
+        ApiError: the engine failed in the middle of the answer.
+    """
+    if data == "[DONE]":
+        return None
+    chunk = json.loads(data)
+    if "error" in chunk:
+        error = chunk["error"]
+        raise ServerAway(one_line(str(error.get("message", error))), status=502, code="upstream")
+    choices = chunk.get("choices") or [{}]
+    return str(choices[0].get("delta", {}).get("content") or "")

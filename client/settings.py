@@ -1,0 +1,65 @@
+"""Where the service is, and with which key to speak to it. Standard library only.
+
+Asked in this order: arguments, `RAYMILL_URL` and `RAYMILL_API_KEY`, then what `raymill up` left in its
+home: `service.json` (`{"url": …}`) and `keys/admin.key`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from raymill.policies.errors import Invalid
+from raymill.registry.home import default_home
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientSettings:
+    """How to reach the service."""
+
+    url: str
+    """Without a trailing slash."""
+
+    api_key: str | None = field(repr=False)
+    """None: no key was found; the service will then refuse."""
+
+
+def load_settings(
+    url: str | None = None, api_key: str | None = None, *, home: Path | None = None
+) -> ClientSettings:
+    """Fill what was not given from the environment, then from the service's home.
+
+    Raises:
+        Invalid: the URL is none, or a file of the home cannot be read.
+    """
+    home = home or default_home()
+    found = url or os.environ.get("RAYMILL_URL") or _url_of(home / "service.json") or DEFAULT_URL
+    if not found.startswith(("http://", "https://")):
+        raise Invalid(f"service address {found!r} is no URL: write it as {DEFAULT_URL}", param="RAYMILL_URL")
+    key = api_key or os.environ.get("RAYMILL_API_KEY") or _read(home / "keys" / "admin.key")
+    return ClientSettings(url=found.rstrip("/"), api_key=key)
+
+
+def _read(path: Path) -> str | None:
+    """The file's text, None when there is no such file or it is another user's."""
+    try:
+        return path.read_text(encoding="utf-8").strip() or None
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None
+
+
+def _url_of(path: Path) -> str | None:
+    text = _read(path)
+    if text is None:
+        return None
+    try:
+        url = json.loads(text)["url"]
+    except (ValueError, KeyError, TypeError):
+        raise Invalid(
+            f'{path} is damaged: it should hold {{"url": "{DEFAULT_URL}"}}; set RAYMILL_URL'
+        ) from None
+    return str(url)

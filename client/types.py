@@ -1,0 +1,355 @@
+"""The wire types of `/api/v1`: what the control plane answers, the client parses and the command prints.
+
+Times are ISO 8601 with a time zone; sizes are bytes; durations are seconds. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+JsonObject = dict[str, Any]
+State = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled", "dead"]
+TERMINAL: frozenset[State] = frozenset({"succeeded", "failed", "cancelled", "dead"})
+RoleName = Literal["viewer", "operator", "approver", "admin"]
+
+
+class Wire(BaseModel):
+    """Unknown fields are kept out of the way, so that an older client reads a newer server."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True, extra="ignore")
+
+
+Item = TypeVar("Item")
+
+
+class Page(Wire, Generic[Item]):
+    """One page of a list, newest first."""
+
+    data: list[Item]
+    next_cursor: str | None = None
+    """Give it as `cursor` to get the next page; null on the last one."""
+
+
+class ErrorBody(Wire):
+    type: str
+    code: str
+    message: str
+    param: str | None = None
+    request_id: str | None = None
+
+
+class ErrorEnvelope(Wire):
+    error: ErrorBody
+
+
+class Job(Wire):
+    """One step of a pipeline."""
+
+    id: uuid.UUID
+    pipeline_id: uuid.UUID
+    step: str
+    kind: str
+    queue: str
+    name: str
+    state: State
+    attempt: int
+    max_attempts: int
+    epoch: int
+    address: str | None
+    reused_job_id: uuid.UUID | None
+    """The job whose result this one took over, because it has the same address."""
+    config: JsonObject
+    result: JsonObject | None
+    error: str | None
+    created_at: dt.datetime
+    started_at: dt.datetime | None
+    finished_at: dt.datetime | None
+
+
+class Pipeline(Wire):
+    """A recipe being run."""
+
+    id: uuid.UUID
+    name: str
+    state: State
+    error: str | None
+    created_by: str
+    created_at: dt.datetime
+    finished_at: dt.datetime | None
+    recipe: JsonObject
+    jobs: list[Job] = Field(default_factory=list)
+    """In the order in which they can run."""
+
+
+class PipelineRequest(BaseModel):
+    """Body of `POST /api/v1/pipelines`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    recipe: JsonObject
+    dry_run: bool = False
+    """Check and resolve only: answers 200 with the resolved recipe and steps, writes nothing."""
+
+
+class JobEvent(Wire):
+    """Something a job said; `id` resumes the stream after it."""
+
+    id: int
+    job_id: uuid.UUID
+    pipeline_id: uuid.UUID
+    kind: str
+    """state, phase, step, progress, log, or a kind of the job's own."""
+    data: JsonObject
+    at: dt.datetime
+
+
+class FileDigest(Wire):
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class Artifact(Wire):
+    name: str
+    digest: str
+    size_bytes: int
+    files: list[FileDigest]
+    created_at: dt.datetime
+
+
+class Dataset(Wire):
+    id: uuid.UUID
+    name: str
+    number: int
+    digest: str
+    artifact_name: str
+    train_rows: int
+    test_rows: int
+    format: str
+    created_at: dt.datetime
+
+
+class Llm(Wire):
+    id: uuid.UUID
+    name: str
+    latest_version: int | None
+    aliases: dict[str, int]
+    """Alias -> version number."""
+    created_at: dt.datetime
+
+
+class Version(Wire):
+    id: uuid.UUID
+    llm: str
+    number: int
+    artifact_name: str
+    base_artifact_name: str
+    dataset_id: uuid.UUID
+    job_id: uuid.UUID
+    aliases: list[str]
+    scores: dict[str, float]
+    created_at: dt.datetime
+
+
+class AliasMove(Wire):
+    alias: str
+    version: int
+    previous_version: int | None
+    actor: str
+    moved_at: dt.datetime
+    promotion_id: uuid.UUID
+
+
+class Promotion(Wire):
+    id: uuid.UUID
+    llm: str
+    version: int
+    alias: str
+    allowed: bool
+    reasons: list[str]
+    input: JsonObject
+    input_digest: str
+    bundle_digest: str
+    requested_by: str
+    created_at: dt.datetime
+
+
+class PromotionRequest(BaseModel):
+    """Body of `POST /api/v1/promotions`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    llm: str
+    version: int = Field(ge=1)
+    to: str = "production"
+    require: dict[str, JsonObject] = Field(default_factory=dict)
+
+
+class Quantization(Wire):
+    type: str
+    artifact_name: str
+    file: str
+    size_bytes: int
+    sha256: str
+    tensors: dict[str, int]
+    parity: JsonObject
+    scores: dict[str, float]
+
+
+class Evaluation(Wire):
+    artifact_name: str
+    variant: str
+    task: str
+    score: float
+    samples: int
+    created_at: dt.datetime
+
+
+class Lineage(Wire):
+    """The chain behind a version: data, base, run, scores, files, decisions and signatures."""
+
+    version: Version
+    dataset: Dataset
+    base: Artifact
+    model: Artifact
+    recipe: JsonObject
+    training: JsonObject
+    evaluations: list[Evaluation]
+    quantizations: list[Quantization]
+    quantized: list[Artifact]
+    promotions: list[Promotion]
+    attestations: list[JsonObject]
+    """artifact_name, key_id, created_at and the DSSE envelope."""
+    alias_moves: list[AliasMove]
+
+
+class Deployment(Wire):
+    llm: str
+    alias: str
+    version: int | None
+    state: Literal["starting", "ready", "failed"]
+    message: str
+    config: JsonObject
+    updated_at: dt.datetime
+
+
+class Account(Wire):
+    id: uuid.UUID
+    name: str
+    role: RoleName
+    disabled_at: dt.datetime | None
+    created_at: dt.datetime
+
+
+class AccountRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    role: RoleName = "viewer"
+
+
+class ApiKey(Wire):
+    id: uuid.UUID
+    account: str
+    name: str
+    prefix: str
+    created_at: dt.datetime
+    expires_at: dt.datetime | None
+    revoked_at: dt.datetime | None
+
+
+class ApiKeyRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    account: str
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    expires_in_days: int | None = Field(default=None, ge=1, le=3650)
+
+
+class NewApiKey(ApiKey):
+    """Answered once, when the key is made."""
+
+    key: str
+
+
+class AuditEvent(Wire):
+    seq: int
+    at: dt.datetime
+    actor: str
+    action: str
+    object: str
+    detail: JsonObject
+    request_id: str | None
+    hash: str
+
+
+class Status(Wire):
+    """`GET /api/v1/status`: one screen."""
+
+    version: str
+    nodes: list[JsonObject]
+    """node_id, alive, resources, available."""
+    jobs: dict[str, int]
+    """State -> number of jobs."""
+    deployments: list[Deployment]
+    database: str
+    """Server version."""
+
+
+class PlannedStep(Wire):
+    """A step that a recipe would run."""
+
+    step: str
+    kind: str
+    depends_on: list[str]
+    config: JsonObject
+
+
+class Plan(Wire):
+    """Answer to a dry run: nothing was written."""
+
+    recipe: JsonObject
+    steps: list[PlannedStep]
+
+
+class LogChunk(Wire):
+    """A piece of a job's log."""
+
+    text: str
+    next: int
+    """Give it as `after` to get what follows, bytes."""
+    ended: bool
+    """The job is over and this was the last of it."""
+
+
+class Verification(Wire):
+    """Every byte of a version is the one that was registered and, where `signed`, signed."""
+
+    verified: bool
+    artifacts: list[JsonObject]
+    """name, files (their number), signed."""
+
+
+class AuditCheck(Wire):
+    """Whether the chain of audit rows is whole."""
+
+    rows: int
+    ok: bool
+    head: str | None
+    """Hash of the newest row; null when there is none."""
+
+
+class DatasetRequest(BaseModel):
+    """Body of `POST /api/v1/datasets`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    train: str
+    """Absolute path of a file that the service can read."""
+    test: str
+    allow_bad_rows: bool = False

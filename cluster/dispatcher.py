@@ -1,0 +1,110 @@
+"""Starts heavy jobs as Ray jobs, and notices those whose process ended without a word.
+
+Holds nothing: what runs is read from Postgres, so an engine that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import uuid
+from functools import partial
+
+import requests
+from ray.job_submission import JobStatus, JobSubmissionClient
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from raymill.cluster.claim import take
+from raymill.cluster.settings import Settings
+from raymill.registry import jobs
+from raymill.registry.database import Database
+from raymill.registry.jobs import LeaseLost
+from raymill.registry.tables import Job, JobState
+
+log = logging.getLogger(__name__)
+
+START_LEASE_S = 120.0
+"""From the claim until the driver has started and takes over the lease."""
+
+CHECK_EVERY_S = 3.0
+
+
+def submission_id(job_id: uuid.UUID, epoch: int) -> str:
+    return f"{job_id}-{epoch}"
+
+
+class Dispatcher:
+    """Claims heavy jobs up to the number of slots and hands each to a Ray job of its own."""
+
+    def __init__(self, database: Database, settings: Settings, client: JobSubmissionClient) -> None:
+        self._database = database
+        self._settings = settings
+        self._client = client
+        self._next_check = 0.0
+
+    def step(self) -> bool:
+        """Start what can be started. Returns whether anything was."""
+        if time.monotonic() >= self._next_check:
+            self._next_check = time.monotonic() + CHECK_EVERY_S
+            self._requeue_ended()
+        running = len(self._running())
+        started = take(
+            self._database,
+            self._settings,
+            "heavy",
+            "dispatcher",
+            limit=self._settings.heavy_slots - running,
+            lease_s=max(START_LEASE_S, self._settings.lease_s),
+        )
+        for job in started:
+            self._submit(job)
+        return bool(started)
+
+    def _submit(self, job: Job) -> None:
+        # An attempt that hangs (stopped, swapped out) has lost its lease; end it before two share a directory.
+        if job.epoch > 1:
+            self._stop(submission_id(job.id, job.epoch - 1))
+        self._client.submit_job(
+            entrypoint=f"{sys.executable} -m raymill.cluster.driver {job.id} {job.epoch}",
+            submission_id=submission_id(job.id, job.epoch),
+            metadata={"raymill_job": str(job.id), "step": job.step, "model": job.name},
+        )
+        log.info(
+            "job %s (%s of %s) started as a Ray job, attempt %d", job.id, job.step, job.name, job.attempt
+        )
+
+    def _stop(self, submission: str) -> None:
+        try:
+            if not self._client.get_job_status(submission).is_terminal():
+                self._client.stop_job(submission)
+        except RuntimeError:
+            log.info("Ray does not know job %s: it went with an earlier cluster", submission)
+
+    def _requeue_ended(self) -> None:
+        """A Ray job that ended while its row still says `running` was killed: no need to wait for its lease."""
+        for job in self._running():
+            try:
+                info = self._client.get_job_info(submission_id(job.id, job.epoch))
+            except (RuntimeError, requests.RequestException):
+                continue  # not submitted yet, or another cluster's: the lease decides
+            if info.status not in {JobStatus.FAILED, JobStatus.STOPPED, JobStatus.SUCCEEDED}:
+                continue
+            error = f"its process ended without finishing the job ({info.status.value.lower()})"
+            try:
+                self._database.patiently(partial(_lost, job, error))
+            except LeaseLost:
+                continue  # it had ended the job after all
+            log.warning("job %s (%s): %s", job.id, job.step, error)
+
+    def _running(self) -> list[Job]:
+        def read(session: Session) -> list[Job]:
+            wanted = select(Job).where(Job.state == JobState.RUNNING, Job.queue == "heavy")
+            return list(session.scalars(wanted))
+
+        return self._database.patiently(read)
+
+
+def _lost(job: Job, error: str, session: Session) -> None:
+    jobs.fail(session, job.id, job.epoch, error, retry=True)

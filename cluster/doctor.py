@@ -1,0 +1,305 @@
+"""`raymill doctor`: look for what is wrong with this machine or the service. Changes nothing.
+
+Every finding names its cure. Exit 1 when a check fails; a warning does not fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import ipaddress
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import psutil
+from packaging.requirements import Requirement
+from sqlalchemy.exc import SQLAlchemyError
+
+from raymill.cluster.service import read_service
+from raymill.cluster.settings import Settings
+from raymill.cluster.supervisor import leftovers
+from raymill.policies.errors import NotFound, RaymillError
+
+LOW_DISK_BYTES = 5 << 30
+TIMEOUT_S = 10.0
+
+State = Literal["ok", "warn", "fail"]
+
+PRIVATE = ("gcs_server", "raylet", "dashboard", "postgres", "ray::", "ray-", "runtime_env", "log_monitor")
+"""Of a process's title: what answers without asking who calls, or must be reached by nobody else."""
+
+
+class Check(NamedTuple):
+    name: str
+    state: State
+    found: str
+    cure: str = ""
+
+
+def examine(settings: Settings) -> list[Check]:
+    """Every check, in the order in which a cure of one may cure the next."""
+    running = _is_running(settings)
+    checks: list[Callable[[], Iterator[Check]]] = [
+        check_versions,
+        lambda: check_home(settings),
+        lambda: check_keys(settings),
+        lambda: check_disk(settings),
+        lambda: check_postgres(settings, running=running),
+        lambda: check_ray(settings, running=running),
+        lambda: check_ports(settings),
+        check_tools,
+        check_gpu,
+    ]
+    return [found for check in checks for found in check()]
+
+
+def check_versions() -> Iterator[Check]:
+    """Python, and every package that ours asks for."""
+    yield Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    wrong = []
+    for text in importlib.metadata.requires("raymill") or []:
+        wanted = Requirement(text)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(wanted.name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong.append(f"{wanted.name} is missing")
+            continue
+        if not wanted.specifier.contains(version, prereleases=True):
+            wrong.append(f"{wanted.name} is {version}, {wanted.specifier} is needed")
+    if wrong:
+        yield Check("packages", "fail", "; ".join(wrong), "install raymill again with its constraints file")
+    else:
+        yield Check(
+            "packages",
+            "ok",
+            f"raymill {importlib.metadata.version('raymill')}, ray "
+            f"{importlib.metadata.version('ray')}, torch {importlib.metadata.version('torch')}",
+        )
+
+
+def check_home(settings: Settings) -> Iterator[Check]:
+    """The folder of all state can be written, and others cannot write to it."""
+    home = settings.home
+    nearest = next(path for path in (home, *home.parents) if path.exists())
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        yield Check("home", "fail", f"{nearest} cannot be written", "run as its owner, or set RAYMILL_HOME")
+    elif not home.exists():
+        yield Check("home", "ok", f"{home} will be made by `raymill up`")
+    elif home.stat().st_mode & 0o022:
+        mode = home.stat().st_mode & 0o777
+        yield Check(
+            "home", "fail", f"{home} has mode {mode:04o}: others may write to it", f"chmod go-w {home}"
+        )
+    else:
+        yield Check("home", "ok", f"{home} can be written by its owner alone")
+
+
+def check_keys(settings: Settings) -> Iterator[Check]:
+    """No secret can be read by others; public halves of keys may."""
+    files = [path for path in settings.keys_dir.rglob("*") if path.is_file() and path.suffix != ".pub"]
+    secrets = [path for path in files if path.stat().st_size > 0]
+    embedded = settings.embedded_postgres
+    if embedded is not None and embedded.password_file.exists():
+        secrets.append(embedded.password_file)
+    exposed = sorted(path for path in secrets if path.stat().st_mode & 0o077)
+    for path in exposed:
+        mode = path.stat().st_mode & 0o777
+        yield Check(
+            "keys",
+            "fail",
+            f"{path} has mode {mode:04o}: others may read it",
+            f"chmod 600 {path}, then rotate it",
+        )
+    if not exposed:
+        yield Check("keys", "ok", f"{len(secrets)} secret files, readable by their owner alone")
+
+
+def check_disk(settings: Settings) -> Iterator[Check]:
+    """Room for artifacts and checkpoints."""
+    nearest = next(path for path in (settings.home, *settings.home.parents) if path.exists())
+    free = shutil.disk_usage(nearest).free
+    found = f"{free / (1 << 30):.1f} GiB free for {settings.home}"
+    low = free < LOW_DISK_BYTES
+    yield Check("disk", "warn" if low else "ok", found, "make room, or set RAYMILL_HOME" if low else "")
+
+
+def check_postgres(settings: Settings, *, running: bool) -> Iterator[Check]:
+    """The database answers, and its schema is of this release."""
+    embedded = settings.embedded_postgres
+    if embedded is not None and not embedded.is_running():
+        state: State = "fail" if running else "ok"
+        yield Check("postgres", state, "the embedded server is not running", "`raymill up` starts it")
+        return
+    try:
+        database = settings.open_database(pool_size=1)
+        current, newest = database.revisions()
+        with database.engine.connect() as connection:
+            version = connection.exec_driver_sql("SHOW server_version").scalar_one()
+        database.close()
+    except (SQLAlchemyError, RaymillError) as error:
+        said = str(getattr(error, "orig", error)).strip().splitlines()[0]
+        yield Check("postgres", "fail", said, "see that it runs and that DATABASE_URL is right")
+        return
+    if current != newest:
+        found = f"the schema is at {current or 'nothing'}, this release needs {newest}"
+        yield Check("postgres", "fail", found, "`raymill up` migrates it")
+    else:
+        yield Check("postgres", "ok", f"{version}, schema {current}")
+
+
+def check_ray(settings: Settings, *, running: bool) -> Iterator[Check]:
+    """The cluster answers who knows its token."""
+    if not running:
+        yield Check("ray", "ok", "no service runs under this home", "`raymill up` starts one")
+        return
+    service = read_service(settings)
+    token = settings.keys_dir / "ray.token"
+    headers = {"Authorization": f"Bearer {token.read_text().strip()}"} if token.exists() else {}
+    request = urllib.request.Request(f"{service.dashboard_url}/api/version", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            version = json.load(answer).get("ray_version", "?")
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        found = f"{service.dashboard_url} does not answer: {error}"
+        yield Check(
+            "ray",
+            "fail",
+            found,
+            f"read {settings.logs_dir / 'ray.log'}, then `raymill down` and `raymill up`",
+        )
+        return
+    yield Check("ray", "ok", f"{version} at {service.ray_address}")
+
+
+def check_ports(settings: Settings) -> Iterator[Check]:
+    """Every TCP port that the service listens on, and who can reach it."""
+    seen: set[tuple[str, int]] = set()
+    for process in _processes(settings):
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            title = _title(process)
+            for connection in process.net_connections(kind="tcp"):
+                if connection.status != psutil.CONN_LISTEN or not connection.laddr:
+                    continue
+                address, port = connection.laddr.ip, connection.laddr.port
+                if (address, port) not in seen:
+                    seen.add((address, port))
+                    yield judge_port(settings, title, address, port)
+
+
+def judge_port(settings: Settings, title: str, address: str, port: int) -> Check:
+    """What to think of a port that a process of the service listens on."""
+    ip = ipaddress.ip_address(address)
+    ip = (
+        getattr(ip, "ipv4_mapped", None) or ip
+    )  # ::ffff:127.0.0.1 is loopback, which Python 3.11 does not say
+    name = f"port {port}"
+    if ip.is_loopback:
+        return Check(name, "ok", f"{title} on {address}: this machine alone")
+    reach = "all interfaces" if ip.is_unspecified else f"{address}, a network"
+    found = f"{title} on {reach}"
+    if any(word in title for word in PRIVATE):
+        return Check(name, "fail", found, "close it with a firewall: who reaches it can run code here")
+    if port == settings.port:
+        return Check(name, "warn", f"{found}; the gateway authenticates everything", "put TLS in front of it")
+    return Check(name, "warn", found, "let a firewall close it: only the service itself needs it")
+
+
+def check_tools() -> Iterator[Check]:
+    """What training and quantization need beside the packages. Named by text: imports point one way."""
+    try:
+        script = importlib.import_module("raymill.evaluate.fetch_converter").converter_script()
+        yield Check("converter", "ok", str(script))
+    except RaymillError as error:
+        yield Check("converter", "warn", str(error), "`python -m raymill.evaluate.fetch_converter`")
+    if importlib.import_module("raymill.train.prewarm").stamp().is_file():
+        yield Check("deepspeed", "ok", "its operation for CPUs is compiled")
+    else:
+        found = "its operation for CPUs is not compiled: the first training run waits a minute for it"
+        yield Check("deepspeed", "warn", found, "`python -m raymill.train.prewarm`")
+
+
+def check_gpu() -> Iterator[Check]:
+    """NVIDIA's own tool says what there is."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        yield Check("gpu", "ok", "none: training and serving use the CPU")
+        return
+    command = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+        said, works = (done.stdout or done.stderr).strip(), done.returncode == 0
+    except subprocess.TimeoutExpired:
+        said, works = f"nvidia-smi did not answer for {TIMEOUT_S:.0f} s", False
+    found = "; ".join(said.splitlines())
+    yield Check("gpu", "ok" if works else "fail", found, "" if works else "see that the driver is loaded")
+
+
+def _is_running(settings: Settings) -> bool:
+    with suppress(NotFound):
+        return psutil.pid_exists(read_service(settings).supervisor_pid)
+    return False
+
+
+def _processes(settings: Settings) -> list[psutil.Process]:
+    found = leftovers(settings)
+    embedded = settings.embedded_postgres
+    pid = embedded.pid() if embedded is not None else None
+    if pid is not None:
+        with suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(pid))
+    return found
+
+
+def _title(process: psutil.Process) -> str:
+    """What a person calls a process: its program, or the module or script that Python runs."""
+    command = process.cmdline()
+    if not command:
+        return process.name()
+    if command[0].startswith("ray::"):
+        return command[0].split()[0]
+    if not Path(command[0]).name.startswith("python"):
+        return Path(command[0]).name
+    if "-m" in command[:-1]:
+        return command[command.index("-m") + 1]
+    scripts = [part for part in command[1:] if part.endswith(".py")]
+    if not scripts:
+        return process.name()
+    inside = scripts[0].partition("/site-packages/")[2] or Path(scripts[0]).name
+    return "ray-" + inside.removeprefix("ray/") if inside.startswith("ray/") else inside
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="raymill doctor", description="Look for what is wrong.")
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    as_json = parser.parse_args().json
+    try:
+        checks = examine(Settings())
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+    failed = any(check.state == "fail" for check in checks)
+    if as_json:
+        document = {"ok": not failed, "checks": [check._asdict() for check in checks]}
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    else:
+        for check in checks:
+            cure = f" -> {check.cure}" if check.cure and check.state != "ok" else ""
+            sys.stdout.write(f"{check.state:<5}{check.name:<12} {check.found}{cure}\n")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

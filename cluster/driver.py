@@ -1,0 +1,63 @@
+"""The process of a heavy job: `python -m raymill.cluster.driver JOB_ID EPOCH`, run as a Ray job.
+
+It holds the lease itself, so the engine may die and come back meanwhile. Its output goes to Ray's
+dashboard and to a log of the attempt that outlives the cluster.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import ray
+
+from raymill.cluster.attempt import open_attempt
+from raymill.cluster.settings import Settings
+from raymill.registry.jobs import LeaseLost
+
+EXIT_LEASE_LOST = 75  # EX_TEMPFAIL of sysexits.h
+
+
+def job_log(settings: Settings, job_id: uuid.UUID, epoch: int) -> Path:
+    """Where the output of an attempt lies."""
+    return settings.logs_dir / "jobs" / f"{job_id}-{epoch}.log"
+
+
+def main() -> None:
+    job_id, epoch = uuid.UUID(sys.argv[1]), int(sys.argv[2])
+    settings = Settings()
+    _tee(job_log(settings, job_id, epoch))
+    # Ray's library must be loaded before regopy's (which the registry brings): the other way round the two
+    # share C++ symbols and `ray.init` aborts with "munmap_chunk(): invalid pointer" (ray 2.60, regopy 1.5.2).
+    assert ray.__version__
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    database = settings.open_database(pool_size=2)
+    try:
+        attempt = open_attempt(database, settings, job_id, epoch, worker=f"ray-job {job_id}-{epoch}")
+    except LeaseLost:
+        logging.getLogger(__name__).warning("job %s: epoch %d owns it no longer", job_id, epoch)
+        sys.exit(EXIT_LEASE_LOST)
+    # Work cannot be interrupted in the middle of a training step; ending the process can. What Ray
+    # started for it ends with it.
+    state = attempt.run(on_abandon=lambda: os._exit(EXIT_LEASE_LOST))
+    logging.getLogger(__name__).info("job %s ended: %s", job_id, state.value if state else "lease lost")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # libraries leave threads behind that would hold the process for seconds
+
+
+def _tee(path: Path) -> None:
+    """Copy stdout and stderr, those of native code too, to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tee = subprocess.Popen(["tee", "-a", str(path)], stdin=subprocess.PIPE)  # ends when this process does
+    assert tee.stdin is not None
+    os.dup2(tee.stdin.fileno(), 1)
+    os.dup2(tee.stdin.fileno(), 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The job engine's process: `python -m raymill.cluster.engine`.
+
+Three loops over Postgres: start heavy jobs, keep the pool for short ones alive, take back jobs whose
+worker went silent. `kill -9` of it loses nothing; whoever starts it again needs to know nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import ray
+from ray.job_submission import JobSubmissionClient
+
+from raymill.cluster.dispatcher import Dispatcher
+from raymill.cluster.pool import Pool
+from raymill.cluster.service import read_service
+from raymill.cluster.settings import Settings
+from raymill.cluster.wake import Wake
+from raymill.registry import jobs
+from raymill.registry.database import Database
+
+log = logging.getLogger(__name__)
+
+POLL_S = 1.0
+SWEEP_S = 5.0
+
+
+class Sweeper:
+    """Takes back jobs whose lease ran out, except just after the database was away.
+
+    Then nobody could beat, and leases have run out that living workers still hold; they get one lease's
+    time to beat again.
+    """
+
+    def __init__(self, database: Database, lease_s: float) -> None:
+        self._database = database
+        self._lease_s = lease_s
+        # Workers may have been cut off from the database before we came up as well.
+        self._not_before = time.monotonic() + lease_s / 2
+        self._last = time.monotonic()
+
+    def step(self) -> None:
+        # `patiently` waits while the database is away: the time since the last sweep tells of it.
+        self._database.patiently(lambda session: session.connection())
+        if time.monotonic() - self._last > SWEEP_S + 5:
+            self._not_before = time.monotonic() + self._lease_s
+        self._last = time.monotonic()
+        if self._last >= self._not_before:
+            for job in self._database.patiently(jobs.sweep):
+                log.warning(
+                    "job %s (%s): worker %s was lost, now %s", job.id, job.step, job.worker, job.state.value
+                )
+
+    def run(self) -> None:
+        while True:
+            self.step()
+            time.sleep(SWEEP_S)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings()
+    service = read_service(settings)
+    database = settings.open_database()
+    ray.init(
+        address=service.ray_address, namespace="raymill", log_to_driver=False, logging_level=logging.WARNING
+    )
+    sweeper = Sweeper(database, settings.lease_s)
+    threading.Thread(target=sweeper.run, name="sweeper", daemon=True).start()
+    dispatcher = Dispatcher(database, settings, JobSubmissionClient(service.dashboard_url))
+    pool = Pool()
+    wake = Wake(database.url, "raymill_job")
+    log.info("engine ready: %d heavy slots, %d pool threads", settings.heavy_slots, settings.pool_threads)
+    while True:
+        pool.tend()
+        if not dispatcher.step():
+            wake.wait(POLL_S)
+
+
+if __name__ == "__main__":
+    main()

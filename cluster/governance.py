@@ -1,0 +1,108 @@
+"""The job kinds that govern rather than compute: promote a version, and have it served."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+from sqlalchemy.orm import Session
+
+from raymill.cluster.context import JobContext, Outcome
+from raymill.policies.engine import Decision
+from raymill.policies.errors import Denied, Unavailable
+from raymill.registry import catalog, deployments, promotion
+from raymill.registry.audit import SYSTEM, Actor
+from raymill.registry.tables import Deployment, DeploymentState, Job, JsonObject, Pipeline
+
+DEPLOY_TIMEOUT_S = 900.0
+POLL_S = 0.5
+
+
+def run_promote(context: JobContext) -> Outcome:
+    """Decide, sign and move the alias. Config: `to`, `require`.
+
+    Raises:
+        Denied: the policy refuses; each reason is named, and the refusal is on record.
+        Tampered: an artifact is not what was registered.
+    """
+    from raymill.cluster.settings import Settings
+
+    settings = Settings()
+    alias, require = context.config["to"], context.config["require"]
+
+    def gather(session: Session) -> promotion.Case:
+        version = catalog.version_of_artifact(session, context.inputs["train"]["artifact"])
+        return promotion.gather(session, version.llm.name, version.number, alias, require)
+
+    case = context.database.patiently(gather)
+    envelopes = promotion.sign(case, settings.artifacts, settings.keys_dir / "signing")
+    decision = promotion.decide(case, envelopes)
+    if not decision.allowed:
+        job_id = uuid.UUID(context.job_id)
+        context.database.patiently(
+            lambda session: promotion.record(
+                session, case, decision, {}, _requester(session.get_one(Job, job_id), session), job_id
+            )
+        )
+        raise Denied(f"{context.name} was refused for {alias}: {'; '.join(decision.reasons)}")
+    return Outcome(
+        result={
+            "digest": decision.input_digest,
+            "llm": case.input["name"],
+            "version": case.input["version"],
+            "alias": alias,
+            "allowed": True,
+            "input_digest": decision.input_digest,
+            "bundle_digest": decision.bundle_digest,
+            "envelopes": envelopes,
+            "require": require,
+            "input": decision.input,
+        }
+    )
+
+
+def register_promotion(session: Session, job: Job, result: JsonObject) -> None:
+    """Effects of `promote`: the decision, the signatures and the alias's move commit with the job."""
+    case = promotion.gather(session, result["llm"], result["version"], result["alias"], result["require"])
+    # What was decided on, also if a score came since.
+    decision = Decision(
+        allowed=True,
+        reasons=(),
+        input=result["input"],
+        input_digest=result["input_digest"],
+        bundle_digest=result["bundle_digest"],
+    )
+    row = promotion.record(session, case, decision, result.pop("envelopes"), _requester(job, session), job.id)
+    result["promotion_id"] = str(row.id)
+
+
+def run_deploy(context: JobContext) -> Outcome:
+    """Ask that the alias be served, and wait until it is. Config: `alias`, and the serving settings.
+
+    Raises:
+        Denied: serving refuses it (a bad signature, changed bytes) or cannot load it; the message says why.
+        Unavailable: it was not ready in time.
+    """
+    alias = context.config["alias"]
+    serving = {key: value for key, value in context.config.items() if key != "alias"}
+    version = context.database.patiently(
+        lambda session: deployments.request(session, context.name, alias, serving, SYSTEM)
+    )
+    deadline = time.monotonic() + DEPLOY_TIMEOUT_S
+    while time.monotonic() < deadline:
+        context.check()
+        row = context.database.patiently(lambda session: session.get_one(Deployment, (version.llm_id, alias)))
+        if row.version_id == version.id and row.state is DeploymentState.READY:
+            digest = context.inputs["promote"]["digest"]
+            return Outcome(
+                result={"digest": digest, "llm": context.name, "alias": alias, "version": version.number}
+            )
+        if row.version_id == version.id and row.state is DeploymentState.FAILED:
+            raise Denied(f"{context.name} {version.number} cannot be served: {row.message}")
+        time.sleep(POLL_S)
+    raise Unavailable(f"{context.name} was not ready within {DEPLOY_TIMEOUT_S:.0f} s: see `raymill status`")
+
+
+def _requester(job: Job, session: Session) -> Actor:
+    pipeline = session.get_one(Pipeline, job.pipeline_id)
+    return Actor(name=pipeline.created_by)

@@ -1,0 +1,143 @@
+"""A Ray head of our own on this machine: token authentication, loopback, every port free.
+
+Ports are chosen, not left at their defaults, so that two services can run side by side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from raymill.cluster.settings import Settings, secret_file
+
+SERVE_ENVIRONMENT = {
+    # HAProxy in front of Serve, tuned for throughput: 15 times the requests of Serve's own proxy (docs/architecture.md).
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    # Otherwise every application that is deleted drains for 30 s first.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+}
+
+SERVE_PORTS = range(10_000, 19_000, 100)
+"""First ports of blocks of 100; a service takes one, told by its home."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayHead:
+    """A head that was started, or is about to be."""
+
+    address: str
+    dashboard_url: str
+    arguments: tuple[str, ...]
+    temp_dir: Path
+
+
+def ray_environment(settings: Settings) -> dict[str, str]:
+    """What every process that talks to Ray has in its environment; workers inherit it from the head."""
+    token = settings.keys_dir / "ray.token"
+    secret_file(token, secrets.token_hex(32))
+    return {
+        **os.environ,
+        **SERVE_ENVIRONMENT,
+        "RAYMILL_HOME": str(settings.home),
+        "RAYMILL_PORT": str(settings.port),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray replaces 127.0.0.1 by the machine's own address unless it thinks clusters impossible here.
+        **({"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if settings.address is None else {}),
+        # A busy machine needs more than the 30 s after which Ray would give up on its own processes.
+        "RAY_agent_register_timeout_ms": "180000",
+        "RAY_raylet_start_wait_time_s": "60",
+        **_serve_ports(settings),
+        "RAY_SERVE_HTTP_PORT": str(settings.port),
+        "PYTHONUNBUFFERED": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+
+
+def _serve_ports(settings: Settings) -> dict[str, str]:
+    """HAProxy's own ports are fixed unless told. Replicas share theirs (SO_REUSEPORT) with whoever else takes
+    them: two services on the same range would answer each other's requests."""
+    home = int(hashlib.sha256(str(settings.home).encode()).hexdigest(), 16)
+    first = SERVE_PORTS[home % len(SERVE_PORTS)]
+    return {
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(first),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(first + 1),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first + 10),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 50),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first + 51),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first + 90),
+    }
+
+
+def plan_head(settings: Settings) -> RayHead:
+    """Choose ports and directories for a head."""
+    temp_dir = ray_temp_dir(settings)
+    gcs, dashboard, client, agent, agent_grpc, runtime_env, metrics = free_ports(7)
+    arguments = (
+        str(Path(sys.executable).with_name("ray")),
+        "start",
+        "--head",
+        "--block",
+        "--disable-usage-stats",
+        "--node-ip-address=127.0.0.1",
+        f"--port={gcs}",
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard}",
+        f"--ray-client-server-port={client}",
+        f"--dashboard-agent-listen-port={agent}",
+        f"--dashboard-agent-grpc-port={agent_grpc}",
+        f"--runtime-env-agent-port={runtime_env}",
+        f"--metrics-export-port={metrics}",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+        f"--num-cpus={settings.ray_cpus}",
+        f"--temp-dir={temp_dir}",
+    )
+    return RayHead(
+        address=f"127.0.0.1:{gcs}",
+        dashboard_url=f"http://127.0.0.1:{dashboard}",
+        arguments=arguments,
+        temp_dir=temp_dir,
+    )
+
+
+def ray_temp_dir(settings: Settings) -> Path:
+    """Ray's session directories. Unix sockets lie in it: short, and never under a home whose path may be long."""
+    digest = hashlib.sha256(str(settings.home).encode()).hexdigest()[:8]
+    return Path(tempfile.gettempdir()) / f"raymill-{os.geteuid()}-{digest}"
+
+
+def start_head(head: RayHead, settings: Settings) -> subprocess.Popen[bytes]:
+    """Start a head that lives until it is stopped; its output goes to `logs/ray.log`."""
+    settings.logs_dir.mkdir(parents=True, exist_ok=True)
+    with (settings.logs_dir / "ray.log").open("ab") as log:
+        return subprocess.Popen(
+            head.arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=ray_environment(settings),
+            start_new_session=True,
+        )
+
+
+def free_ports(count: int) -> list[int]:
+    """Distinct TCP ports that nobody listens on just now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

@@ -1,0 +1,106 @@
+"""Settings of one Raymill service: `RAYMILL_*` in the environment, and where its state lies.
+
+Every process of a service reads the same environment, so none is handed a setting another could miss.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from raymill.registry.artifacts import ArtifactStore
+from raymill.registry.database import Database
+from raymill.registry.home import default_home
+from raymill.registry.postgres import EmbeddedPostgres
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="RAYMILL_", frozen=True, extra="ignore")
+
+    home: Path = Field(default_factory=default_home)
+    """All state on this machine: Postgres data, artifacts, keys, logs."""
+
+    database_url: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("database_url", "RAYMILL_DATABASE_URL", "DATABASE_URL")
+    )
+    """Postgres 15 or newer. When unset, an embedded one runs under `home`."""
+
+    port: int = Field(default=8000, ge=1, le=65535)
+    """The one HTTP port: gateway, control plane, health."""
+
+    address: str | None = None
+    """A Ray cluster to join, `host:port` of its GCS. When unset, a head is started here."""
+
+    dashboard_url: str = "http://127.0.0.1:8265"
+    """Of the Ray cluster; only read when `address` is set."""
+
+    ray_cpus: int = Field(default_factory=lambda: 2 * (os.cpu_count() or 1), ge=2)
+    """Logical CPUs of a head started here. Twice the cores: replicas and drivers mostly wait."""
+
+    heavy_slots: int = Field(default_factory=lambda: max(1, (os.cpu_count() or 1) // 2), ge=1)
+    """Heavy jobs (training, evaluation, quantization) that run at once."""
+
+    pool_threads: int = Field(default=8, ge=1)
+    """Short jobs that run at once."""
+
+    lease_s: float = Field(default=30.0, gt=1)
+    """A job's worker that is silent for this long has lost it."""
+
+    @property
+    def keys_dir(self) -> Path:
+        return self.home / "keys"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def work_dir(self) -> Path:
+        """Scratch of jobs; on the artifacts' file system, so that publishing is a rename."""
+        return self.home / "work"
+
+    @property
+    def service_file(self) -> Path:
+        """What runs where, as JSON: url, ray_address, dashboard_url. Written by the supervisor."""
+        return self.home / "service.json"
+
+    @property
+    def artifacts(self) -> ArtifactStore:
+        return ArtifactStore(self.home / "artifacts")
+
+    @property
+    def embedded_postgres(self) -> EmbeddedPostgres | None:
+        return EmbeddedPostgres(self.home / "postgres") if self.database_url is None else None
+
+    def open_database(self, *, pool_size: int = 5) -> Database:
+        """Connect to the service's Postgres, which must have been started."""
+        embedded = self.embedded_postgres
+        if embedded is not None:
+            return Database(embedded.url(), pool_size=pool_size)
+        assert self.database_url is not None
+        return Database(self.database_url.get_secret_value(), pool_size=pool_size)
+
+
+def secret_file(path: Path, make: str) -> str:
+    """The secret kept in `path` (0600); `make` is written there when there is none yet.
+
+    Two processes that make it at once agree: the link is atomic and the first one wins.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(make)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return path.read_text().strip()

@@ -1,0 +1,222 @@
+"""The service's root process: `python -m raymill.cluster.supervisor`, started by `raymill up`.
+
+Keeps four things alive: Postgres (when embedded), Ray's head (unless a cluster is joined), the job
+engine and the Serve reconciler. Holds nothing of record: whatever is killed is started again and reads
+Postgres. When it is killed itself, the next `raymill up` ends what it left and starts anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from raymill.cluster import processes
+from raymill.cluster.ray_head import RayHead, plan_head, ray_environment, ray_temp_dir, start_head
+from raymill.cluster.service import Service, write_service
+from raymill.cluster.settings import Settings, secret_file
+from raymill.policies.errors import Conflict, RaymillError, Unavailable
+from raymill.registry import identity
+from raymill.registry.signing import KeyRing
+
+log = logging.getLogger(__name__)
+
+TEND_S = 0.5
+HEAD_START_S = 120.0
+HEAD_ATTEMPTS = 3
+MARK = "RAYMILL_SERVICE"
+"""In the environment of all that a service starts, so that what a dead supervisor left can be found."""
+
+CHILDREN = {"engine": "raymill.cluster.engine", "reconciler": "raymill.serve.reconciler"}
+
+
+class Supervisor:
+    """Starts the parts in order, starts again what dies, stops them in reverse."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        os.environ[MARK] = str(settings.home)
+        self._environment = {**ray_environment(settings), "RAYMILL_PYTHON": sys.executable}
+        self._head: RayHead | None = None
+        self._head_process: subprocess.Popen[bytes] | None = None
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._restarted_at: dict[str, float] = {}
+        self.stopping = threading.Event()
+
+    def start(self) -> None:
+        """Postgres, schema and keys first; then Ray; then what needs both."""
+        self._tend_postgres()
+        database = self._settings.open_database()
+        database.migrate()
+        admin_key = secret_file(
+            self._settings.keys_dir / "admin.key", identity.KEY_PREFIX + secrets.token_urlsafe(32)
+        )
+        with database.transaction() as session:
+            identity.ensure_admin(session, admin_key)
+        database.close()
+        KeyRing(self._settings.keys_dir / "signing").create_if_missing()
+        self._start_head()
+        for name in CHILDREN:
+            self._start_child(name)
+
+    def tend(self) -> None:
+        """Start again what has died."""
+        self._tend_postgres()
+        if self._head_process is not None and self._head_process.poll() is not None:
+            log.warning("Ray's head died (exit %s): starting another", self._head_process.returncode)
+            self._stop_children()
+            processes.end_tree(self._head_process.pid)
+            self._start_head()
+            for name in CHILDREN:
+                self._start_child(name)
+        for name, child in self._children.items():
+            if child.poll() is not None and time.monotonic() - self._restarted_at[name] > 2:
+                log.warning("%s died (exit %s): starting it again", name, child.returncode)
+                self._start_child(name)
+
+    def stop(self) -> None:
+        self._stop_children()
+        if self._head_process is not None:
+            processes.end_tree(self._head_process.pid)
+        # Serve's proxy and replicas are nobody's children once their parent is gone.
+        processes.end_all(leftovers(self._settings))
+        self._settings.service_file.unlink(missing_ok=True)
+        embedded = self._settings.embedded_postgres
+        if embedded is not None:
+            embedded.stop()
+
+    def _tend_postgres(self) -> None:
+        embedded = self._settings.embedded_postgres
+        if embedded is not None and not embedded.is_running():
+            log.info("starting Postgres in %s", embedded.data_dir)
+            embedded.ensure_running()
+
+    def _start_head(self) -> None:
+        if self._settings.address is not None:
+            self._write_service(self._settings.address, self._settings.dashboard_url)
+            return
+        # The same addresses after a restart: who holds them may go on.
+        self._head = self._head or plan_head(self._settings)
+        for attempt in range(1, HEAD_ATTEMPTS + 1):
+            self._head_process = start_head(self._head, self._settings)
+            if self._wait_for_head(self._head, self._head_process) or self.stopping.is_set():
+                break
+            # On a machine that is too busy Ray gives up on its own processes after 30 s.
+            log.warning("Ray's head did not start (attempt %d of %d)", attempt, HEAD_ATTEMPTS)
+            processes.end_tree(self._head_process.pid)
+        else:
+            raise Unavailable(
+                f"Ray's head did not start in {HEAD_ATTEMPTS} attempts: see {self._settings.logs_dir / 'ray.log'}"
+            )
+        self._write_service(self._head.address, self._head.dashboard_url)
+
+    def _wait_for_head(self, head: RayHead, process: subprocess.Popen[bytes]) -> bool:
+        """Whether the node is up. What needs Ray starts only then: it would slow the head's own start down."""
+        deadline = time.monotonic() + HEAD_START_S
+        while process.poll() is None and time.monotonic() < deadline:
+            if _node_is_alive(head.dashboard_url, self._settings):
+                return True
+            if self.stopping.wait(0.2):
+                return False
+        return False
+
+    def _write_service(self, address: str, dashboard_url: str) -> None:
+        write_service(
+            self._settings,
+            Service(
+                url=f"http://127.0.0.1:{self._settings.port}",
+                ray_address=address,
+                dashboard_url=dashboard_url,
+                supervisor_pid=os.getpid(),
+            ),
+        )
+        # The job submission client and `ray` commands find the cluster by these.
+        self._environment |= {"RAY_ADDRESS": address, "RAY_API_SERVER_ADDRESS": dashboard_url}
+
+    def _start_child(self, name: str) -> None:
+        self._restarted_at[name] = time.monotonic()
+        self._children[name] = processes.spawn(
+            [sys.executable, "-m", CHILDREN[name]],
+            log=self._settings.logs_dir / f"{name}.log",
+            env=self._environment,
+        )
+
+    def _stop_children(self) -> None:
+        for child in self._children.values():
+            processes.end_tree(child.pid)
+        self._children.clear()
+
+
+def leftovers(settings: Settings) -> list[psutil.Process]:
+    """What a service under this home has started and is still alive, Postgres apart."""
+    return processes.belonging_to(MARK, str(settings.home), ray_temp_dir(settings))
+
+
+def _node_is_alive(dashboard_url: str, settings: Settings) -> bool:
+    """Whether Ray's dashboard answers and lists a living node."""
+    token = (settings.keys_dir / "ray.token").read_text().strip()
+    request = urllib.request.Request(
+        f"{dashboard_url}/api/v0/nodes", headers={"Authorization": f"Bearer {token}"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            nodes = json.load(answer)["data"]["result"]["result"]
+    except (urllib.error.URLError, OSError, ValueError, LookupError, TypeError):
+        return False
+    return any(node["state"] == "ALIVE" for node in nodes)
+
+
+def lock(home: Path) -> IO[bytes]:
+    """Hold the home for this supervisor; the lock goes with the process.
+
+    Raises:
+        Conflict: another supervisor holds it.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    file = (home / "supervisor.lock").open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise Conflict(f"a service runs under {home} already: `raymill down` stops it") from None
+    return file
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings()
+    try:
+        held = lock(settings.home)
+        processes.end_all(leftovers(settings))
+        supervisor = Supervisor(settings)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, lambda *_: supervisor.stopping.set())
+        try:
+            supervisor.start()
+            log.info("service started under %s", settings.home)
+            while not supervisor.stopping.wait(TEND_S):
+                supervisor.tend()
+        finally:
+            log.info("stopping")
+            supervisor.stop()
+        held.close()
+    except RaymillError as error:
+        log.error("%s", error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

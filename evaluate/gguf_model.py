@@ -1,0 +1,94 @@
+"""A GGUF file that answers conversations greedily in batches: `hf_model.py`'s twin for llama.cpp.
+
+A plain class; `actors.py` makes it remote. llama.cpp itself runs in a child of the actor's process, so a
+crash there is an error here. One actor may answer for several files: the last one stays open.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypedDict
+
+from raymill.evaluate.llama_cpp_runner import LlamaCppRunner
+from raymill.evaluate.prompts import (
+    Answer,
+    Conversation,
+    answer_of,
+    load_tokenizer,
+    render,
+    stop_ids,
+    token_ids,
+)
+from raymill.policies.errors import Invalid
+
+
+class GgufAnswers(TypedDict):
+    answers: list[Answer]
+    same_tokens: list[bool]
+    """For each conversation: llama.cpp's own tokenizer gives the prompt the same ids."""
+
+
+class GgufModel:
+    """Tokenizer and chat template from `directory` (Hugging Face layout), weights from GGUF files."""
+
+    def __init__(self, directory: str, threads: int = 1) -> None:
+        self.directory = Path(directory)
+        # llama.cpp's threads spin while they wait for each other: with more of them than free processors
+        # it was forty times slower, so several actors with one thread each are the better way.
+        self.threads = threads
+        self.tokenizer: Any = None
+        self.stops: list[int] = []
+        self.runner: LlamaCppRunner | None = None
+
+    def load(self) -> None:
+        """Read the tokenizer; the weights follow with the first question."""
+        if self.tokenizer is None:
+            self.tokenizer = load_tokenizer(self.directory)
+            self.stops = stop_ids(self.tokenizer, self.directory)
+
+    def close(self) -> None:
+        if self.runner is not None:
+            self.runner.close()
+            self.runner = None
+
+    def generate(self, file: str, conversations: list[Conversation], max_new_tokens: int) -> GgufAnswers:
+        """Answer each conversation with the weights in `file`.
+
+        Raises:
+            Invalid: a prompt and its answer do not fit into the model's context.
+            ChildFailed: llama.cpp crashed; the next call starts it again.
+        """
+        self.load()
+        runner = self._open(Path(file))
+        prompts = [render(self.tokenizer, messages) for messages in conversations]
+        ids = [token_ids(self.tokenizer, prompt) for prompt in prompts]
+        try:
+            self._check_room(max(map(len, ids)), max_new_tokens, runner)
+            theirs = runner.tokenize(prompts)
+            generated = runner.generate(
+                ids, max_new_tokens=max_new_tokens, stops=self.stops, batch=len(conversations)
+            )
+        except BaseException:
+            self.close()
+            raise
+        return GgufAnswers(
+            answers=[
+                answer_of(self.tokenizer, prompt, len(row), new, self.stops)
+                for prompt, row, new in zip(prompts, ids, generated, strict=True)
+            ],
+            same_tokens=[mine == other for mine, other in zip(ids, theirs, strict=True)],
+        )
+
+    def _open(self, file: Path) -> LlamaCppRunner:
+        if self.runner is None or self.runner.file != file:
+            self.close()
+            self.runner = LlamaCppRunner(file, threads=self.threads)
+        return self.runner
+
+    def _check_room(self, longest: int, max_new_tokens: int, runner: LlamaCppRunner) -> None:
+        room = runner.ready["trained_context"]
+        if longest + max_new_tokens > room:
+            raise Invalid(
+                f"a prompt has {longest} tokens and max_new_tokens is {max_new_tokens}, but the context of "
+                f"{runner.file.name} is {room}: lower max_new_tokens or shorten the row"
+            )

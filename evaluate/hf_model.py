@@ -1,0 +1,141 @@
+"""A model in Hugging Face layout, loaded once, that answers conversations greedily in batches.
+
+A plain class; `actors.py` makes it remote. Its process may be lost at any time, and nothing is lost with
+it. torch and transformers are imported in `load`, not with the module: the driver never needs them.
+
+Shapes: B conversations, T tokens in the longest prompt, N new tokens.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from raymill.evaluate.config import LmEvalTask
+from raymill.evaluate.lm_eval_tasks import LmEvalTasks
+from raymill.evaluate.prompts import (
+    Answer,
+    Conversation,
+    answer_of,
+    load_tokenizer,
+    render,
+    stop_ids,
+    token_ids,
+)
+from raymill.policies.errors import Invalid
+
+
+class HfModel:
+    """Weights and tokenizer from one directory."""
+
+    def __init__(self, directory: str, dtype: str = "float32", *, offline: bool = True) -> None:
+        self.directory = Path(directory)
+        self.dtype = dtype
+        self.offline = offline
+        self.model: Any = None
+        self.tokenizer: Any = None
+        self.stops: list[int] = []
+        self._loaded_tasks: dict[str, LmEvalTasks] = {}
+
+    def load(self) -> None:
+        """Read the weights. A second call does nothing.
+
+        Raises:
+            Invalid: the directory is no model in Hugging Face layout with safetensors.
+        """
+        if self.model is not None:
+            return
+        if not any(self.directory.glob("*.safetensors")):
+            raise Invalid(f"{self.directory.name} has no *.safetensors: give a model in Hugging Face layout")
+        if self.offline:
+            # The libraries would otherwise ask the hub about a model that lies on this disk.
+            os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the batch is small, and each actor has its threads
+        self.tokenizer = load_tokenizer(self.directory)
+        self.stops = stop_ids(self.tokenizer, self.directory)
+
+        import torch
+        from transformers import AutoModelForCausalLM, GenerationConfig
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = AutoModelForCausalLM.from_pretrained(
+            str(self.directory),
+            dtype=getattr(torch, self.dtype),
+            local_files_only=True,
+            use_safetensors=True,
+        )
+        self.model = model.to(device).eval()
+        # generate() fills what we leave open from the model's own settings (temperature, penalties), so
+        # these are replaced: greedy means greedy.
+        self.model.generation_config = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=self.stops or None,
+            pad_token_id=self.pad_id,
+        )
+
+    @property
+    def pad_id(self) -> int:
+        if self.tokenizer.pad_token_id is not None:
+            return int(self.tokenizer.pad_token_id)
+        return self.stops[0] if self.stops else 0
+
+    def generate(self, conversations: list[Conversation], max_new_tokens: int) -> list[Answer]:
+        """Answer each conversation, as if it were the only one.
+
+        Raises:
+            Invalid: a prompt and its answer do not fit into the model's context.
+        """
+        import torch
+
+        self.load()
+        prompts = [render(self.tokenizer, messages) for messages in conversations]
+        ids = [token_ids(self.tokenizer, prompt) for prompt in prompts]
+        longest = max(map(len, ids))
+        self._check_room(longest, max_new_tokens)
+        # Padding stands on the left, so that the newest token of every row is in the last column.
+        ids_BT = torch.tensor([[self.pad_id] * (longest - len(row)) + row for row in ids])
+        mask_BT = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids])
+        with torch.inference_mode():
+            out_BTN = self.model.generate(
+                input_ids=ids_BT.to(self.model.device),
+                attention_mask=mask_BT.to(self.model.device),
+                max_new_tokens=max_new_tokens,
+            )
+        new_BN: list[list[int]] = out_BTN[:, longest:].tolist()
+        return [
+            answer_of(self.tokenizer, prompt, len(row), new, self.stops)
+            for prompt, row, new in zip(prompts, ids, new_BN, strict=True)
+        ]
+
+    def _check_room(self, longest: int, max_new_tokens: int) -> None:
+        room = getattr(self.model.config, "max_position_embeddings", None)
+        if room is not None and longest + max_new_tokens > room:
+            raise Invalid(
+                f"a prompt has {longest} tokens and max_new_tokens is {max_new_tokens}, but the context of "
+                f"{self.directory.name} is {room}: lower max_new_tokens or shorten the row"
+            )
+
+    def lm_eval_shard(
+        self, task: dict[str, Any], number: int, shards: int, batch: int
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Samples of every `shards`-th document of an lm-eval task, from document `number` on."""
+        self.load()
+        return self._tasks(task).shard(self.model, self.tokenizer, number, shards, batch)
+
+    def lm_eval_metrics(
+        self, task: dict[str, Any], samples: dict[str, list[dict[str, Any]]]
+    ) -> dict[str, Any]:
+        """`primary` (task -> reported metric) and `all` (task -> metric -> value) of all samples of a task."""
+        tasks = self._tasks(task)
+        metrics = tasks.aggregate(samples)
+        return {"primary": tasks.primary(metrics), "all": metrics}
+
+    def _tasks(self, task: dict[str, Any]) -> LmEvalTasks:
+        key = repr(sorted(task.items()))
+        if key not in self._loaded_tasks:
+            self._loaded_tasks[key] = LmEvalTasks(LmEvalTask.model_validate(task))
+        return self._loaded_tasks[key]

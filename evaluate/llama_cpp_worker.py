@@ -1,0 +1,203 @@
+"""The child process that runs llama.cpp on one GGUF file. Reads and writes JSON lines.
+
+    in   {"op": "tokenize", "texts": [...]}                                out  {"tokens": [[...], ...]}
+    in   {"op": "generate", "prompts": [[id...]...], "max_new_tokens": N,
+          "stops": [id...], "batch": B}                                    out  {"answers": [[id...], ...]}
+
+The first line out is {"ready": {...}}. An answer holds its stop token when it reached one. Imports
+nothing of Ray, torch or transformers: it starts in half a second.
+
+Shapes: S sequences in a batch, V tokens in the vocabulary.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import llama_cpp
+import numpy as np
+
+from raymill.evaluate.child import die_with_parent
+
+PREFILL_TOKENS = 512
+"""Prompt tokens that are decoded at once."""
+
+CONTEXT_STEP = 256
+"""Contexts are a multiple of this, so that batches of like length share one."""
+
+
+@dataclass
+class Sequence:
+    """One conversation while it is being answered."""
+
+    slot: int
+    prompt: list[int]
+    answer: list[int]
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
+class Batch:
+    """llama.cpp's batch of tokens, filled from Python."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.raw = llama_cpp.llama_batch_init(capacity, 0, 1)
+        self.raw.n_tokens = 0
+
+    def add(self, token: int, position: int, slot: int, *, wanted: bool) -> int:
+        """Append one token; returns its place, by which its logits are found when they are `wanted`."""
+        place = int(self.raw.n_tokens)
+        self.raw.token[place] = token
+        self.raw.pos[place] = position
+        self.raw.n_seq_id[place] = 1
+        self.raw.seq_id[place][0] = slot
+        self.raw.logits[place] = wanted
+        self.raw.n_tokens = place + 1
+        return place
+
+    def clear(self) -> None:
+        self.raw.n_tokens = 0
+
+
+class Worker:
+    """One model, and a context that grows when a batch asks for more."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        llama_cpp.llama_backend_init()
+        params = llama_cpp.llama_model_default_params()
+        # With AMX, llama.cpp crashed on repacked weights; this can go once it does not.
+        params.use_extra_bufts = False
+        self.model = llama_cpp.llama_model_load_from_file(path.encode(), params)
+        if not self.model:
+            sys.exit(f"llama.cpp cannot load {path}")
+        self.vocab = llama_cpp.llama_model_get_vocab(self.model)
+        self.vocab_tokens = int(llama_cpp.llama_vocab_n_tokens(self.vocab))
+        self.threads = threads
+        self.context: Any = None
+        self.room = (0, 0)
+        self.batch = Batch(PREFILL_TOKENS)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "vocab_tokens": self.vocab_tokens,
+            "trained_context": int(llama_cpp.llama_model_n_ctx_train(self.model)),
+        }
+
+    def tokenize(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text as it stands: special tokens are read, none is added."""
+        found: list[list[int]] = []
+        for text in texts:
+            data = text.encode()
+            space = (llama_cpp.llama_token * (len(data) + 16))()
+            count = llama_cpp.llama_tokenize(self.vocab, data, len(data), space, len(space), False, True)
+            if count < 0:
+                sys.exit(f"llama.cpp cannot tokenize a text of {len(data)} bytes")
+            found.append(list(space[:count]))
+        return found
+
+    def generate(
+        self, prompts: list[list[int]], max_new_tokens: int, stops: list[int], batch: int
+    ) -> list[list[int]]:
+        """Greedy answers, `batch` conversations at once."""
+        answers: list[list[int]] = []
+        for start in range(0, len(prompts), batch):
+            group = prompts[start : start + batch]
+            self._make_room(len(group), max(map(len, group)) + max_new_tokens)
+            sequences = [Sequence(slot, prompt, []) for slot, prompt in enumerate(group)]
+            self._answer(sequences, max_new_tokens, set(stops))
+            answers += [sequence.answer for sequence in sequences]
+        return answers
+
+    def _make_room(self, slots: int, tokens: int) -> None:
+        tokens = -(-tokens // CONTEXT_STEP) * CONTEXT_STEP
+        if self.context is None or slots > self.room[0] or tokens > self.room[1]:
+            if self.context is not None:
+                llama_cpp.llama_free(self.context)
+            self.room = (max(slots, self.room[0]), max(tokens, self.room[1]))
+            params = llama_cpp.llama_context_default_params()
+            params.n_seq_max = self.room[0]
+            params.n_ctx = self.room[0] * self.room[1]
+            params.n_batch = params.n_ubatch = PREFILL_TOKENS
+            params.n_threads = params.n_threads_batch = self.threads
+            params.kv_unified = True
+            self.context = llama_cpp.llama_init_from_model(self.model, params)
+            if not self.context:
+                sys.exit(f"llama.cpp cannot make a context of {self.room[0]} x {self.room[1]} tokens")
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
+
+    def _answer(self, sequences: list[Sequence], max_new_tokens: int, stops: set[int]) -> None:
+        places: list[tuple[Sequence, int]] = []
+        for sequence in sequences:
+            for position, token in enumerate(sequence.prompt):
+                wanted = position == len(sequence.prompt) - 1
+                place = self.batch.add(token, position, sequence.slot, wanted=wanted)
+                if wanted:
+                    places.append((sequence, place))
+                if self.batch.raw.n_tokens == self.batch.capacity:
+                    self._decode(places)
+                    places = []
+        self._decode(places)
+        alive = sequences
+        while alive := [s for s in alive if s.answer[-1] not in stops and len(s.answer) < max_new_tokens]:
+            for start in range(0, len(alive), self.batch.capacity):
+                self._decode(
+                    [
+                        (s, self.batch.add(s.answer[-1], s.length - 1, s.slot, wanted=True))
+                        for s in alive[start : start + self.batch.capacity]
+                    ]
+                )
+
+    def _decode(self, places: list[tuple[Sequence, int]]) -> None:
+        """Run the batch, and give each sequence named in `places` its likeliest next token."""
+        if self.batch.raw.n_tokens == 0:
+            return
+        code = llama_cpp.llama_decode(self.context, self.batch.raw)
+        if code != 0:
+            sys.exit(f"llama_decode ended with {code} on {self.batch.raw.n_tokens} tokens")
+        for sequence, place in places:
+            logits = llama_cpp.llama_get_logits_ith(self.context, place)
+            logits_V = np.ctypeslib.as_array(
+                ctypes.cast(logits, ctypes.POINTER(ctypes.c_float)), (self.vocab_tokens,)
+            )
+            sequence.answer.append(int(logits_V.argmax()))
+        self.batch.clear()
+
+
+def serve(worker: Worker, requests: TextIO, replies: TextIO) -> None:
+    """Answer one line at a time until the input ends."""
+    say(replies, {"ready": worker.describe()})
+    for line in requests:
+        request = json.loads(line)
+        if request["op"] == "tokenize":
+            say(replies, {"tokens": worker.tokenize(request["texts"])})
+        else:
+            answers = worker.generate(
+                request["prompts"], request["max_new_tokens"], request["stops"], request["batch"]
+            )
+            say(replies, {"answers": answers})
+
+
+def say(replies: TextIO, message: dict[str, Any]) -> None:
+    replies.write(json.dumps(message) + "\n")
+    replies.flush()
+
+
+def main() -> None:
+    die_with_parent()
+    # llama.cpp may write to standard output: keep that for the log, and the replies for ourselves.
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    _, path, threads = sys.argv
+    serve(Worker(path, int(threads)), sys.stdin, replies)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Held-out conversations: what is asked, what should be answered, and how a model is asked.
+
+Knows nothing of Ray or of model weights. `load_tokenizer` avoids importing torch where it can, which
+saves about nine seconds of processor time in each process that only renders and tokenizes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from raymill.policies.errors import Invalid
+
+Message = dict[str, Any]
+Conversation = list[Message]
+
+PLAIN_TOKENIZERS = {"PreTrainedTokenizerFast", "TokenizersBackend"}
+"""Classes that are tokenizer.json and nothing else; any other may change it, so AutoTokenizer loads it."""
+
+
+class Answer(TypedDict):
+    """What a model said to one conversation."""
+
+    prompt: str
+    """As rendered by the chat template."""
+
+    text: str
+    """Without special tokens."""
+
+    prompt_tokens: int
+    tokens: list[int]
+    """Ids of the answer, without the token that ended it."""
+
+    finished: bool
+    """The model ended its answer; False: it was cut at `max_new_tokens`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One held-out conversation up to its last assistant turn, and that turn."""
+
+    index: int
+    messages: Conversation
+    reference: str
+
+
+def read_rows(path: Path, limit: int | None = None) -> list[Row]:
+    """The rows of a data set in normal form: one {"messages": [{"role", "content"}...]} a line.
+
+    Raises:
+        Invalid: a line is no JSON, or its last message is not the assistant's; or there is no row at all.
+    """
+    rows: list[Row] = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if limit is not None and len(rows) >= limit:
+                break
+            if line.strip():
+                rows.append(row_of(line, len(rows), f"{path.name}:{number}"))
+    if not rows:
+        raise Invalid(f"{path.name} holds no row: give a held-out set with at least one")
+    return rows
+
+
+def row_of(line: str, index: int, where: str) -> Row:
+    try:
+        messages = json.loads(line)["messages"]
+        *asked, last = messages
+        role, reference = last["role"], last["content"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Invalid(f"{where} is no row with messages ({error}): run the dataset step on it") from error
+    if role != "assistant" or not asked:
+        raise Invalid(
+            f"{where} ends with a turn of {role!r}: a held-out row ends with the assistant's answer"
+        )
+    return Row(index=index, messages=asked, reference=reference)
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer in a Hugging Face directory, chat template included.
+
+    Raises:
+        Invalid: there is none, or it has no chat template.
+    """
+    config_path = directory / "tokenizer_config.json"
+    if not config_path.is_file():
+        raise Invalid(f"{directory.name} has no tokenizer_config.json: give a model in Hugging Face layout")
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    if config.get("tokenizer_class") in PLAIN_TOKENIZERS:
+        from transformers import PreTrainedTokenizerFast as Loader
+    else:
+        from transformers import AutoTokenizer as Loader
+    tokenizer = Loader.from_pretrained(str(directory), local_files_only=True)
+    if tokenizer.chat_template is None:
+        raise Invalid(f"{directory.name} has no chat template: add chat_template.jinja to it")
+    return tokenizer
+
+
+def render(tokenizer: Any, messages: Conversation) -> str:
+    """The text that asks a model for the next assistant turn."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert isinstance(text, str)
+    return text
+
+
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """Ids of rendered text as it stands: the template has put the special tokens there already."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def stop_ids(tokenizer: Any, directory: Path) -> list[int]:
+    """Tokens that end an answer: the tokenizer's end of sequence, and those of generation_config.json."""
+    found: list[int] = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    path = directory / "generation_config.json"
+    if path.is_file():
+        more = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+        found += more if isinstance(more, list) else [] if more is None else [more]
+    return sorted(set(found))
+
+
+def answer_of(
+    tokenizer: Any, prompt: str, prompt_tokens: int, generated: list[int], stops: list[int]
+) -> Answer:
+    """Cut `generated` at its first stop token and decode it."""
+    ended = next((at for at, token in enumerate(generated) if token in stops), None)
+    tokens = generated if ended is None else generated[:ended]
+    return Answer(
+        prompt=prompt,
+        text=tokenizer.decode(tokens, skip_special_tokens=True),
+        prompt_tokens=prompt_tokens,
+        tokens=tokens,
+        finished=ended is not None,
+    )

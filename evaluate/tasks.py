@@ -1,0 +1,100 @@
+"""Run one evaluation task over a pool of actors, continuing where an earlier attempt was killed.
+
+The driver's side: it imports neither torch nor lm-eval. What it needs of the job (progress, cancel,
+scratch directory) comes as a `JobContext`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from raymill.cluster.context import JobContext
+from raymill.evaluate.actors import ActorPool
+from raymill.evaluate.config import EvaluateConfig, LmEvalTask
+from raymill.evaluate.exact_match import batches_of, exact_match, record_of
+from raymill.evaluate.prompts import Answer, Row
+from raymill.evaluate.samples import Record, SampleLog
+
+LM_EVAL_SHARD = 32
+"""Documents in one call to an actor: what is done again when it is lost."""
+
+
+class TaskResult(NamedTuple):
+    """What one task gave."""
+
+    metrics: dict[str, float]
+    """Name of the task -> its primary metric; several for a group of lm-eval tasks."""
+
+    records: dict[str, list[Record]]
+    """Name of the task -> its samples, in the order of the data."""
+
+    details: dict[str, dict[str, float]]
+    """Name of the task -> every metric it has."""
+
+    def add(self, other: TaskResult) -> None:
+        """Take in what another task gave."""
+        self.metrics.update(other.metrics)
+        self.records.update(other.records)
+        self.details.update(other.details)
+
+
+def run_heldout(
+    context: JobContext,
+    pool: ActorPool,
+    rows: Sequence[Row],
+    config: EvaluateConfig,
+    task: str,
+    gguf: Path | None = None,
+) -> TaskResult:
+    """Held-out exact match of the pool's model, or of the file `gguf` when the pool holds GgufModels."""
+    label = task if gguf is None else f"{task}-{gguf.stem}"
+    log = SampleLog(context.work_dir / "samples" / f"{label}.jsonl")
+    done = {record["index"] for record in log.records}
+    batches = batches_of([row for row in rows if row.index not in done], config.batch)
+    if done:
+        context.event(
+            "log", text=f"{label}: {len(done)} of {len(rows)} samples are there from an earlier attempt"
+        )
+
+    def finished(position: int, result: Any) -> None:
+        answers: list[Answer] = result if gguf is None else result["answers"]
+        log.add(record_of(row, answer) for row, answer in zip(batches[position], answers, strict=True))
+        context.event("progress", done=len(log.records), total=len(rows), what="samples", task=label)
+
+    asked = [[row.messages for row in batch] for batch in batches]
+    calls = [(batch, config.max_new_tokens) for batch in asked]
+    pool.map("generate", calls if gguf is None else [(str(gguf), *call) for call in calls], finished)
+    records = sorted(log.records, key=lambda record: int(record["index"]))
+    score = exact_match(records)
+    return TaskResult({task: score}, {task: records}, {task: {"exact_match": score}})
+
+
+def run_lm_eval(
+    context: JobContext, pool: ActorPool, task: LmEvalTask, config: EvaluateConfig, name: str
+) -> TaskResult:
+    """A task of lm-eval (or the tasks of a group) on the pool's model.
+
+    A shard of an earlier attempt is kept whole: the log holds one line for each shard.
+    """
+    log = SampleLog(context.work_dir / "samples" / f"lm-eval-{name}.jsonl")
+    given = task.model_dump()
+    shards = max(config.actors, -(-task.limit // LM_EVAL_SHARD)) if task.limit else config.actors * 4
+    done = {line["shard"] for line in log.records if line["of"] == shards}
+    left = [shard for shard in range(shards) if shard not in done]
+
+    def finished(position: int, samples: dict[str, list[Record]]) -> None:
+        log.add([{"shard": left[position], "of": shards, "samples": samples}])
+        context.event("progress", done=len(log.records), total=shards, what="shards", task=name)
+
+    pool.map("lm_eval_shard", [(given, shard, shards, config.batch) for shard in left], finished)
+    records: dict[str, list[Record]] = {}
+    for line in (line for line in log.records if line["of"] == shards):
+        for leaf, samples in line["samples"].items():
+            records.setdefault(leaf, []).extend(samples)
+    for samples in records.values():
+        samples.sort(key=lambda record: (int(record["index"]), str(record["filter"])))
+    metrics: list[dict[str, Any]] = []
+    pool.map("lm_eval_metrics", [(given, records)], lambda _, result: metrics.append(result))
+    return TaskResult(metrics[0]["primary"], records, metrics[0]["all"])

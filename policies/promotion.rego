@@ -1,0 +1,250 @@
+# Whether a version may take an alias such as `production`.
+#
+# Default deny, twice over: `refused` says in sentences what stands against it, and `allow` also demands that
+# every requirement is met by a rule that says so. A rule that cannot be evaluated (a value of the wrong
+# type, a key that is missing) is undefined in Rego, so it can only take away from `allow`.
+#
+# input:
+#   to                       "production"
+#   require                  {metric: {"at_least": number, "at_most": number, "not_below_base": bool}}
+#   require_quantized_within optional {quantization type: number}, how far its metrics may lie apart
+#   metrics, base_metrics    {metric: number}; a number that is not finite arrives as a string
+#   quantized_metrics        {quantization type: {metric: number}}
+#   evaluated, signed        the version was measured; its manifest is signed
+#   frozen                   its files can no longer change
+#   dataset_digest           sha256 of the data set it was trained on
+#
+# For rego-cpp, which evaluates it (1.5.2): `every` inside `every` is never true, so each has a rule of its own,
+# and sprintf keeps the quotes of some strings, so sentences are made by concat.
+
+package raymill.promotion
+
+import rego.v1
+
+decision := {"allow": allow, "refused": sort(refused)}
+
+default allow := false
+
+allow if {
+	count(refused) == 0
+	every fact in facts {
+		input[fact] == true
+	}
+	count(input.require) > 0
+	every metric, bounds in input.require {
+		all_met(metric, bounds)
+	}
+	every type, tolerance in within {
+		all_near(type, tolerance)
+	}
+}
+
+# --- what is asked -----------------------------------------------------------------------------------------
+
+facts := {"evaluated", "signed", "frozen"}
+
+known := {"at_least", "at_most", "not_below_base"}
+
+default target := "the alias"
+
+target := input.to if is_string(input.to)
+
+within := object.get(input, "require_quantized_within", {}) if {
+	object.get(input, "require_quantized_within", {}) != null
+} else := {}
+
+# Keys that ask for something; `not_below_base: false` asks for nothing.
+demanding(bounds) := {key | bounds[key] != false}
+
+all_met(metric, bounds) if {
+	is_number(input.metrics[metric])
+	count(demanding(bounds)) > 0
+	every key in demanding(bounds) {
+		met(metric, key, bounds[key])
+	}
+}
+
+met(metric, "at_least", bound) if {
+	is_number(bound)
+	input.metrics[metric] >= bound
+}
+
+met(metric, "at_most", bound) if {
+	is_number(bound)
+	input.metrics[metric] <= bound
+}
+
+met(metric, "not_below_base", true) if {
+	is_number(input.base_metrics[metric])
+	input.metrics[metric] >= input.base_metrics[metric]
+}
+
+all_near(type, tolerance) if {
+	every metric, _ in input.require {
+		near(input.quantized_metrics[type][metric], input.metrics[metric], tolerance)
+	}
+}
+
+# 0.97 - 0.95 is a little more than 0.02 in floating point; nobody measures to nine digits.
+near(a, b, tolerance) if {
+	is_number(a)
+	is_number(b)
+	is_distance(tolerance)
+	abs(a - b) <= tolerance + 0.000000001
+}
+
+is_distance(tolerance) if {
+	is_number(tolerance)
+	tolerance >= 0
+}
+
+metric_of(metrics, metric) := object.get(object.get(input, metrics, {}), metric, "missing")
+
+quantized(type, metric) := object.get(object.get(object.get(input, "quantized_metrics", {}), type, {}), metric, "missing")
+
+# A value inside a sentence.
+shown(value) := value if is_string(value)
+
+shown(value) := sprintf("%v", [value]) if is_number(value)
+
+shown(value) := "true" if value == true
+
+shown(value) := "false" if value == false
+
+shown(value) := "null" if is_null(value)
+
+shown(value) := "a list" if is_array(value)
+
+shown(value) := "an object" if is_object(value)
+
+# --- what stands against it --------------------------------------------------------------------------------
+
+refused contains sentence if {
+	not is_string(input.to)
+	sentence := "to is missing: name the alias to move, such as production"
+}
+
+refused contains sentence if {
+	some fact in facts
+	value := object.get(input, fact, "missing")
+	value != true
+	sentence := concat("", [fact, " is ", shown(value), ", ", target, " requires true"])
+}
+
+refused contains sentence if {
+	not trained_on_known_data
+	sentence := concat("", ["dataset_digest is missing, ", target, " requires a version whose data set is known"])
+}
+
+trained_on_known_data if {
+	is_string(input.dataset_digest)
+	input.dataset_digest != ""
+}
+
+refused contains sentence if {
+	required := object.get(input, "require", {})
+	not is_object(required)
+	sentence := concat("", ["require is ", shown(required), ": give it metrics with their bounds"])
+}
+
+refused contains sentence if {
+	count(object.get(input, "require", {})) == 0
+	sentence := concat("", ["require is empty, ", target, " requires a bound on at least one metric"])
+}
+
+refused contains sentence if {
+	some metric, bounds in input.require
+	count(demanding(bounds)) == 0
+	sentence := concat("", [metric, " has no bound: give it at_least, at_most or not_below_base"])
+}
+
+refused contains sentence if {
+	some metric, bounds in input.require
+	some key, _ in bounds
+	not key in known
+	sentence := concat("", [metric, " has ", shown(key), ", which no rule knows: use at_least, at_most or not_below_base"])
+}
+
+refused contains sentence if {
+	some metric, bounds in input.require
+	some key in {"at_least", "at_most"}
+	bound := bounds[key]
+	not is_number(bound)
+	sentence := concat("", [key, " of ", metric, " is ", shown(bound), ": give it a finite number"])
+}
+
+refused contains sentence if {
+	some metric, bounds in input.require
+	wanted := bounds.not_below_base
+	not is_boolean(wanted)
+	sentence := concat("", ["not_below_base of ", metric, " is ", shown(wanted), ": give it true or false"])
+}
+
+refused contains sentence if {
+	some metric, _ in input.require
+	value := metric_of("metrics", metric)
+	not is_number(value)
+	sentence := concat("", [metric, " is ", shown(value), ", ", target, " requires a finite number"])
+}
+
+refused contains sentence if {
+	some metric, bounds in input.require
+	some key, direction in {"at_least": "at least", "at_most": "at most"}
+	value := input.metrics[metric]
+	is_number(value)
+	is_number(bounds[key])
+	not met(metric, key, bounds[key])
+	sentence := concat("", [metric, " is ", shown(value), ", ", target, " requires ", direction, " ", shown(bounds[key])])
+}
+
+refused contains sentence if {
+	some metric, bounds in input.require
+	bounds.not_below_base == true
+	base := metric_of("base_metrics", metric)
+	not is_number(base)
+	sentence := concat("", [metric, " of the base is ", shown(base), ", ", target, " requires a finite number"])
+}
+
+refused contains sentence if {
+	some metric, bounds in input.require
+	bounds.not_below_base == true
+	value := input.metrics[metric]
+	base := input.base_metrics[metric]
+	is_number(value)
+	is_number(base)
+	not met(metric, "not_below_base", true)
+	sentence := concat("", [metric, " is ", shown(value), ", ", target, " requires at least the ", shown(base), " of its base"])
+}
+
+refused contains sentence if {
+	not is_object(within)
+	sentence := concat("", ["require_quantized_within is ", shown(within), ": give it types with their distance"])
+}
+
+refused contains sentence if {
+	is_object(within)
+	some type, tolerance in within
+	not is_distance(tolerance)
+	sentence := concat("", ["require_quantized_within of ", shown(type), " is ", shown(tolerance), ": give it a number from 0 up"])
+}
+
+refused contains sentence if {
+	is_object(within)
+	some type, _ in within
+	some metric, _ in input.require
+	value := quantized(type, metric)
+	not is_number(value)
+	sentence := concat("", [metric, " of ", type, " is ", shown(value), ", ", target, " requires a finite number"])
+}
+
+refused contains sentence if {
+	some type, tolerance in within
+	is_distance(tolerance)
+	some metric, _ in input.require
+	value := quantized(type, metric)
+	full := input.metrics[metric]
+	is_number(value)
+	is_number(full)
+	not near(value, full, tolerance)
+	sentence := concat("", [metric, " of ", type, " is ", shown(value), ", ", target, " requires it within ", shown(tolerance), " of ", shown(full)])
+}

@@ -1,0 +1,186 @@
+"""What finished jobs become in the registry: data sets, versions, scores, quantizations.
+
+Each `register_*` is the effects of one job kind: it runs in the transaction that ends the job, so a row
+is there if and only if the job succeeded. See `cluster/kinds.py`.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from raymill.policies.errors import NotFound
+from raymill.registry import audit
+from raymill.registry.audit import SYSTEM
+from raymill.registry.jobs import parent_results
+from raymill.registry.tables import (
+    Dataset,
+    Evaluation,
+    Job,
+    JsonObject,
+    Llm,
+    LlmVersion,
+    Quantization,
+    TrainingRun,
+)
+
+
+def register_dataset(session: Session, job: Job, result: JsonObject) -> None:
+    """A name's next data set version; the same content under the same name is the same version."""
+    _one_at_a_time(session, f"dataset/{job.name}")
+    known = _dataset(session, job.name, result["digest"])
+    if known is None:
+        last = session.scalar(select(func.max(Dataset.number)).where(Dataset.name == job.name)) or 0
+        known = Dataset(
+            name=job.name,
+            number=last + 1,
+            digest=result["digest"],
+            artifact_name=result["artifact"],
+            train_rows=result["train_rows"],
+            test_rows=result["test_rows"],
+            format=result["format"],
+        )
+        session.add(known)
+        session.flush()
+        audit.record(
+            session, SYSTEM, "dataset.register", f"dataset/{job.name}/{known.number}", digest=known.digest
+        )
+    result["dataset_id"] = str(known.id)
+
+
+def register_run(session: Session, job: Job, result: JsonObject) -> None:
+    """What a training job measured."""
+    session.add(
+        TrainingRun(
+            job_id=job.id,
+            kind=job.kind,
+            artifact_name=result["artifact"],
+            config=job.config,
+            steps=result["steps"],
+            final_loss=result["final_loss"],
+            tokens_per_s=result["tokens_per_s"],
+            seconds=result["seconds"],
+        )
+    )
+
+
+def register_version(session: Session, job: Job, result: JsonObject) -> None:
+    """The llm's next version, and the run that made it. Puts `version` into the result."""
+    register_run(session, job, result)
+    _one_at_a_time(session, f"llm/{job.name}")
+    llm = session.scalar(select(Llm).where(Llm.name == job.name))
+    if llm is None:
+        llm = Llm(name=job.name)
+        session.add(llm)
+        session.flush()
+    made_before = session.scalar(select(LlmVersion).where(LlmVersion.artifact_name == result["artifact"]))
+    if made_before is not None:  # its weights were gone from the store, and came out the same again
+        result["version"] = made_before.number
+        return
+    inputs = parent_results(session, job)
+    last = session.scalar(select(func.max(LlmVersion.number)).where(LlmVersion.llm_id == llm.id)) or 0
+    version = LlmVersion(
+        llm_id=llm.id,
+        number=last + 1,
+        artifact_name=result["artifact"],
+        base_artifact_name=inputs["base"]["artifact"],
+        dataset_id=uuid.UUID(inputs["dataset"]["dataset_id"]),
+        job_id=job.id,
+    )
+    session.add(version)
+    session.flush()
+    result["version"] = version.number
+    audit.record(
+        session,
+        SYSTEM,
+        "version.register",
+        f"llm/{job.name}/{version.number}",
+        artifact=version.artifact_name,
+    )
+
+
+def register_scores(session: Session, job: Job, result: JsonObject) -> None:
+    """One row for each task, and for each quantized file where those were measured."""
+    inputs = parent_results(session, job)
+    target = inputs[job.config["of"]]["artifact"]
+    by_variant = result["metrics"] if job.config["of"] == "quantize" else {"": result["metrics"]}
+    for variant, scores in by_variant.items():
+        for task, score in scores.items():
+            session.add(
+                Evaluation(
+                    job_id=job.id,
+                    artifact_name=target,
+                    variant=variant,
+                    dataset_id=uuid.UUID(inputs["dataset"]["dataset_id"]),
+                    task=task,
+                    score=score,
+                    samples=result["samples"][task],
+                )
+            )
+
+
+def register_quantizations(session: Session, job: Job, result: JsonObject) -> None:
+    """One row for each GGUF file."""
+    version = version_of_artifact(session, parent_results(session, job)["train"]["artifact"])
+    known = set(
+        session.scalars(select(Quantization.type).where(Quantization.artifact_name == result["artifact"]))
+    )
+    for file in result["files"]:
+        if file["type"] in known:
+            continue  # it was gone from the store, and came out the same again
+        session.add(
+            Quantization(
+                version_id=version.id,
+                artifact_name=result["artifact"],
+                type=file["type"],
+                file=file["file"],
+                size_bytes=file["size_bytes"],
+                sha256=file["sha256"],
+                tensors=file["tensors"],
+                fallbacks=[{"tensor": name} for name in file["fallbacks"]],
+                parity=file["parity"],
+                job_id=job.id,
+            )
+        )
+
+
+def version_of_artifact(session: Session, artifact_name: str) -> LlmVersion:
+    """The version whose weights lie in an artifact. Raises NotFound."""
+    version = session.scalar(select(LlmVersion).where(LlmVersion.artifact_name == artifact_name))
+    if version is None:
+        raise NotFound(f"no version is made of artifact {artifact_name}: train it first")
+    return version
+
+
+def find_version(session: Session, llm: str, number: int) -> LlmVersion:
+    """By name and number. Raises NotFound, naming what there is."""
+    version = session.scalar(select(LlmVersion).join(Llm).where(Llm.name == llm, LlmVersion.number == number))
+    if version is None:
+        last = session.scalar(select(func.max(LlmVersion.number)).join(Llm).where(Llm.name == llm))
+        there = (
+            f"its newest version is {last}"
+            if last
+            else "no model has that name; `raymill model list` shows them"
+        )
+        raise NotFound(f"no version {number} of {llm!r}: {there}")
+    return version
+
+
+def scores_of(session: Session, artifact_name: str) -> dict[str, dict[str, float]]:
+    """Variant ("" for the weights) -> task -> its newest score."""
+    scores: dict[str, dict[str, float]] = {}
+    rows = select(Evaluation).where(Evaluation.artifact_name == artifact_name).order_by(Evaluation.id)
+    for row in session.scalars(rows):
+        scores.setdefault(row.variant, {})[row.task] = row.score
+    return scores
+
+
+def _dataset(session: Session, name: str, digest: str) -> Dataset | None:
+    return session.scalar(select(Dataset).where(Dataset.name == name, Dataset.digest == digest))
+
+
+def _one_at_a_time(session: Session, key: str) -> None:
+    """Numbers count up without a gap: writers of the same name take turns until they commit."""
+    session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 2))"), {"key": key})

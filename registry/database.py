@@ -1,0 +1,127 @@
+"""The one way to Postgres: an engine, transactions, and patience while the database is away.
+
+Isolation is read committed; what must be serial takes a row or advisory lock and says so.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL, Engine, create_engine, make_url, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import Session
+
+from raymill.policies.errors import Invalid, Unavailable
+
+T = TypeVar("T")
+
+MIGRATIONS = Path(__file__).resolve().parent / "migrations"
+
+
+class Database:
+    """Sessions on one Postgres. Safe to share between threads; make a new one after a fork."""
+
+    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+        self.url = normal_url(url)
+        self.engine: Engine = create_engine(
+            self.url,
+            pool_size=pool_size,
+            max_overflow=10,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 5, "application_name": "raymill"},
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """One transaction: commits at the end of the block, rolls back when it raises."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def patiently(self, work: Callable[[Session], T], *, timeout_s: float = 600.0) -> T:
+        """Run `work` in a transaction, again and again while the database is away.
+
+        `work` must bear being run twice: when the answer to COMMIT is lost, nobody knows if it took effect.
+
+        Raises:
+            Unavailable: the database stayed away for `timeout_s`.
+        """
+        deadline = time.monotonic() + timeout_s
+        for attempt in range(1_000_000):
+            try:
+                with self.transaction() as session:
+                    return work(session)
+            except DBAPIError as error:
+                if not is_away(error):
+                    raise
+                if time.monotonic() > deadline:
+                    raise Unavailable(
+                        f"Postgres did not answer for {timeout_s:.0f} s: see that it runs and is reachable"
+                    ) from error
+                time.sleep(random.uniform(0, min(5.0, 0.1 * 2 ** min(attempt, 6))))
+        raise AssertionError("unreachable")
+
+    def migrate(self, revision: str = "head") -> None:
+        """Bring the schema to `revision`; one process at a time, the others wait for it."""
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        with self.engine.connect() as connection:
+            connection.execute(
+                text("SELECT pg_advisory_lock(7265706)")
+            )  # session lock: one migration at a time
+            connection.commit()
+            config.attributes["connection"] = connection
+            try:
+                if revision == "base":
+                    command.downgrade(config, revision)
+                else:
+                    command.upgrade(config, revision)
+                connection.commit()
+            finally:
+                connection.rollback()
+                connection.execute(text("SELECT pg_advisory_unlock(7265706)"))
+                connection.commit()
+
+    def revisions(self) -> tuple[str | None, str | None]:
+        """Of the schema that is there, and of the newest that there is a migration to."""
+        with self.engine.connect() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+        return current, ScriptDirectory(str(MIGRATIONS)).get_current_head()
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def is_away(error: DBAPIError) -> bool:
+    """Whether the database, not the statement, is what failed: no connection, shutdown, start-up, deadlock."""
+    if error.connection_invalidated or isinstance(error, OperationalError):
+        return True
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return state.startswith(("08", "57P", "40"))
+
+
+def normal_url(url: str) -> URL:
+    """`postgres://…` as people write it, with the driver that we use.
+
+    Raises:
+        Invalid: not a Postgres address.
+    """
+    try:
+        parsed = make_url(url)
+    except Exception as error:
+        raise Invalid(
+            "DATABASE_URL is no database address: it must look like postgresql://user@host/db"
+        ) from error
+    if parsed.drivername not in {"postgres", "postgresql", "postgresql+psycopg"}:
+        raise Invalid(
+            f"DATABASE_URL names {parsed.drivername!r}: only postgresql:// works, version 15 or newer"
+        )
+    return parsed.set(drivername="postgresql+psycopg")

@@ -1,0 +1,102 @@
+"""Accounts and API keys. A key is shown once, when it is made; only its sha256 is kept."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import secrets
+import uuid
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from raymill.policies.errors import Conflict, NotFound
+from raymill.registry import audit
+from raymill.registry.audit import Actor
+from raymill.registry.jobs import notify
+from raymill.registry.tables import Account, ApiKey, Role
+
+KEY_PREFIX = "rm-"
+
+KEY_CHANNEL = "raymill_key"
+"""Notified when a key or an account has changed, so that gateways follow within a second."""
+
+
+def key_sha256(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def create_account(session: Session, name: str, role: Role, actor: Actor) -> Account:
+    """Raises Conflict when the name is taken."""
+    account = Account(name=name, role=role)
+    try:
+        with session.begin_nested():
+            session.add(account)
+    except IntegrityError:
+        raise Conflict(f"account {name!r} exists already: choose another name") from None
+    audit.record(session, actor, "account.create", f"account/{name}", role=role.value)
+    return account
+
+
+def create_key(
+    session: Session, account_name: str, name: str, actor: Actor, *, expires_at: dt.datetime | None = None
+) -> tuple[ApiKey, str]:
+    """Make a key for an account.
+
+    Returns:
+        The row, and the key itself, which cannot be had again.
+    """
+    account = session.scalar(select(Account).where(Account.name == account_name))
+    if account is None:
+        raise NotFound(f"no account {account_name!r}: make it with `raymill user create {account_name}`")
+    return _add_key(session, account, name, KEY_PREFIX + secrets.token_urlsafe(32), actor, expires_at)
+
+
+def _add_key(
+    session: Session,
+    account: Account,
+    name: str,
+    key: str,
+    actor: Actor,
+    expires_at: dt.datetime | None = None,
+) -> tuple[ApiKey, str]:
+    row = ApiKey(
+        account=account, name=name, prefix=key[:10], key_sha256=key_sha256(key), expires_at=expires_at
+    )
+    session.add(row)
+    session.flush()
+    notify(session, KEY_CHANNEL)
+    audit.record(session, actor, "key.create", f"key/{row.id}", account=account.name, name=name)
+    return row, key
+
+
+def revoke_key(session: Session, key_id: uuid.UUID, actor: Actor) -> ApiKey:
+    """A revoked key stops working within a second; revoking it again changes nothing."""
+    row = session.get(ApiKey, key_id, with_for_update=True)
+    if row is None:
+        raise NotFound(f"no key {key_id}: `raymill key list` shows the ones there are")
+    if row.revoked_at is None:
+        row.revoked_at = dt.datetime.now(dt.UTC)
+        notify(session, KEY_CHANNEL)
+        audit.record(session, actor, "key.revoke", f"key/{row.id}", account=row.account.name, name=row.name)
+    return row
+
+
+def authenticate(session: Session, key: str) -> Account | None:
+    """The enabled account that a live key belongs to, else None."""
+    row = session.scalar(select(ApiKey).where(ApiKey.key_sha256 == key_sha256(key)))
+    now = dt.datetime.now(dt.UTC)
+    if row is None or row.revoked_at or (row.expires_at and row.expires_at <= now) or row.account.disabled_at:
+        return None
+    return row.account
+
+
+def ensure_admin(session: Session, key: str) -> None:
+    """Make `key` the key of the first admin; does nothing when it is, or once was, somebody's key."""
+    if session.scalar(select(ApiKey.id).where(ApiKey.key_sha256 == key_sha256(key))):
+        return  # also when it was revoked: a restart must not undo that
+    account = session.scalar(select(Account).where(Account.name == "admin"))
+    if account is None:
+        account = create_account(session, "admin", Role.ADMIN, audit.SYSTEM)
+    _add_key(session, account, "bootstrap", key, audit.SYSTEM)

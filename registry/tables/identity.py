@@ -1,0 +1,50 @@
+"""Who may do what: accounts and their API keys."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import uuid
+
+from sqlalchemy import ForeignKey, String
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from raymill.registry.tables.base import Base, CreatedAt, Id, Name, enum_type
+
+
+class Role(enum.StrEnum):
+    """Each may do all that the ones before it may."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    APPROVER = "approver"
+    ADMIN = "admin"
+
+
+class Account(Base):
+    """A person or a service. Never deleted, only disabled: the audit log names it."""
+
+    __tablename__ = "account"
+
+    id: Mapped[Id]
+    name: Mapped[Name] = mapped_column(String(64), unique=True)
+    role: Mapped[Role] = mapped_column(enum_type(Role))
+    disabled_at: Mapped[dt.datetime | None]
+    created_at: Mapped[CreatedAt]
+
+
+class ApiKey(Base):
+    """A bearer key. Only its sha256 is kept; 256 random bits need no slow hash."""
+
+    __tablename__ = "api_key"
+
+    id: Mapped[Id]
+    account_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("account.id"), index=True)
+    name: Mapped[Name]
+    prefix: Mapped[str] = mapped_column(String(16))  # shown in lists, so that a person can tell keys apart
+    key_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    expires_at: Mapped[dt.datetime | None]
+    revoked_at: Mapped[dt.datetime | None]
+    created_at: Mapped[CreatedAt]
+
+    account: Mapped[Account] = relationship(lazy="joined", innerjoin=True)

@@ -1,0 +1,158 @@
+"""The control plane's HTTP: `/api/v1`. Turns requests into calls of the registry's services, and back.
+
+Only this edge turns errors into status codes:
+
+    Unauthenticated 401   Denied 403   NotFound 404   Conflict 409   Invalid 422   Unavailable 503
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from ray import serve
+from ray.serve import Application
+from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from raymill.cluster.settings import Settings
+from raymill.policies.errors import Conflict, Denied, Invalid, NotFound, RaymillError, Unavailable
+from raymill.registry.artifacts import Tampered
+from raymill.registry.audit import AuditBroken
+from raymill.registry.database import is_away
+from raymill.serve.api.context import Parts, Unauthenticated, request_id_of
+from raymill.serve.api.routes import governance, health, identity, jobs, llms, pipelines, status
+from raymill.serve.loopback import keep_to_loopback
+
+log = logging.getLogger(__name__)
+
+keep_to_loopback()
+
+PREFIX = "/api/v1"
+STATUS: list[tuple[type[RaymillError], int]] = [
+    (Unauthenticated, 401),
+    (Denied, 403),
+    (NotFound, 404),
+    (Conflict, 409),
+    (Tampered, 409),
+    (AuditBroken, 409),
+    (Invalid, 422),
+    (Unavailable, 503),
+]
+
+
+def create_app(parts: Parts) -> FastAPI:
+    """The application, without Ray: tests and `build` mount the same one."""
+    app = FastAPI(
+        title="Raymill control plane",
+        version="1",
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.parts = parts
+    api = APIRouter(prefix=PREFIX)
+    for module in (pipelines, jobs, llms, governance, identity, status):
+        api.include_router(module.router)
+    app.include_router(api)
+    app.include_router(health.router)
+    app.middleware("http")(_with_request_id)
+    app.add_exception_handler(RaymillError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_bad_request)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(DBAPIError, _on_database_error)
+    app.add_exception_handler(PoolTimeout, _on_busy)
+    app.add_exception_handler(Exception, _on_bug)
+    return app
+
+
+def build() -> Application:
+    """The control plane as a Serve application; its parts are made in the replica."""
+
+    def app_in_replica() -> FastAPI:
+        settings = Settings()
+        return create_app(Parts(settings=settings, database=settings.open_database(pool_size=10)))
+
+    class ControlPlane:
+        """Stateless: any replica may answer."""
+
+    ingress = serve.ingress(app_in_replica)(ControlPlane)
+    # Open event streams count as ongoing requests, and there are many of them.
+    deployment = serve.deployment(
+        name="api", max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0}, health_check_timeout_s=60
+    )
+    return deployment(ingress).bind()
+
+
+async def _with_request_id(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    request.state.request_id = request_id_of(request.headers.get("x-request-id"))
+    response = await call_next(request)
+    response.headers["x-request-id"] = request.state.request_id
+    return response
+
+
+def _answer(
+    request: Request, status_code: int, code: str, message: str, param: str | None = None
+) -> JSONResponse:
+    kind = "server_error" if status_code >= 500 else "invalid_request_error"
+    error: dict[str, Any] = {
+        "type": kind,
+        "code": code,
+        "message": message,
+        "param": param,
+        "request_id": getattr(request.state, "request_id", None),
+    }
+    headers = {"WWW-Authenticate": "Bearer"} if status_code == 401 else None
+    return JSONResponse({"error": error}, status_code=status_code, headers=headers)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RaymillError)
+    # The most particular class wins: Tampered is an Invalid.
+    matches = [(cls, status_code) for cls, status_code in STATUS if isinstance(error, cls)]
+    status_code = max(matches, key=lambda match: len(match[0].__mro__))[1] if matches else 400
+    return _answer(request, status_code, error.code, str(error), getattr(error, "param", None))
+
+
+async def _on_bad_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        detail = first.get("ctx", {}).get("error", "syntax error")
+        return _answer(request, 422, "invalid", f"the body is no JSON ({detail}): correct it")
+    where = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path", "header"})
+    return _answer(request, 422, "invalid", f"{where or 'body'}: {first['msg']}", where or None)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = (
+        f"{request.method} {request.url.path}: {error.detail}; {PREFIX}/openapi.json lists what there is"
+    )
+    return _answer(request, error.status_code, "http_error", message)
+
+
+async def _on_database_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, DBAPIError)
+    if is_away(error):
+        return _answer(request, 503, "unavailable", "the database is away: try again in a few seconds")
+    if isinstance(error, DataError):  # a NUL, or a number too large
+        return _answer(request, 422, "invalid", "a value here is none that can be stored: correct it")
+    log.exception("database error", exc_info=error)
+    return _answer(request, 500, "internal", "the database refused this: the server's log says why")
+
+
+async def _on_busy(request: Request, _: Exception) -> Response:
+    return _answer(
+        request, 503, "unavailable", "all database connections are in use: try again in a few seconds"
+    )
+
+
+async def _on_bug(request: Request, _: Exception) -> Response:
+    # Starlette logs the traceback.
+    return _answer(request, 500, "internal", "this is a fault of ours: the server's log says what happened")

@@ -1,0 +1,90 @@
+"""From a recipe to the steps of its pipeline: a graph of jobs, each with its resolved configuration.
+
+What a step's result depends on stands in its configuration or comes from its parents, for that is what
+its address is made of: files by their sha256, a base directory by names, sizes and times of its files.
+
+      dataset ─┬──────────────> train ──┬─> evaluate ───────────┐
+      base ────┴─> evaluate-base        └─> quantize ─> evaluate-quantized ─> promote ─> serve
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from raymill.client.recipe import Recipe
+from raymill.cluster.kinds import kind_of
+from raymill.evaluate.config import HELDOUT, EvaluateConfig
+from raymill.registry.artifacts import canonical_json, sha256_file
+from raymill.registry.jobs import StepSpec
+from raymill.registry.tables import JsonObject
+
+
+def plan(recipe: Recipe) -> list[StepSpec]:
+    """The steps of a recipe, parents before children."""
+    steps = [_dataset(recipe), _base(recipe)]
+    if recipe.evaluate is not None:
+        steps.append(_evaluate("evaluate-base", recipe.evaluate, "base", ("dataset", "base")))
+    steps.append(_step("train", "train", recipe.train.model_dump(mode="json"), ("dataset", "base")))
+    if recipe.evaluate is not None:
+        steps.append(_evaluate("evaluate", recipe.evaluate, "train", ("dataset", "train")))
+    if recipe.quantize is not None:
+        steps.append(
+            _step("quantize", "quantize", recipe.quantize.model_dump(mode="json"), ("dataset", "train"))
+        )
+        if recipe.evaluate is not None and HELDOUT in recipe.evaluate.tasks:
+            heldout = recipe.evaluate.model_copy(update={"tasks": (HELDOUT,)})
+            steps.append(
+                _evaluate("evaluate-quantized", heldout, "quantize", ("dataset", "train", "quantize"))
+            )
+    if recipe.promote is not None:
+        config = recipe.promote.model_dump(mode="json", exclude_defaults=True) | {"to": recipe.promote.to}
+        config.setdefault("require", {})
+        before = tuple(step.step for step in steps if step.step not in {"dataset", "base"})
+        steps.append(_step("promote", "promote", config, before))
+        if recipe.serve is not None:
+            config = {"alias": recipe.promote.to, **recipe.serve.model_dump(mode="json")}
+            steps.append(_step("serve", "deploy", config, ("promote",)))
+    return steps
+
+
+def plan_dataset(recipe_dataset: JsonObject) -> list[StepSpec]:
+    """A data set alone."""
+    return [_step("dataset", "dataset", _with_digests(recipe_dataset, ("train", "test")), ())]
+
+
+def _dataset(recipe: Recipe) -> StepSpec:
+    return plan_dataset(recipe.dataset.model_dump(mode="json"))[0]
+
+
+def _base(recipe: Recipe) -> StepSpec:
+    pretrain, imported = recipe.base.pretrain, recipe.base.imported
+    if pretrain is not None:
+        return _step("base", "pretrain", _with_digests(pretrain.model_dump(mode="json"), ("text",)), ())
+    assert imported is not None
+    config = imported.model_dump(mode="json", exclude_none=True)
+    if imported.path is not None:
+        config["path_sha256"] = _fingerprint(Path(imported.path))
+    return _step("base", "import_base", config, ())
+
+
+def _evaluate(step: str, config: EvaluateConfig, of: str, depends_on: tuple[str, ...]) -> StepSpec:
+    return _step(step, "evaluate", {**config.model_dump(mode="json"), "of": of}, depends_on)
+
+
+def _step(step: str, kind: str, config: JsonObject, depends_on: tuple[str, ...]) -> StepSpec:
+    return StepSpec(step=step, kind=kind, queue=kind_of(kind).queue, config=config, depends_on=depends_on)
+
+
+def _with_digests(config: JsonObject, keys: tuple[str, ...]) -> JsonObject:
+    return config | {f"{key}_sha256": sha256_file(Path(config[key])) for key in keys}
+
+
+def _fingerprint(directory: Path) -> str:
+    """Of names, sizes and times: changes when a file does. The import step digests the bytes themselves."""
+    files = [
+        [path.relative_to(directory).as_posix(), path.stat().st_size, path.stat().st_mtime_ns]
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    ]
+    return hashlib.sha256(canonical_json(files)).hexdigest()

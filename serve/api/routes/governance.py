@@ -1,0 +1,99 @@
+"""Data sets, promotions, deployments and the audit log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import APIRouter
+from sqlalchemy import select
+
+from raymill.client import types
+from raymill.policies.errors import Invalid
+from raymill.registry import audit as audit_log
+from raymill.registry import jobs, promotion, tables
+from raymill.serve.api import wire
+from raymill.serve.api.context import Approver, IdempotencyKey, Operator, PartsDep, SessionDep, Viewer
+from raymill.serve.api.paging import Cursor, Limit, page
+from raymill.serve.api.planning import plan_dataset
+
+router = APIRouter()
+
+
+@router.get("/datasets", tags=["datasets"])
+def datasets(
+    _: Viewer, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
+) -> types.Page[types.Dataset]:
+    """Newest first."""
+    return page(opened, select(tables.Dataset), tables.Dataset.id, wire.dataset, limit=limit, cursor=cursor)
+
+
+@router.post("/datasets", status_code=202, tags=["datasets"])
+def add_dataset(
+    body: types.DatasetRequest, who: Operator, opened: SessionDep, idempotency_key: IdempotencyKey = None
+) -> types.Pipeline:
+    """Check and register a data set: a pipeline of one step."""
+    for key in ("train", "test"):
+        path = Path(getattr(body, key))
+        if not path.is_absolute() or not path.is_file():
+            raise Invalid(f"{key}: no such file on the server: {path}; give an absolute path", param=key)
+    config = body.model_dump(mode="json", exclude={"name"})
+    row = jobs.create_pipeline(
+        opened,
+        name=body.name,
+        recipe={"dataset": config},
+        steps=plan_dataset(config),
+        actor=who.actor,
+        idempotency_key=idempotency_key,
+    )
+    return wire.pipeline_with_jobs(opened, row)
+
+
+@router.get("/promotions", tags=["promotions"])
+def promotions(
+    _: Viewer, opened: SessionDep, llm: str | None = None, limit: Limit = 50, cursor: Cursor = None
+) -> types.Page[types.Promotion]:
+    """Allowed and refused, newest first."""
+    rows = select(tables.Promotion)
+    if llm is not None:
+        rows = rows.join(tables.LlmVersion).join(tables.Llm).where(tables.Llm.name == llm)
+    return page(opened, rows, tables.Promotion.id, wire.promotion, limit=limit, cursor=cursor)
+
+
+@router.post("/promotions", status_code=201, tags=["promotions"])
+def promote(body: types.PromotionRequest, who: Approver, found: PartsDep) -> types.Promotion:
+    """Ask the policy and, when it allows, sign the version and move the alias. A refusal is an answer."""
+    row = promotion.promote(
+        found.database,
+        found.settings.artifacts,
+        found.settings.keys_dir / "signing",
+        llm=body.llm,
+        number=body.version,
+        alias=body.to,
+        require=body.require,
+        actor=who.actor,
+    )
+    with found.database.transaction() as opened:
+        return wire.promotion(opened.get_one(tables.Promotion, row.id))
+
+
+@router.get("/deployments", tags=["deployments"])
+def deployments(_: Viewer, opened: SessionDep) -> types.Page[types.Deployment]:
+    """What should be served, and whether it is."""
+    rows = opened.scalars(select(tables.Deployment).order_by(tables.Deployment.updated_at.desc()))
+    return types.Page(data=[wire.deployment(opened, row) for row in rows])
+
+
+@router.get("/audit", tags=["audit"])
+def audit(
+    _: Approver, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
+) -> types.Page[types.AuditEvent]:
+    """Who changed what, newest first."""
+    rows = select(tables.AuditEvent)
+    return page(opened, rows, tables.AuditEvent.seq, wire.audit_event, limit=limit, cursor=cursor)
+
+
+@router.get("/audit/verify", tags=["audit"])
+def verify_audit(_: Approver, opened: SessionDep) -> types.AuditCheck:
+    """Walk the whole log and check its chain of hashes. 409 when it is broken; the message says where."""
+    rows, head = audit_log.verify(audit_log.all_rows(opened))
+    return types.AuditCheck(ok=True, rows=rows, head=head.hex() if rows else None)

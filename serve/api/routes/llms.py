@@ -1,0 +1,151 @@
+"""Models: versions, aliases, lineage, verification."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from raymill.client import types
+from raymill.policies.errors import NotFound
+from raymill.registry import tables
+from raymill.registry.artifacts import FileDigest, verify_files
+from raymill.registry.catalog import find_version
+from raymill.registry.promotion import attestation_of
+from raymill.registry.signing import KeyRing, verify_directory
+from raymill.serve.api import wire
+from raymill.serve.api.context import PartsDep, SessionDep, Viewer
+from raymill.serve.api.paging import Cursor, Limit, page
+
+router = APIRouter(prefix="/llms", tags=["llms"])
+
+
+def find(opened: Session, name: str) -> tables.Llm:
+    """Raises NotFound."""
+    row = opened.scalar(select(tables.Llm).where(tables.Llm.name == name))
+    if row is None:
+        raise NotFound(f"no model {name!r}: `raymill model list` shows the ones there are")
+    return row
+
+
+@router.get("")
+def list_(_: Viewer, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None) -> types.Page[types.Llm]:
+    """Newest first."""
+    rows = select(tables.Llm)
+    return page(opened, rows, tables.Llm.id, lambda row: wire.llm(opened, row), limit=limit, cursor=cursor)
+
+
+@router.get("/{name}")
+def get(name: str, _: Viewer, opened: SessionDep) -> types.Llm:
+    """One model with its aliases."""
+    return wire.llm(opened, find(opened, name))
+
+
+@router.get("/{name}/versions")
+def versions(
+    name: str, _: Viewer, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
+) -> types.Page[types.Version]:
+    """Newest first."""
+    rows = select(tables.LlmVersion).where(tables.LlmVersion.llm_id == find(opened, name).id)
+    return page(
+        opened, rows, tables.LlmVersion.id, lambda row: wire.version(opened, row), limit=limit, cursor=cursor
+    )
+
+
+@router.get("/{name}/versions/{number}")
+def version(name: str, number: int, _: Viewer, opened: SessionDep) -> types.Version:
+    """One version."""
+    return wire.version(opened, find_version(opened, name, number))
+
+
+@router.get("/{name}/versions/{number}/lineage")
+def lineage(name: str, number: int, _: Viewer, opened: SessionDep) -> types.Lineage:
+    """The chain behind a version: data, base, run, scores, files, decisions, signatures."""
+    row = find_version(opened, name, number)
+    job = opened.get_one(tables.Job, row.job_id)
+    run = opened.get_one(tables.TrainingRun, row.job_id)
+    quantizations = _of_version(opened, tables.Quantization, row)
+    artifacts = [row.artifact_name, row.base_artifact_name, *(each.artifact_name for each in quantizations)]
+    evaluations = opened.scalars(
+        select(tables.Evaluation)
+        .where(tables.Evaluation.artifact_name.in_(artifacts))
+        .order_by(tables.Evaluation.id)
+    )
+    moves = opened.scalars(
+        select(tables.AliasMove).where(tables.AliasMove.version_id == row.id).order_by(tables.AliasMove.id)
+    )
+    return types.Lineage(
+        version=wire.version(opened, row),
+        dataset=wire.dataset(opened.get_one(tables.Dataset, row.dataset_id)),
+        base=wire.artifact(opened.get_one(tables.Artifact, row.base_artifact_name)),
+        model=wire.artifact(opened.get_one(tables.Artifact, row.artifact_name)),
+        recipe=opened.get_one(tables.Pipeline, job.pipeline_id).recipe,
+        training={
+            "job_id": str(job.id),
+            "steps": run.steps,
+            "final_loss": run.final_loss,
+            "tokens_per_s": run.tokens_per_s,
+            "seconds": run.seconds,
+        },
+        evaluations=[wire.evaluation(each) for each in evaluations],
+        quantizations=[wire.quantization(opened, each) for each in quantizations],
+        quantized=[
+            wire.artifact(opened.get_one(tables.Artifact, each))
+            for each in sorted({each.artifact_name for each in quantizations})
+        ],
+        promotions=[wire.promotion(each) for each in _of_version(opened, tables.Promotion, row)],
+        attestations=[
+            {
+                "artifact_name": each.artifact_name,
+                "key_id": each.key_id,
+                "created_at": each.created_at.isoformat(),
+                "envelope": each.envelope,
+            }
+            for each in _of_version(opened, tables.Attestation, row)
+        ],
+        alias_moves=[wire.alias_move(opened, each) for each in moves],
+    )
+
+
+@router.get("/{name}/versions/{number}/verify")
+def verify(name: str, number: int, _: Viewer, opened: SessionDep, found: PartsDep) -> types.Verification:
+    """Read every byte of a version and compare it with what was registered and signed."""
+    row = find_version(opened, name, number)
+    names = {
+        row.artifact_name,
+        *(each.artifact_name for each in _of_version(opened, tables.Quantization, row)),
+    }
+    public_keys = KeyRing(found.settings.keys_dir / "signing").public_keys()
+    checked: list[dict[str, Any]] = []
+    for each in sorted(names):
+        registered = opened.get_one(tables.Artifact, each)
+        directory = found.settings.artifacts.path(each)
+        attestation = attestation_of(opened, each)
+        if attestation is not None:
+            verify_directory(directory, attestation.envelope, public_keys)
+        else:
+            verify_files(directory, tuple(FileDigest(**file) for file in registered.files))
+        checked.append({"name": each, "files": len(registered.files), "signed": attestation is not None})
+    return types.Verification(verified=True, artifacts=checked)
+
+
+@router.get("/{name}/aliases/history")
+def alias_history(
+    name: str, _: Viewer, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
+) -> types.Page[types.AliasMove]:
+    """What each alias pointed to when, newest first."""
+    rows = select(tables.AliasMove).where(tables.AliasMove.llm_id == find(opened, name).id)
+    return page(
+        opened,
+        rows,
+        tables.AliasMove.id,
+        lambda row: wire.alias_move(opened, row),
+        limit=limit,
+        cursor=cursor,
+    )
+
+
+def _of_version(opened: Session, table: Any, row: tables.LlmVersion) -> list[Any]:
+    return list(opened.scalars(select(table).where(table.version_id == row.id).order_by(table.id)))

@@ -1,0 +1,97 @@
+"""Pipelines: run a recipe, follow it, cancel it."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from sqlalchemy import select
+
+from raymill.client import types
+from raymill.client.recipe import parse_recipe
+from raymill.policies.errors import NotFound
+from raymill.registry import jobs
+from raymill.registry.tables import JobState, Pipeline
+from raymill.serve.api import events, wire
+from raymill.serve.api.context import IdempotencyKey, Operator, PartsDep, SessionDep, Viewer
+from raymill.serve.api.paging import Cursor, Limit, page
+from raymill.serve.api.planning import plan
+
+router = APIRouter(prefix="/pipelines", tags=["pipelines"])
+
+
+@router.post("", status_code=202, response_model=types.Pipeline)
+def create(
+    body: types.PipelineRequest,
+    who: Operator,
+    opened: SessionDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Any:
+    """Run a recipe. Answers as soon as its jobs are safely written."""
+    recipe = parse_recipe(body.recipe)
+    steps = plan(recipe)
+    if body.dry_run:
+        resolved = [
+            {"step": s.step, "kind": s.kind, "depends_on": s.depends_on, "config": s.config} for s in steps
+        ]
+        return JSONResponse({"recipe": recipe.resolved(), "steps": resolved})
+    row = jobs.create_pipeline(
+        opened,
+        name=recipe.model,
+        recipe=recipe.resolved(),
+        steps=steps,
+        actor=who.actor,
+        idempotency_key=idempotency_key,
+    )
+    return wire.pipeline_with_jobs(opened, row)
+
+
+@router.get("")
+def list_(
+    _: Viewer,
+    opened: SessionDep,
+    state: JobState | None = None,
+    name: str | None = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> types.Page[types.Pipeline]:
+    """Newest first."""
+    rows = select(Pipeline)
+    if state is not None:
+        rows = rows.where(Pipeline.state == state)
+    if name is not None:
+        rows = rows.where(Pipeline.name == name)
+    return page(opened, rows, Pipeline.id, wire.pipeline, limit=limit, cursor=cursor)
+
+
+@router.get("/{pipeline_id}")
+def get(pipeline_id: uuid.UUID, _: Viewer, opened: SessionDep) -> types.Pipeline:
+    """With its jobs."""
+    row = opened.get(Pipeline, pipeline_id)
+    if row is None:
+        raise NotFound(f"no pipeline {pipeline_id}: `raymill pipeline list` shows the ones there are")
+    return wire.pipeline_with_jobs(opened, row)
+
+
+@router.post("/{pipeline_id}/cancel")
+def cancel(pipeline_id: uuid.UUID, who: Operator, opened: SessionDep) -> types.Pipeline:
+    """No effect of it commits once this is answered."""
+    return wire.pipeline_with_jobs(opened, jobs.cancel_pipeline(opened, pipeline_id, who.actor))
+
+
+@router.get("/{pipeline_id}/events", response_class=StreamingResponse)
+def follow(
+    pipeline_id: uuid.UUID,
+    who: Viewer,
+    opened: SessionDep,
+    found: PartsDep,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Progress of all its jobs as server-sent events."""
+    get(pipeline_id, who, opened)
+    after = events.last_event_id(last_event_id)
+    return StreamingResponse(
+        events.stream(found.database, after, pipeline_id=pipeline_id), media_type="text/event-stream"
+    )

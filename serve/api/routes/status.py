@@ -1,0 +1,34 @@
+"""One screen: nodes, jobs, deployments."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import ray
+from fastapi import APIRouter
+from sqlalchemy import func, select, text
+
+from raymill.client import types
+from raymill.registry import tables
+from raymill.serve.api import wire
+from raymill.serve.api.context import SessionDep, Viewer
+
+router = APIRouter(tags=["status"])
+
+
+@router.get("/status")
+def status(_: Viewer, opened: SessionDep) -> types.Status:
+    """What there is and how it is doing."""
+    counts = opened.execute(select(tables.Job.state, func.count()).group_by(tables.Job.state)).all()
+    rows = opened.scalars(select(tables.Deployment))
+    nodes = [
+        {"node_id": node["NodeID"], "alive": node["Alive"], "resources": node.get("Resources", {})}
+        for node in (ray.nodes() if ray.is_initialized() else [])
+    ]
+    return types.Status(
+        version=importlib.metadata.version("raymill"),
+        nodes=nodes,
+        jobs={state.value: count for state, count in counts},
+        deployments=[wire.deployment(opened, row) for row in rows],
+        database=opened.scalar(text("SHOW server_version")) or "",
+    )

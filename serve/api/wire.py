@@ -1,0 +1,167 @@
+"""From rows to wire types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from raymill.client import types as wire
+from raymill.registry import tables
+from raymill.registry.catalog import scores_of
+
+
+def job(row: tables.Job) -> wire.Job:
+    return wire.Job.model_validate(row, from_attributes=True)
+
+
+def pipeline(row: tables.Pipeline, jobs: Sequence[tables.Job] = ()) -> wire.Pipeline:
+    return wire.Pipeline(
+        id=row.id,
+        name=row.name,
+        state=row.state.value,
+        error=row.error,
+        created_by=row.created_by,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+        recipe=row.recipe,
+        jobs=[job(each) for each in jobs],
+    )
+
+
+def pipeline_with_jobs(opened: Session, row: tables.Pipeline) -> wire.Pipeline:
+    jobs = opened.scalars(select(tables.Job).where(tables.Job.pipeline_id == row.id).order_by(tables.Job.id))
+    return pipeline(row, list(jobs))
+
+
+def event(row: tables.JobEvent) -> wire.JobEvent:
+    return wire.JobEvent.model_validate(row, from_attributes=True)
+
+
+def artifact(row: tables.Artifact) -> wire.Artifact:
+    return wire.Artifact.model_validate(row, from_attributes=True)
+
+
+def dataset(row: tables.Dataset) -> wire.Dataset:
+    return wire.Dataset.model_validate(row, from_attributes=True)
+
+
+def llm(opened: Session, row: tables.Llm) -> wire.Llm:
+    aliases = opened.scalars(select(tables.Alias).where(tables.Alias.llm_id == row.id))
+    latest = opened.scalar(
+        select(func.max(tables.LlmVersion.number)).where(tables.LlmVersion.llm_id == row.id)
+    )
+    return wire.Llm(
+        id=row.id,
+        name=row.name,
+        latest_version=latest,
+        aliases={alias.name: alias.version.number for alias in aliases},
+        created_at=row.created_at,
+    )
+
+
+def version(opened: Session, row: tables.LlmVersion) -> wire.Version:
+    aliases = opened.scalars(select(tables.Alias.name).where(tables.Alias.version_id == row.id))
+    return wire.Version(
+        id=row.id,
+        llm=row.llm.name,
+        number=row.number,
+        artifact_name=row.artifact_name,
+        base_artifact_name=row.base_artifact_name,
+        dataset_id=row.dataset_id,
+        job_id=row.job_id,
+        aliases=sorted(aliases),
+        scores=scores_of(opened, row.artifact_name).get("", {}),
+        created_at=row.created_at,
+    )
+
+
+def alias_move(opened: Session, row: tables.AliasMove) -> wire.AliasMove:
+    number = opened.get_one(tables.LlmVersion, row.version_id).number
+    previous = opened.get(tables.LlmVersion, row.previous_version_id) if row.previous_version_id else None
+    return wire.AliasMove(
+        alias=row.alias,
+        version=number,
+        previous_version=previous.number if previous else None,
+        actor=row.actor,
+        moved_at=row.moved_at,
+        promotion_id=row.promotion_id,
+    )
+
+
+def promotion(row: tables.Promotion) -> wire.Promotion:
+    return wire.Promotion(
+        id=row.id,
+        llm=row.version.llm.name,
+        version=row.version.number,
+        alias=row.alias,
+        allowed=row.allowed,
+        reasons=[reason["reason"] for reason in row.reasons],
+        input=row.input,
+        input_digest=row.input_digest,
+        bundle_digest=row.bundle_digest,
+        requested_by=row.requested_by,
+        created_at=row.created_at,
+    )
+
+
+def quantization(opened: Session, row: tables.Quantization) -> wire.Quantization:
+    return wire.Quantization(
+        type=row.type,
+        artifact_name=row.artifact_name,
+        file=row.file,
+        size_bytes=row.size_bytes,
+        sha256=row.sha256,
+        tensors=row.tensors,
+        parity=row.parity,
+        scores=scores_of(opened, row.artifact_name).get(row.type, {}),
+    )
+
+
+def evaluation(row: tables.Evaluation) -> wire.Evaluation:
+    return wire.Evaluation.model_validate(row, from_attributes=True)
+
+
+def deployment(opened: Session, row: tables.Deployment) -> wire.Deployment:
+    version_row = opened.get(tables.LlmVersion, row.version_id) if row.version_id else None
+    return wire.Deployment(
+        llm=row.llm.name,
+        alias=row.alias,
+        version=version_row.number if version_row else None,
+        state=row.state.value,
+        message=row.message,
+        config=row.config,
+        updated_at=row.updated_at,
+    )
+
+
+def account(row: tables.Account) -> wire.Account:
+    return wire.Account(
+        id=row.id, name=row.name, role=row.role.value, disabled_at=row.disabled_at, created_at=row.created_at
+    )
+
+
+def api_key(row: tables.ApiKey) -> wire.ApiKey:
+    return wire.ApiKey(
+        id=row.id,
+        account=row.account.name,
+        name=row.name,
+        prefix=row.prefix,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+    )
+
+
+def audit_event(row: tables.AuditEvent) -> wire.AuditEvent:
+    return wire.AuditEvent(
+        seq=row.seq,
+        at=row.at,
+        actor=row.actor,
+        action=row.action,
+        object=row.object,
+        detail=row.detail,
+        request_id=row.request_id,
+        hash=row.hash.hex(),
+    )

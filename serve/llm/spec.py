@@ -1,0 +1,76 @@
+"""What a replica is told: which bytes, who signed them, how to serve them.
+
+A spec is picklable and holds no secret. The replica calls `verify` before it reads a weight, on every
+start and restart: what was signed is what is served, or nothing is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raymill.policies.errors import Invalid
+from raymill.serve.llm.config import ServeConfig
+
+ENGINE = "engine"
+"""Name of the deployment inside each application."""
+
+
+def application_name(llm: str, version: int) -> str:
+    """Of the Serve application that answers for a version."""
+    return f"llm-{llm}-{version}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeploySpec:
+    name: str
+    """The model's name, such as support-triage."""
+
+    version: int
+    directory: Path
+    """The artifact in its store: Hugging Face layout for vllm, GGUF files for llama_cpp. Reachable from every node."""
+
+    envelope: dict[str, Any]
+    """The signed manifest (DSSE envelope as JSON)."""
+
+    public_keys: tuple[str, ...]
+    """PEM; a signature by any of them counts."""
+
+    config: ServeConfig
+    gguf_file: str | None = None
+    """File inside `directory`, relative; for llama_cpp only."""
+
+    artifact: str | None = None
+    """Name that must have been signed, such as model/support-triage/0a1b2c3d4e5f; None takes the last
+    three parts of `directory`, where a store keeps it."""
+
+    def __post_init__(self) -> None:
+        if (self.config.engine == "llama_cpp") != (self.gguf_file is not None):
+            raise Invalid(
+                f"engine {self.config.engine} with gguf_file {self.gguf_file!r}: llama_cpp needs one"
+            )
+        if not self.public_keys:
+            raise Invalid(f"no public key to verify {self.served_name} with: name the keys that may sign")
+
+    @property
+    def served_name(self) -> str:
+        """The exact name that answers carry, such as support-triage@3."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def application(self) -> str:
+        """Name of the Serve application; one for each version, so two can serve while one replaces the other."""
+        return application_name(self.name, self.version)
+
+    def verify(self) -> None:
+        """Check the signature, then every byte against it.
+
+        Raises:
+            Tampered: a file differs from what was signed.
+            Invalid: the manifest is of another artifact, or none of the keys signed it.
+        """
+        from raymill.registry.signing import verify_directory
+
+        name = self.artifact or "/".join(self.directory.parts[-3:])
+        verify_directory(self.directory, self.envelope, self.public_keys, name=name)

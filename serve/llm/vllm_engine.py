@@ -1,0 +1,191 @@
+"""vLLM by `ray.serve.llm`, as one deployment that the gateway calls.
+
+`LLMServer` of ray.serve.llm lives inside our replica instead of being it: the process that deploys then
+never imports vLLM (17 s and 0.8 GB), and the bytes are verified before the engine is even imported.
+The replica holds everything; when it dies, Serve starts another, which verifies again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from ray import serve
+from ray.serve import Application
+
+from raymill.serve.llm.answer import Body, Failure, Reply
+from raymill.serve.llm.spec import ENGINE, DeploySpec
+from raymill.serve.loopback import keep_to_loopback
+
+if TYPE_CHECKING:
+    from ray.serve.llm import LLMConfig
+
+DONE = "[DONE]"
+
+keep_to_loopback()
+
+
+class VllmEngine:
+    """Answers the OpenAI wire for one verified version."""
+
+    async def __init__(self, spec: DeploySpec) -> None:  # type: ignore[misc]  # Serve awaits it
+        spec.verify()
+        # Of this machine and not of the deployer's; OpenMP reads it when torch is imported, below.
+        os.environ["OMP_NUM_THREADS"] = str(spec.config.cpu_threads or os.cpu_count() or 1)
+        from ray.llm._internal.serve.core.configs.openai_api_models import (
+            ChatCompletionRequest,
+            CompletionRequest,
+        )
+
+        from raymill.serve.llm.vllm_start import LocalVllm, QuietServer
+
+        self._chat_request = ChatCompletionRequest
+        self._completion_request = CompletionRequest
+        # The two-step start is the one that works outside Serve's own await of an async constructor.
+        self._server = QuietServer.sync_init(llm_config(spec), engine_cls=LocalVllm)
+        await self._server.start()
+
+    async def chat(self, body: Body) -> Reply:
+        return await self._whole(self._server.chat, self._chat_request, body)
+
+    async def completions(self, body: Body) -> Reply:
+        return await self._whole(self._server.completions, self._completion_request, body)
+
+    async def chat_stream(self, body: Body) -> AsyncIterator[Reply]:
+        async for piece in self._pieces(self._server.chat, self._chat_request, body):
+            yield piece
+
+    async def completions_stream(self, body: Body) -> AsyncIterator[Reply]:
+        async for piece in self._pieces(self._server.completions, self._completion_request, body):
+            yield piece
+
+    async def unfinished(self) -> int:
+        """Requests that vLLM is working on or holds in its queue."""
+        return int(self._server.engine.unfinished())
+
+    async def check_health(self) -> None:
+        await self._server.check_health()
+
+    async def _whole(self, method: Any, request_type: Any, body: Body) -> Reply:
+        request = _parsed(request_type, body)
+        if isinstance(request, Failure):
+            return request
+        answers = await method(request)
+        async for answer in answers:
+            if hasattr(answer, "error"):
+                return _failure(answer.error.model_dump())
+            text: str = answer.model_dump_json(exclude_unset=False)
+            return text.encode()
+        return Failure(500, "engine_silent", "vLLM ended the request without an answer: try again")
+
+    async def _pieces(self, method: Any, request_type: Any, body: Body) -> AsyncIterator[Reply]:
+        request = _parsed(request_type, body)
+        if isinstance(request, Failure):
+            yield request
+            return
+        async for batch in await method(request):
+            for item in batch if isinstance(batch, list) else [batch]:
+                if not isinstance(item, str):
+                    yield _failure(item.error.model_dump())
+                    return
+                chunk = item.removeprefix("data: ").strip()
+                if chunk == DONE:
+                    return
+                if chunk.startswith('{"error"'):
+                    yield _failure(json.loads(chunk)["error"])
+                    return
+                yield chunk.encode() + b"\n"
+
+
+def _parsed(request_type: Any, body: Body) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return request_type(**body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"] if not isinstance(part, int)) or None
+        return Failure(400, "invalid_request", f"{where or 'request'}: {first['msg']}", where)
+
+
+def _failure(error: dict[str, Any]) -> Failure:
+    status = int(error.get("code") or 500)
+    code = "invalid_request" if status < 500 else "engine_error"
+    return Failure(status, code, str(error.get("message")), error.get("param"))
+
+
+def llm_config(spec: DeploySpec) -> LLMConfig:
+    """The configuration of ray.serve.llm for `spec`, the same for CPU and GPU but for the memory.
+
+    The batcher of 50 ms is off: the gateway wants each token as it comes.
+    """
+    from ray.serve.llm import LLMConfig
+
+    from raymill.serve.llm.vllm_start import NothingToFetch
+
+    config = spec.config
+    on_cpu = config.gpus == 0
+    eager = on_cpu if config.enforce_eager is None else config.enforce_eager
+    engine_kwargs: dict[str, Any] = {
+        "dtype": config.dtype,
+        "enforce_eager": eager,
+        "max_num_seqs": config.max_concurrent_requests,
+        "tensor_parallel_size": max(1, config.gpus),
+    }
+    if config.max_model_len is not None:
+        engine_kwargs["max_model_len"] = config.max_model_len
+    if on_cpu:
+        engine_kwargs["kv_cache_memory_bytes"] = int(config.cpu_kv_cache_gib * 2**30)
+    else:
+        engine_kwargs["gpu_memory_utilization"] = config.gpu_memory_share
+    return LLMConfig(
+        model_loading_config={"model_id": spec.served_name, "model_source": str(spec.directory)},
+        engine_kwargs=engine_kwargs,
+        placement_group_config={"bundles": _bundles(spec)},
+        experimental_configs={"stream_batching_interval_ms": 0},
+        callback_config={"callback_class": NothingToFetch},
+        # Metrics of tokens and latency are the gateway's; vLLM's own cost a tenth of the small model's speed.
+        log_engine_metrics=False,
+    )
+
+
+def _bundles(spec: DeploySpec) -> list[dict[str, float]]:
+    bundle = {"CPU": spec.config.cpus}
+    return [bundle | {"GPU": float(spec.config.gpus)}] if spec.config.gpus else [bundle]
+
+
+def _environment(spec: DeploySpec) -> dict[str, str]:
+    """Set before the worker process starts, since vLLM reads them at import."""
+    return {
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if spec.config.gpus == 0 else "1",
+        # A served version lies on disk; nothing is fetched and nothing is reported to anyone.
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+    }
+
+
+def build_vllm(spec: DeploySpec) -> Application:
+    """The application that serves `spec` by vLLM. Has no HTTP route of its own: the gateway calls it."""
+    config = spec.config
+    deployment = serve.deployment(
+        VllmEngine,
+        name=ENGINE,
+        num_replicas=config.replicas,
+        max_ongoing_requests=config.max_concurrent_requests,
+        # A refused signature is refused again on the next try: fail at once, with its message.
+        max_constructor_retry_count=1,
+        ray_actor_options={
+            "num_cpus": config.cpus,
+            "num_gpus": config.gpus,
+            "runtime_env": {"env_vars": _environment(spec)},
+        },
+        placement_group_bundles=_bundles(spec),
+        placement_group_strategy="STRICT_PACK",
+        health_check_period_s=10,
+        health_check_timeout_s=30,
+    )
+    return deployment.bind(spec)

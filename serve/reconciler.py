@@ -1,0 +1,209 @@
+"""Makes Ray Serve match the registry: `python -m raymill.serve.reconciler`.
+
+Ray forgets; Postgres does not. Every second, and when an alias moves, this compares the deployments that
+are wanted with the applications that run, starts what is missing, reports what became ready or failed,
+and ends what nobody wants. A new version of an alias loads beside the old one, which answers until then.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from dataclasses import dataclass
+
+import ray
+from ray import serve
+from ray.serve import RunTarget
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from raymill.cluster.service import read_service
+from raymill.cluster.settings import Settings
+from raymill.cluster.wake import Wake
+from raymill.policies.errors import RaymillError
+from raymill.registry import deployments
+from raymill.registry.promotion import ALIAS_CHANNEL, attestation_of
+from raymill.registry.signing import KeyRing
+from raymill.registry.tables import Alias, Deployment, DeploymentState, LlmVersion, Quantization
+from raymill.serve.api.app import build as build_api
+from raymill.serve.gateway.build import build_gateway
+from raymill.serve.llm.build import build_engine, reason_of
+from raymill.serve.llm.config import ServeConfig
+from raymill.serve.llm.spec import DeploySpec, application_name
+from raymill.serve.registry_source import RegistrySource
+
+log = logging.getLogger(__name__)
+
+POLL_S = 1.0
+LLM_PREFIX = "llm-"
+
+
+class Unsigned(RaymillError):
+    """Nothing vouches for the bytes."""
+
+    code = "unsigned"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A deployment and the version that its alias points to now."""
+
+    llm_id: uuid.UUID
+    alias: str
+    llm: str
+    version_id: uuid.UUID
+    number: int
+    reported: tuple[uuid.UUID | None, DeploymentState]
+    serving: str | None
+    """Application that answers now; it may be an older version's."""
+
+    @property
+    def application(self) -> str:
+        return application_name(self.llm, self.number)
+
+    @property
+    def is_new(self) -> bool:
+        """Nothing was reported on this version yet: somebody asked for it just now."""
+        return self.reported[0] != self.version_id
+
+
+class Reconciler:
+    """Holds nothing but its connections; what it knows it reads again each time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._database = settings.open_database(pool_size=2)
+        self.wake = Wake(self._database.url, ALIAS_CHANNEL)
+
+    def step(self) -> None:
+        """Compare once, and act."""
+        running = serve.status().applications
+        self._keep_faces(running)
+        wanted = self._database.patiently(_wanted)
+        for each in wanted:
+            self._follow(each, running.get(each.application))
+        keep = {each.application for each in wanted} | {each.serving for each in wanted}
+        for name in running:
+            if name.startswith(LLM_PREFIX) and name not in keep:
+                log.info("nobody wants %s any more: ending it", name)
+                serve.delete(name, _blocking=False)
+
+    def _keep_faces(self, running: dict[str, ApplicationStatusOverview]) -> None:
+        targets = []
+        if "api" not in running:
+            targets.append(RunTarget(target=build_api(), name="api", route_prefix="/"))
+        if "gateway" not in running:
+            targets.append(
+                RunTarget(target=build_gateway(RegistrySource), name="gateway", route_prefix="/v1")
+            )
+        if targets:
+            serve.run_many(targets, wait_for_applications_running=False)
+
+    def _follow(self, wanted: Wanted, application: ApplicationStatusOverview | None) -> None:
+        failed = wanted.reported == (wanted.version_id, DeploymentState.FAILED)
+        if wanted.is_new or (application is None and not failed):
+            self._start(wanted)
+        elif application is None:
+            return
+        elif application.status is ApplicationStatus.RUNNING:
+            self._report(wanted, DeploymentState.READY, "")
+        elif application.status is ApplicationStatus.DEPLOY_FAILED:
+            self._report(wanted, DeploymentState.FAILED, _reason(application))
+
+    def _start(self, wanted: Wanted) -> None:
+        try:
+            spec = self._database.patiently(lambda session: self._spec(session, wanted))
+        except RaymillError as error:
+            self._report(wanted, DeploymentState.FAILED, str(error))
+            return
+        log.info("starting %s for %s@%s", spec.application, wanted.llm, wanted.alias)
+        self._report(wanted, DeploymentState.STARTING, "")
+        target = RunTarget(target=build_engine(spec), name=spec.application, route_prefix=None)
+        serve.run_many([target], wait_for_applications_running=False)
+
+    def _spec(self, session: Session, wanted: Wanted) -> DeploySpec:
+        row = session.get_one(Deployment, (wanted.llm_id, wanted.alias))
+        version = session.get_one(LlmVersion, wanted.version_id)
+        config = ServeConfig.model_validate(row.config)
+        artifact_name, gguf_file = version.artifact_name, None
+        if config.engine == "llama_cpp":
+            file = session.scalar(
+                select(Quantization).where(
+                    Quantization.version_id == version.id, Quantization.type == config.quantization
+                )
+            )
+            if file is None:
+                raise Unsigned(
+                    f"{wanted.llm} {wanted.number} has no {config.quantization} file: add it to `quantize`"
+                )
+            artifact_name, gguf_file = file.artifact_name, file.file
+        attestation = attestation_of(session, artifact_name)
+        if attestation is None:
+            raise Unsigned(f"{artifact_name} carries no signature: promote it again")
+        return DeploySpec(
+            name=wanted.llm,
+            version=wanted.number,
+            directory=self._settings.artifacts.path(artifact_name),
+            envelope=attestation.envelope,
+            public_keys=KeyRing(self._settings.keys_dir / "signing").public_keys(),
+            config=config,
+            gguf_file=gguf_file,
+        )
+
+    def _report(self, wanted: Wanted, state: DeploymentState, message: str) -> None:
+        if wanted.reported == (wanted.version_id, state) and not message:
+            return
+        self._database.patiently(
+            lambda session: deployments.report(
+                session, wanted.llm_id, wanted.alias, state, wanted.version_id, message
+            )
+        )
+
+
+def _wanted(session: Session) -> list[Wanted]:
+    found = []
+    for row in session.scalars(select(Deployment)):
+        version = session.get_one(Alias, (row.llm_id, row.alias)).version
+        serving = session.get(LlmVersion, row.serving_version_id) if row.serving_version_id else None
+        found.append(
+            Wanted(
+                llm_id=row.llm_id,
+                alias=row.alias,
+                llm=row.llm.name,
+                version_id=version.id,
+                number=version.number,
+                reported=(row.version_id, row.state),
+                serving=application_name(row.llm.name, serving.number) if serving else None,
+            )
+        )
+    return found
+
+
+def _reason(application: ApplicationStatusOverview) -> str:
+    texts = [application.message, *(each.message for each in application.deployments.values())]
+    return reason_of("\n".join(texts))[:1000] or "no reason given"
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings()
+    service = read_service(settings)
+    ray.init(
+        address=service.ray_address, namespace="raymill", log_to_driver=False, logging_level=logging.WARNING
+    )
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": "127.0.0.1", "port": settings.port},
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
+    )
+    reconciler = Reconciler(settings)
+    while True:
+        started = time.monotonic()
+        reconciler.step()
+        reconciler.wake.wait(max(0.0, POLL_S - (time.monotonic() - started)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from raymill.evaluate.config import HELDOUT, EvaluateConfig, LmEvalTask, QuantizeConfig
+
+
+def test_the_default_task_is_held_out_exact_match() -> None:
+    assert EvaluateConfig().tasks == (HELDOUT,)
+
+
+def test_a_path_of_a_yaml_file_is_a_task_of_lm_eval() -> None:
+    config = EvaluateConfig.model_validate(
+        {"tasks": [HELDOUT, "tasks/arc.yaml", {"lm_eval": "mmlu", "limit": 5}]}
+    )
+    assert config.tasks[1] == LmEvalTask(lm_eval="tasks/arc.yaml")
+    assert isinstance(config.tasks[2], LmEvalTask)
+    assert not config.tasks[2].is_file
+
+
+def test_an_unknown_task_is_refused_with_what_is_allowed() -> None:
+    with pytest.raises(ValidationError, match=r"'accuracy' is no evaluation task: use heldout_exact_match"):
+        EvaluateConfig.model_validate({"tasks": ["accuracy"]})
+
+
+def test_a_task_listed_twice_is_refused() -> None:
+    with pytest.raises(ValidationError, match="listed twice"):
+        EvaluateConfig.model_validate({"tasks": [HELDOUT, HELDOUT]})
+
+
+def test_an_unknown_field_is_refused() -> None:
+    with pytest.raises(ValidationError, match="bach"):
+        EvaluateConfig.model_validate({"bach": 3})
+
+
+def test_a_bare_list_of_quantization_types_is_accepted() -> None:
+    assert QuantizeConfig.model_validate(["Q8_0", "Q4_K_M"]).types == ("Q8_0", "Q4_K_M")
+
+
+def test_an_unknown_quantization_type_is_refused_with_what_is_allowed() -> None:
+    with pytest.raises(ValueError, match=r"'Q9_9' is no quantization type: use any of F16, Q8_0, Q6_K"):
+        QuantizeConfig.model_validate({"types": ["Q8_0", "Q9_9"]})
+
+
+def test_the_resolved_config_survives_json() -> None:
+    config = EvaluateConfig.model_validate({"tasks": [HELDOUT, {"lm_eval": "a.yaml", "limit": 3}]})
+    assert EvaluateConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_the_configuration_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, raymill.evaluate.config\n"
+        "heavy = {'torch', 'ray', 'transformers', 'sqlalchemy', 'numpy', 'lm_eval'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raymill.evaluate.exact_match import batches_of, exact_match, record_of
+from raymill.evaluate.prompts import Answer, Row, load_tokenizer, read_rows, render
+from raymill.evaluate.samples import SampleLog
+from raymill.policies.errors import Invalid
+
+
+def row(index: int, words: int, reference: str = "yes") -> Row:
+    return Row(index=index, messages=[{"role": "user", "content": "a " * words}], reference=reference)
+
+
+def answer(text: str) -> Answer:
+    return Answer(prompt="p", text=text, prompt_tokens=3, tokens=[1, 2], finished=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "score"), [("yes", 1.0), (" yes\n", 1.0), ("Yes", 0.0), ("yes.", 0.0), ("y es", 0.0), ("", 0.0)]
+)
+def test_an_answer_counts_when_it_is_the_reference_letter_for_letter(said: str, score: float) -> None:
+    assert record_of(row(0, 1), answer(said))["score"] == score
+
+
+def test_the_metric_is_the_share_of_matches() -> None:
+    records = [record_of(row(n, 1), answer(said)) for n, said in enumerate(["yes", "no", "yes", "yes"])]
+    assert exact_match(records) == 0.75
+
+
+def test_rows_of_like_length_share_a_batch_and_none_is_lost() -> None:
+    rows = [row(n, words) for n, words in enumerate([9, 1, 5, 2, 8])]
+    batches = batches_of(rows, 2)
+    assert [[r.index for r in batch] for batch in batches] == [[1, 3], [2, 4], [0]]
+
+
+def test_the_last_turn_is_the_reference(tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl"
+    path.write_text(
+        '{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"},'
+        ' {"role": "assistant", "content": "a"}]}\n\n'
+    )
+    (only,) = read_rows(path)
+    assert only.reference == "a"
+    assert [turn["role"] for turn in only.messages] == ["system", "user"]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"messages": [{"role": "user", "content": "q"}]}', "ends with a turn of 'user'"),
+        ('{"text": "q"}', "no row with messages"),
+        ("{", "no row with messages"),
+        ('{"messages": []}', "no row with messages"),
+    ],
+)
+def test_a_bad_row_is_named_by_its_line(tmp_path: Path, line: str, reason: str) -> None:
+    path = tmp_path / "test.jsonl"
+    good = '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}'
+    path.write_text(f"{good}\n{line}\n")
+    with pytest.raises(Invalid, match=rf"^test\.jsonl:2 .*{reason}"):
+        read_rows(path)
+
+
+def test_the_prompt_is_rendered_by_the_models_own_template(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    assert render(tokenizer, [{"role": "user", "content": "hi"}]) == "<|user|>hi<|end|><|assistant|>"
+
+
+def test_samples_survive_a_kill_in_the_middle_of_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    SampleLog(path).add([{"index": 0}, {"index": 1}])
+    with path.open("ab") as file:
+        file.write(b'{"index": 2, "ans')
+    log = SampleLog(path)
+    log.add([{"index": 2}])
+    assert SampleLog(path).records == log.records == [{"index": 0}, {"index": 1}, {"index": 2}]

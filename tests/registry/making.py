@@ -1,0 +1,209 @@
+"""A registry with something in it, made as the service makes it: pipelines, claims, ends with their effects."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy import select
+
+from raymill.cluster.kinds import KINDS
+from raymill.registry import deployments, identity, jobs, promotion
+from raymill.registry.artifacts import ArtifactStore, Published
+from raymill.registry.audit import Actor
+from raymill.registry.database import Database
+from raymill.registry.jobs import StepSpec
+from raymill.registry.signing import KeyRing
+from raymill.registry.tables import Job, JobState, JsonObject, Pipeline, Promotion, Role
+
+ADA = Actor(name="ada")
+HELDOUT = "heldout_exact_match"
+REQUIRE = {HELDOUT: {"at_least": 0.9, "not_below_base": True}}
+
+
+def step(name: str, *after: str, kind: str = "note", queue: str = "short", tries: int = 3) -> StepSpec:
+    """A step that differs from its siblings by its name alone."""
+    return StepSpec(
+        step=name, kind=kind, queue=queue, config={"of": name}, depends_on=after, max_attempts=tries
+    )
+
+
+def make_pipeline(
+    database: Database,
+    *steps: StepSpec,
+    name: str = "triage",
+    key: str | None = None,
+    recipe: JsonObject | None = None,
+) -> Pipeline:
+    """A pipeline of `steps`, or of one short step."""
+    with database.transaction() as session:
+        return jobs.create_pipeline(
+            session,
+            name=name,
+            recipe=recipe or {"model": name},
+            steps=steps or (step("only"),),
+            actor=ADA,
+            idempotency_key=key,
+        )
+
+
+def claim(database: Database, *, limit: int = 1, queue: str = "short", lease_s: float = 30.0) -> list[Job]:
+    with database.transaction() as session:
+        return jobs.claim(session, queue, "w1", limit=limit, lease_s=lease_s)
+
+
+def claim_one(database: Database, *, queue: str = "short", lease_s: float = 30.0) -> Job:
+    (job,) = claim(database, queue=queue, lease_s=lease_s)
+    return job
+
+
+def succeed(
+    database: Database, job: Job, result: JsonObject | None = None, artifacts: Sequence[Published] = ()
+) -> JobState:
+    """End `job` with the effects of its kind."""
+    effects = KINDS[job.kind].effects if job.kind in KINDS else None
+    with database.transaction() as session:
+        return jobs.succeed(
+            session,
+            job.id,
+            job.epoch,
+            result=result or {"digest": hashlib.sha256(job.step.encode()).hexdigest()},
+            artifacts=artifacts,
+            effects=effects,
+        )
+
+
+def read_job(database: Database, job_id: uuid.UUID) -> Job:
+    with database.transaction() as session:
+        return session.get_one(Job, job_id)
+
+
+def job_of(database: Database, pipeline: Pipeline, step_name: str) -> Job:
+    with database.transaction() as session:
+        return session.scalars(select(Job).where(Job.pipeline_id == pipeline.id, Job.step == step_name)).one()
+
+
+def read_pipeline(database: Database, pipeline: Pipeline) -> Pipeline:
+    with database.transaction() as session:
+        return session.get_one(Pipeline, pipeline.id)
+
+
+@dataclass
+class World:
+    """A registry, a store with real files and a key ring."""
+
+    database: Database
+    home: Path
+    made: int = field(default=0)
+
+    @property
+    def store(self) -> ArtifactStore:
+        return ArtifactStore(self.home / "artifacts")
+
+    @property
+    def keys_dir(self) -> Path:
+        return self.home / "keys" / "signing"
+
+    def __post_init__(self) -> None:
+        KeyRing(self.keys_dir).create_if_missing()
+
+    def publish(self, kind: str, name: str, files: dict[str, bytes]) -> Published:
+        """A new artifact of these files."""
+        self.made += 1
+        draft = self.home / "draft"
+        for path, content in files.items():
+            (draft / path).parent.mkdir(parents=True, exist_ok=True)
+            (draft / path).write_bytes(content)
+        return self.store.publish(f"{kind}/{name}/{self.made:012x}", draft)
+
+    def make_version(self, name: str = "support-triage", score: float = 0.95) -> int:
+        """Run a whole recipe up to its promotion, with files of a few bytes. Returns the version's number."""
+        seed = f"{name} {self.made}".encode()
+        pipeline = make_pipeline(self.database, *STEPS, name=name, recipe={"promote": {"require": REQUIRE}})
+        data = self.publish("dataset", name, {"train.jsonl": seed, "test.jsonl": b"{}"})
+        self._end(
+            pipeline,
+            "dataset",
+            data,
+            artifact=data.name,
+            train_rows=3,
+            test_rows=1,
+            format="messages",
+        )
+        base = self.publish("base", name, {"model.safetensors": b"base" + seed, "config.json": b"{}"})
+        run = {"steps": 4, "final_loss": 0.5, "tokens_per_s": 10.0, "seconds": 2.0}
+        self._end(pipeline, "base", base, artifact=base.name, parameters=1, tokens=2, **run)
+        measured = {"samples": {HELDOUT: 200}, "seconds": 1.0}
+        self._end(pipeline, "evaluate-base", None, metrics={HELDOUT: 0.1}, **measured)
+        model = self.publish("model", name, {"model.safetensors": b"tuned" + seed, "config.json": b"{}"})
+        result = self._end(pipeline, "train", model, artifact=model.name, **run)
+        gguf = self.publish("gguf", name, {"model-Q8_0.gguf": b"GGUF" + seed})
+        file = {
+            "type": "Q8_0",
+            "file": "model-Q8_0.gguf",
+            "size_bytes": gguf.size_bytes,
+            "sha256": gguf.files[0].sha256,
+            "tensors": {"Q8_0": 1},
+            "fallbacks": [],
+            "parity": {"prompts": 2, "same": 2, "agreement": 1.0},
+        }
+        self._end(pipeline, "evaluate", None, metrics={HELDOUT: score}, **measured)
+        self._end(pipeline, "quantize", gguf, artifact=gguf.name, files=[file])
+        self._end(pipeline, "evaluate-quantized", None, metrics={"Q8_0": {HELDOUT: score}}, **measured)
+        return int(result["version"])
+
+    def promote(
+        self, number: int, *, name: str = "support-triage", to: str = "production", actor: Actor = ADA
+    ) -> Promotion:
+        return promotion.promote(
+            self.database,
+            self.store,
+            self.keys_dir,
+            llm=name,
+            number=number,
+            alias=to,
+            require={},
+            actor=actor,
+        )
+
+    def serve(self, name: str = "support-triage", alias: str = "production") -> None:
+        with self.database.transaction() as session:
+            deployments.request(session, name, alias, {"engine": "vllm"}, ADA)
+
+    def add_key(self, role: Role) -> str:
+        """An API key of a new account called like its role."""
+        with self.database.transaction() as session:
+            identity.create_account(session, role.value, role, ADA)
+            return identity.create_key(session, role.value, "test", ADA)[1]
+
+    def _end(
+        self, pipeline: Pipeline, step_name: str, published: Published | None, **result: object
+    ) -> JsonObject:
+        wanted = job_of(self.database, pipeline, step_name)
+        with self.database.transaction() as session:
+            for job in jobs.claim(session, wanted.queue, "w1", limit=100):
+                if job.id != wanted.id:  # its turn comes later
+                    job.state, job.lease_until = JobState.QUEUED, None
+        digest = published.digest if published else hashlib.sha256(wanted.id.bytes).hexdigest()
+        done: JsonObject = {"digest": digest, **result}
+        job = read_job(self.database, wanted.id)
+        succeed(self.database, job, done, (published,) if published else ())
+        return done
+
+
+def _kind_step(name: str, kind: str, *after: str, **config: object) -> StepSpec:
+    return StepSpec(step=name, kind=kind, queue=KINDS[kind].queue, config=config, depends_on=after)
+
+
+STEPS = (
+    _kind_step("dataset", "dataset"),
+    _kind_step("base", "pretrain"),
+    _kind_step("evaluate-base", "evaluate", "dataset", "base", of="base"),
+    _kind_step("train", "train", "dataset", "base"),
+    _kind_step("evaluate", "evaluate", "dataset", "train", of="train"),
+    _kind_step("quantize", "quantize", "dataset", "train"),
+    _kind_step("evaluate-quantized", "evaluate", "dataset", "train", "quantize", of="quantize"),
+)

@@ -1,0 +1,215 @@
+"""The schema as migrations make it, and patience with a Postgres that is away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import func, inspect, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.orm import Session
+from tests.registry.making import ADA, World, claim_one, make_pipeline, read_job, step
+
+from raymill.policies.errors import Invalid, Unavailable
+from raymill.registry import audit, jobs
+from raymill.registry.database import Database, normal_url
+from raymill.registry.postgres import EmbeddedPostgres
+from raymill.registry.tables import AuditEvent, Base, Job, JobState, Role
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    # Not tmp_path: pytest makes that 0700, and root's PostgreSQL runs as a user who must pass through.
+    path = Path(tempfile.mkdtemp(prefix="raymill-database-"))
+    path.chmod(0o755)
+    yield path
+    EmbeddedPostgres(path / "postgres").stop()
+    shutil.rmtree(path)
+
+
+def populated(database: Database, home: Path) -> World:
+    """At least one row in every table."""
+    world = World(database, home)
+    world.promote(world.make_version())
+    world.serve()
+    world.add_key(Role.VIEWER)
+    return world
+
+
+def rows_of(database: Database) -> dict[str, int]:
+    with database.transaction() as session:
+        return {
+            name: session.scalar(select(func.count()).select_from(table)) or 0
+            for name, table in Base.metadata.tables.items()
+        }
+
+
+# --- migrations -------------------------------------------------------------------------------------------
+
+
+def test_the_schema_is_the_one_that_the_models_describe(database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_migrations_go_down_and_up_again_over_rows_in_every_table(database: Database, tmp_path: Path) -> None:
+    populated(database, tmp_path)
+    counts = rows_of(database)
+    assert min(counts.values()) > 0, counts
+    database.migrate("base")
+    assert inspect(database.engine).get_table_names() == ["alembic_version"]
+    database.migrate()
+    assert set(rows_of(database).values()) == {0}
+    populated(database, tmp_path / "again")
+
+
+def test_migrating_what_is_new_already_changes_nothing(database: Database, tmp_path: Path) -> None:
+    populated(database, tmp_path)
+    counts = rows_of(database)
+    threads = [threading.Thread(target=database.migrate) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert rows_of(database) == counts
+
+
+def test_a_migration_that_fails_lets_the_next_one_in(database: Database) -> None:
+    with pytest.raises(Exception, match="no_such_revision"):
+        database.migrate("no_such_revision")
+    database.migrate()
+    other = Database(database.url.render_as_string(hide_password=False))
+    other.migrate()  # would wait for ever if the lock were still held
+    other.close()
+
+
+# --- what the database itself refuses ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["audit_event", "alias_move"])
+@pytest.mark.parametrize("statement", ["DELETE FROM {}", "TRUNCATE {}", "UPDATE {} SET actor = 'eve'"])
+def test_history_can_only_grow_P7(database: Database, table: str, statement: str) -> None:
+    with pytest.raises(DBAPIError, match=f"{table} is append-only"), database.transaction() as session:
+        session.execute(text(statement.format(table)))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE job SET state = 'running'",
+        "UPDATE job SET state = 'asleep'",
+        "UPDATE job SET epoch = -1",
+        "UPDATE job SET pipeline_id = gen_random_uuid()",
+    ],
+)
+def test_a_job_can_be_in_no_impossible_state(database: Database, statement: str) -> None:
+    make_pipeline(database)
+    with pytest.raises(IntegrityError), database.transaction() as session:
+        session.execute(text(statement))
+
+
+# --- a database that is away ------------------------------------------------------------------------------
+
+
+def test_work_waits_for_a_server_that_was_killed_and_is_then_done_once(folder: Path) -> None:
+    server = EmbeddedPostgres(folder / "postgres")
+    database = Database(server.ensure_running())
+    database.migrate()
+    make_pipeline(database)
+    job = claim_one(database)
+    pid = server.pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+    def come_back() -> None:
+        time.sleep(1)
+        server.ensure_running()
+
+    back = threading.Thread(target=come_back)
+    back.start()
+
+    def end(session: Session) -> JobState:
+        audit.record(session, ADA, "test.end", "x")
+        return jobs.succeed(session, job.id, job.epoch, result={"digest": "d"})
+
+    assert database.patiently(end, timeout_s=60) is JobState.SUCCEEDED
+    back.join()
+    assert read_job(database, job.id).state is JobState.SUCCEEDED
+    with database.transaction() as session:
+        assert session.scalars(select(AuditEvent.action)).all() == ["pipeline.create", "test.end"]
+    database.close()
+
+
+def test_patience_ends_with_a_cure() -> None:
+    database = Database("postgresql://nobody@127.0.0.1:1/none")
+    with pytest.raises(Unavailable, match="did not answer for 0 s: see that it runs"):
+        database.patiently(lambda session: session.connection(), timeout_s=0)
+    database.close()
+
+
+def test_a_wrong_statement_is_no_absence(database: Database) -> None:
+    tried: list[int] = []
+
+    def work(session: Session) -> None:
+        tried.append(1)
+        session.execute(text("SELECT * FROM nowhere"))
+
+    with pytest.raises(DBAPIError, match="nowhere"):
+        database.patiently(work)
+    assert len(tried) == 1
+
+
+def test_a_deadlock_is_tried_again(database: Database) -> None:
+    make_pipeline(database, step("a"))
+    make_pipeline(database, step("b"))
+    with database.transaction() as session:
+        first, second = session.scalars(select(Job.id).order_by(Job.id)).all()
+    barrier = threading.Barrier(2, timeout=5)
+    tries: list[int] = []
+
+    def work(session: Session, one: object, two: object) -> None:
+        tries.append(1)
+        session.execute(select(Job.id).where(Job.id == one).with_for_update())
+        if len(tries) <= 2:
+            barrier.wait()
+        session.execute(select(Job.id).where(Job.id == two).with_for_update())
+
+    other = threading.Thread(target=lambda: database.patiently(lambda session: work(session, second, first)))
+    other.start()
+    database.patiently(lambda session: work(session, first, second))
+    other.join()
+    assert len(tries) == 3
+
+
+# --- addresses --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_addresses_as_people_write_them(scheme: str) -> None:
+    assert normal_url(f"{scheme}://ada@db/raymill").drivername == "postgresql+psycopg"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("", "is no database address: it must look like postgresql://user@host/db"),
+        ("db.example.org", "is no database address"),
+        ("postgresql://ada:secret@db:port/x", "is no database address"),
+        ("mysql://ada@db/raymill", "names 'mysql': only postgresql:// works"),
+        ("postgresql+asyncpg://ada@db/raymill", r"names 'postgresql\+asyncpg'"),
+    ],
+)
+def test_other_addresses_are_refused_without_showing_the_password(url: str, message: str) -> None:
+    with pytest.raises(Invalid, match=message) as caught:
+        normal_url(url)
+    assert "secret" not in str(caught.value)

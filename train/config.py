@@ -1,0 +1,278 @@
+"""What a recipe may say about pre-training, data sets and tuning. Light: imports nothing but pydantic.
+
+Units: tokens, steps (one optimiser update), examples. A field that is left out is derived from the
+others when the model is built, so the stored configuration always holds every number.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+HEAD_DIM = 64
+"""vLLM serves 32, 64, 80, 96, 112, 128…; 64 is the smallest that uses a GPU's tensor cores well."""
+
+QUANT_BLOCK = 256
+"""K-quants need row lengths that this divides; others fall back silently to a larger type."""
+
+LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+class Config(BaseModel):
+    """Frozen, and a field that does not exist is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ClusterUse(Config):
+    """How a training run spreads over the cluster."""
+
+    workers: int = Field(default=1, ge=1, le=1024)
+    """Ray Train workers; each has one GPU, or its share of the machine's cores."""
+
+    zero: int = Field(default=0, ge=0, le=3)
+    """DeepSpeed ZeRO stage: 0 nothing is sharded, 1 optimiser states, 2 also gradients, 3 also weights."""
+
+    precision: Precision = "auto"
+    """Of the arithmetic; weights stay fp32. `auto` is bf16 where the device computes in it."""
+
+    use_gpu: bool | None = None
+    """None: use GPUs when the cluster has one for each worker."""
+
+    checkpoint_every: int = Field(default=100, ge=1)
+    """Steps between two checkpoints; what a crash can lose."""
+
+    max_failures: int = Field(default=3, ge=0)
+    """How often a group of workers is started again from the last checkpoint."""
+
+
+class PretrainConfig(ClusterUse):
+    """A small Llama from a text file. `hidden` and `layers` are the dial; the rest follows from them."""
+
+    text: str
+    """Text file, UTF-8. Documents are separated by an empty line."""
+
+    hidden: int = Field(default=256, ge=64)
+    """Width of the model; divisible by 256, so that K-quants apply."""
+
+    layers: int = Field(default=4, ge=1, le=128)
+    """Transformer blocks."""
+
+    heads: int = Field(default=0, ge=0)
+    """Attention heads; 0 means hidden / 64."""
+
+    kv_heads: int = Field(default=0, ge=0)
+    """Key-value heads; 0 means half of the heads."""
+
+    ffn: int = Field(default=0, ge=0)
+    """Width of the feed-forward layers; 0 means three times hidden."""
+
+    vocab: int = Field(default=2048, ge=320, le=262_144)
+    """Tokens in the vocabulary, with 256 bytes and the special ones."""
+
+    seq_tokens: int = Field(default=256, ge=16)
+    """Tokens in a training window."""
+
+    max_positions: int = Field(default=2048, ge=16)
+    """The longest context that the model may be served with, tokens."""
+
+    steps: int = Field(default=300, ge=1)
+    """Optimiser updates."""
+
+    batch: int = Field(default=16, ge=1)
+    """Windows in a step, over all workers."""
+
+    learning_rate: float = Field(default=0.0, ge=0, le=1)
+    """Peak; 0 means 3e-3 at hidden 256, falling with the square root of the width."""
+
+    warmup_share: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises."""
+
+    weight_decay: float = Field(default=0.1, ge=0)
+    """AdamW's, for matrices alone."""
+
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """A longer gradient is scaled down to this."""
+
+    seed: int = 0
+    """Of the initial weights and the order of the data."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def derive(cls, data: Any) -> Any:
+        """Fill the zeros from `hidden`."""
+        if not isinstance(data, dict):
+            return data
+        hidden = data.get("hidden", 256)
+        if not isinstance(hidden, int) or hidden < HEAD_DIM:
+            return data  # the field's own check says what is wrong
+        given = dict(data)
+        given["heads"] = given.get("heads") or max(1, hidden // HEAD_DIM)
+        # A value of a wrong type stays, for the field's own check.
+        heads = given["heads"] if isinstance(given["heads"], int) else hidden // HEAD_DIM
+        given["kv_heads"] = given.get("kv_heads") or max(1, heads // 2)
+        given["ffn"] = given.get("ffn") or 3 * hidden
+        given["learning_rate"] = given.get("learning_rate") or round(3e-3 * (256 / hidden) ** 0.5, 6)
+        return given
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if self.hidden % QUANT_BLOCK:
+            nearest = max(QUANT_BLOCK, round(self.hidden / QUANT_BLOCK) * QUANT_BLOCK)
+            raise ValueError(f"hidden is {self.hidden}, which 256 does not divide: use {nearest}")
+        if self.ffn % QUANT_BLOCK:
+            nearest = max(QUANT_BLOCK, round(self.ffn / QUANT_BLOCK) * QUANT_BLOCK)
+            raise ValueError(f"ffn is {self.ffn}, which 256 does not divide: use {nearest}")
+        if self.hidden % self.heads:
+            raise ValueError(
+                f"heads is {self.heads}, which does not divide hidden {self.hidden}: use another"
+            )
+        if self.hidden // self.heads not in (32, 64, 80, 96, 112, 128, 256):
+            raise ValueError(
+                f"heads is {self.heads}, which makes heads of {self.hidden // self.heads}: vLLM needs 32, 64 or "
+                f"128, so use {max(1, self.hidden // HEAD_DIM)}"
+            )
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"kv_heads is {self.kv_heads}, which does not divide heads {self.heads}: use 1 or all"
+            )
+        if self.seq_tokens > self.max_positions:
+            raise ValueError(
+                f"seq_tokens is {self.seq_tokens}, max_positions {self.max_positions}: raise max_positions"
+            )
+        check_split(self.batch, self.workers)
+        return self
+
+
+class LoraConfig(Config):
+    """Low-rank adapters: the base stays as it is, and small matrices beside it learn."""
+
+    r: int = Field(default=16, ge=1, le=1024)
+    """Rank of the adapters."""
+
+    alpha: int = Field(default=0, ge=0)
+    """The adapters' output is scaled by alpha / r; 0 means twice r."""
+
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an adapter's inputs that is dropped in training."""
+
+    targets: tuple[str, ...] = LINEAR_LAYERS
+    """Names of the layers that get an adapter."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def derive(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("r", 16), int):
+            return {**data, "alpha": data.get("alpha") or 2 * data.get("r", 16)}
+        return data
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if not self.targets:
+            raise ValueError("lora.targets is empty: name a layer, such as q_proj, or leave targets out")
+        return self
+
+
+class TrainConfig(ClusterUse):
+    """Supervised fine-tuning on conversations; the loss is on the assistant's tokens alone."""
+
+    method: Literal["sft"] = "sft"
+    """How to tune."""
+
+    lora: LoraConfig | None = None
+    """Adapters; None tunes every weight."""
+
+    epochs: int = Field(default=3, ge=1, le=1000)
+    """How often each example is seen."""
+
+    batch: int = Field(default=16, ge=1)
+    """Examples in a step, over all workers."""
+
+    micro_tokens: int = Field(default=16_384, ge=64)
+    """Tokens in one forward pass of one worker; a larger share of a step is done in several passes."""
+
+    learning_rate: float = Field(default=0.0, ge=0, le=1)
+    """Peak; 0 means 2e-4 with LoRA and 2e-5 without."""
+
+    warmup_share: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises."""
+
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's, for matrices alone."""
+
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """A longer gradient is scaled down to this."""
+
+    max_tokens: int = Field(default=1024, ge=16)
+    """Tokens that an example may have. A longer one is an error that names its row, never a silent cut."""
+
+    packing: bool = True
+    """Lay several examples into one row, without letting them see each other. Changes speed, not the loss."""
+
+    seed: int = 0
+    """Of the adapters' initial weights and the order of the data."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def derive(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        default = 2e-5 if data.get("lora") is None else 2e-4
+        return {**data, "learning_rate": data.get("learning_rate") or default}
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        check_split(self.batch, self.workers)
+        if self.max_tokens > self.micro_tokens:
+            raise ValueError(
+                f"micro_tokens is {self.micro_tokens}, an example may have {self.max_tokens}: raise micro_tokens"
+            )
+        return self
+
+
+class DatasetConfig(Config):
+    """Two files of conversations. Their format is found out from their content."""
+
+    train: str
+    """jsonl, json, csv or parquet; messages, ShareGPT, alpaca or prompt/completion."""
+
+    test: str
+    """Held-out rows in any of the same formats."""
+
+    allow_bad_rows: bool = False
+    """Leave bad rows out and say so, instead of refusing the set."""
+
+
+class ImportConfig(Config):
+    """A base that exists already: a local directory, or a repository on the Hugging Face hub."""
+
+    path: str | None = None
+    """Directory in Hugging Face layout, with safetensors."""
+
+    hub: str | None = None
+    """Repository, such as org/name."""
+
+    revision: str | None = None
+    """Branch, tag or commit on the hub; pin a commit, for a branch moves."""
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("a base needs either path or hub: give one of them")
+        if self.revision is not None and self.hub is None:
+            raise ValueError(f"revision is {self.revision}, but path has no revisions: leave revision out")
+        return self
+
+
+def check_split(batch: int, workers: int) -> None:
+    """Each worker gets the same number of rows in a step.
+
+    Raises:
+        ValueError: `workers` does not divide `batch`.
+    """
+    if batch % workers:
+        nearest = max(workers, round(batch / workers) * workers)
+        raise ValueError(f"batch is {batch}, which {workers} workers cannot share equally: use {nearest}")

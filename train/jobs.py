@@ -1,0 +1,178 @@
+"""Job handlers of this room: data set, base, training. Each may be killed at any moment and started again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from raymill.cluster.context import JobContext, JsonObject, Outcome
+from raymill.policies.errors import Invalid, NotFound
+from raymill.registry.artifacts import Published, sha256_file
+from raymill.train.config import DatasetConfig, ImportConfig, PretrainConfig, TrainConfig
+from raymill.train.export import count_parameters, import_model, link_tree
+from raymill.train.formats import Message
+from raymill.train.readers import Conversations, InvalidDataset, read_file, refuse_bad_rows
+
+STAGING = "staging"
+MAX_BAD_ROW_EVENTS = 1000
+
+
+def run_dataset(context: JobContext) -> Outcome:
+    """Read both files, refuse bad rows, publish them in normal form."""
+    given = without_digests(context.config)
+    config = DatasetConfig.model_validate(given)
+    parts: dict[str, Conversations] = {}
+    for part, name in (("train", config.train), ("test", config.test)):
+        check_digest(Path(name), context.config.get(f"{part}_sha256"))
+        parts[part] = read_file(Path(name))
+    bad = tuple(row for part in parts.values() for row in part.bad_rows)
+    for row in bad[:MAX_BAD_ROW_EVENTS]:
+        context.event("bad_row", file=row.file, unit=row.unit, number=row.number, reason=row.reason)
+    if not config.allow_bad_rows:
+        refuse_bad_rows(bad, len(bad) + sum(len(part.rows) for part in parts.values()))
+    staging = fresh(context.work_dir / STAGING)
+    for part, conversations in parts.items():
+        if not conversations.rows:
+            raise InvalidDataset(f"the {part} file has no good row: fix the rows that were reported", bad)
+        write_jsonl(conversations.rows, staging / f"{part}.jsonl")
+    shared = overlap(parts["train"].rows, parts["test"].rows)
+    if shared:
+        context.event("log", text=f"{shared} test rows ask a question that is in the training set too")
+    published = context.publish("dataset", staging)
+    kinds = sorted({part.format or "none" for part in parts.values()})
+    return outcome(
+        published,
+        train_rows=len(parts["train"].rows),
+        test_rows=len(parts["test"].rows),
+        format=", ".join(kinds),
+        bad_rows=len(bad),
+        overlap=shared,
+    )
+
+
+def run_pretrain(context: JobContext) -> Outcome:
+    """Train a tokenizer and a small Llama from text."""
+    from raymill.train.pretrain import pretrain
+
+    config = PretrainConfig.model_validate(without_digests(context.config))
+    check_digest(Path(config.text), context.config.get("text_sha256"))
+    done = pretrain(config, context)
+    published = publish_export(context, "base", "export")
+    return outcome(
+        published,
+        parameters=count_parameters(context.path(published.name)),
+        **{key: done[key] for key in ("tokens", "final_loss", "steps", "tokens_per_s", "seconds")},
+    )
+
+
+def run_import_base(context: JobContext) -> Outcome:
+    """Take a base that exists: from a directory, or from the Hugging Face hub."""
+    config = ImportConfig.model_validate(without_digests(context.config))
+    source = Path(config.path) if config.path is not None else download(config)
+    staging = context.work_dir / STAGING
+    import_model(source, staging)
+    published = context.publish("base", staging)
+    return outcome(published, parameters=count_parameters(context.path(published.name)))
+
+
+def download(config: ImportConfig) -> Path:
+    """A snapshot of a hub repository: safetensors and text files alone.
+
+    Raises:
+        NotFound: the hub has no such repository or revision, or cannot be reached.
+    """
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    assert config.hub is not None
+    try:
+        found = snapshot_download(
+            config.hub,
+            revision=config.revision,
+            allow_patterns=[
+                "*.safetensors",
+                "*.safetensors.index.json",
+                "*.json",
+                "*.model",
+                "*.txt",
+                "*.jinja",
+            ],
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.TransportError) as error:
+        wanted = f"{config.hub}@{config.revision}" if config.revision else config.hub
+        raise NotFound(
+            f"base {wanted} cannot be fetched from the hub: check the name and the network"
+        ) from error
+    return Path(found)
+
+
+def run_train(context: JobContext) -> Outcome:
+    """Tune the base on the data set; publish the merged model, and the adapter if there is one."""
+    from raymill.train.sft import ADAPTER, tune
+
+    config = TrainConfig.model_validate(context.config)
+    base = context.path(context.inputs["base"]["artifact"])
+    train_file = context.path(context.inputs["dataset"]["artifact"]) / "train.jsonl"
+    done, shape = tune(config, base, train_file, context)
+    published = publish_export(context, "model", "export")
+    adapter = publish_export(context, "adapter", ADAPTER) if config.lora is not None else None
+    return outcome(
+        published,
+        *([adapter] if adapter else []),
+        adapter=adapter.name if adapter else None,
+        rows=shape.rows,
+        trained_token_share=shape.trained_token_share,
+        **{key: done[key] for key in ("final_loss", "steps", "tokens", "tokens_per_s", "seconds")},
+    )
+
+
+def outcome(published: Published, *others: Published, **result: Any) -> Outcome:
+    return Outcome(
+        result={"digest": published.digest, "artifact": published.name, **result},
+        artifacts=(published, *others),
+    )
+
+
+def publish_export(context: JobContext, kind: str, folder: str) -> Published:
+    """Publish a copy, so that an attempt that dies before its end is recorded finds the export again."""
+    staging = context.work_dir / STAGING
+    link_tree(context.work_dir / folder, staging)
+    return context.publish(kind, staging)
+
+
+def without_digests(config: JsonObject) -> JsonObject:
+    return {key: value for key, value in config.items() if not key.endswith("_sha256")}
+
+
+def check_digest(path: Path, expected: str | None) -> None:
+    """The file must be the one that was submitted.
+
+    Raises:
+        NotFound: it is gone.
+        Invalid: its content changed since.
+    """
+    if not path.is_file():
+        raise NotFound(f"{path} does not exist: put it back and run the recipe again")
+    if expected is not None and sha256_file(path) != expected:
+        raise Invalid(f"{path} has changed since the recipe was submitted: run the recipe again")
+
+
+def fresh(directory: Path) -> Path:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    return directory
+
+
+def write_jsonl(rows: tuple[list[Message], ...], path: Path) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for messages in rows:
+            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+
+
+def overlap(train: tuple[list[Message], ...], test: tuple[list[Message], ...]) -> int:
+    """Test rows whose question is asked in the training set as well."""
+    asked = {json.dumps(messages[:-1]) for messages in train}
+    return sum(json.dumps(messages[:-1]) in asked for messages in test)
