@@ -26,14 +26,19 @@ ifeq ($(DEVICE),gpu)
 export CMAKE_ARGS ?= $(if $(shell command -v nvcc 2>/dev/null),-DGGML_CUDA=on)
 endif
 
-.PHONY: help setup demo up down test lint format lock clean
+.PHONY: help setup links demo up down test lint format lock clean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Install everything into .venv (the other targets do this when needed)
 
+# Git writes a link as a file with the link's target in it where core.symlinks is off, as do some archive tools.
+links:
+	@for room in src/raymill/*; do test -L $$room || ln -sfn "$$(cat $$room)" $$room; done
+
 $(STAMP): $(INPUTS)
+	@$(MAKE) --no-print-directory links
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "set-up: installing packages ($(DEVICE)); the first time compiles llama.cpp, about 4 minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
