@@ -26,10 +26,10 @@ ifeq ($(DEVICE),gpu)
 export CMAKE_ARGS ?= $(if $(shell command -v nvcc 2>/dev/null),-DGGML_CUDA=on)
 endif
 
-.PHONY: help setup links demo up down test lint format lock clean
+.PHONY: help setup links demo up down test lint format lock clean bench-peers bench-gateway bench-vllm
 
 help: ## Show this text
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Install everything into .venv (the other targets do this when needed)
 
@@ -72,6 +72,15 @@ lint: $(STAMP) ## Run ruff, mypy and import-linter
 format: $(STAMP) ## Let ruff rewrite the code
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
+bench-peers: $(STAMP) ## Install LiteLLM and Portkey, outside .venv, to measure the gateway against them
+	@$(BIN)/python -m benchmarks.peers
+
+bench-gateway: $(STAMP) ## Measure the gateway and its peers (ARGS="--quick --only raymill,uvicorn")
+	@$(BIN)/python -m benchmarks.gateway $(ARGS)
+
+bench-vllm: $(STAMP) ## Measure our own model through the gateway against its vLLM directly
+	@$(BIN)/python -m benchmarks.vllm $(ARGS)
+
 lock: ## Pin every package again, from pyproject.toml
 	@for device in cpu gpu; do \
 	    $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --no-emit-index-url \
@@ -80,4 +89,4 @@ lock: ## Pin every package again, from pyproject.toml
 	done
 
 clean: ## Remove the virtual environment and what the tools left
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-report.json
+	rm -rf $(VENV) .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-report.json

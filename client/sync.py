@@ -15,6 +15,8 @@ from raymill.client.errors import WaitedTooLong
 from raymill.client.http import Http
 from raymill.client.retry import Outage, Retry
 from raymill.client.settings import load_settings
+from raymill.client.sync_gateway import Presets, Prices, Providers, Routes
+from raymill.client.sync_usage import Accounts, Budgets, FeedbackGiven, Teams, Tiers, Traces, Usage
 from raymill.client.validation import checked
 
 POLL_S = 1.0
@@ -202,19 +204,6 @@ class Deployments(Resource):
         return self._http.items(endpoints.deployments(), limit)
 
 
-class Accounts(Resource):
-    """Who may call."""
-
-    def list(self, *, limit: int | None = None) -> Iterator[types.Account]:
-        return self._http.items(endpoints.accounts(), limit)
-
-    def create(
-        self, name: str, *, role: types.RoleName = "viewer", idempotency_key: str | None = None
-    ) -> types.Account:
-        body = checked(types.AccountRequest, {"name": name, "role": role})
-        return self._http.send(endpoints.create_account(body), idempotency_key)
-
-
 class Keys(Resource):
     """API keys. The key itself is shown once, when it is made."""
 
@@ -288,6 +277,16 @@ class Raymill:
         self.keys = Keys(self._http)
         self.audit = Audit(self._http)
         self.chat = Chat(self._http)
+        self.providers = Providers(self._http)
+        self.prices = Prices(self._http)
+        self.routes = Routes(self._http)
+        self.presets = Presets(self._http)
+        self.teams = Teams(self._http)
+        self.tiers = Tiers(self._http)
+        self.budgets = Budgets(self._http)
+        self.usage = Usage(self._http)
+        self.feedback = FeedbackGiven(self._http)
+        self.traces = Traces(self._http)
 
     @property
     def url(self) -> str:

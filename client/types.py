@@ -241,6 +241,10 @@ class Account(Wire):
     id: uuid.UUID
     name: str
     role: RoleName
+    team: str | None = None
+    tier: str = "enterprise"
+    limits: dict[str, int | None] = Field(default_factory=dict)
+    """Its own, which win over its tier's; null is no limit."""
     disabled_at: dt.datetime | None
     created_at: dt.datetime
 
@@ -250,6 +254,8 @@ class AccountRequest(BaseModel):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     role: RoleName = "viewer"
+    team: str | None = None
+    tier: str = "enterprise"
 
 
 class ApiKey(Wire):

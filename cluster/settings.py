@@ -15,6 +15,7 @@ from raymill.registry.artifacts import ArtifactStore
 from raymill.registry.database import Database
 from raymill.registry.home import default_home
 from raymill.registry.postgres import EmbeddedPostgres
+from raymill.registry.secrets import SecretBox
 
 
 class Settings(BaseSettings):
@@ -63,6 +64,16 @@ class Settings(BaseSettings):
         return self.home / "work"
 
     @property
+    def metrics_dir(self) -> Path:
+        """One file of numbers for each gateway replica of this machine, in Prometheus' form."""
+        return self.home / "metrics"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Usage records on their way to Postgres: a folder for each gateway replica of this machine."""
+        return self.home / "spool"
+
+    @property
     def service_file(self) -> Path:
         """What runs where, as JSON: url, ray_address, dashboard_url. Written by the supervisor."""
         return self.home / "service.json"
@@ -70,6 +81,11 @@ class Settings(BaseSettings):
     @property
     def artifacts(self) -> ArtifactStore:
         return ArtifactStore(self.home / "artifacts")
+
+    @property
+    def secret_box(self) -> SecretBox:
+        """Seals and opens the keys of providers."""
+        return SecretBox(self.keys_dir / "secrets")
 
     @property
     def embedded_postgres(self) -> EmbeddedPostgres | None:

@@ -68,6 +68,7 @@ class Supervisor:
             identity.ensure_admin(session, admin_key)
         database.close()
         KeyRing(self._settings.keys_dir / "signing").create_if_missing()
+        self._settings.secret_box.create_if_missing()
         self._start_head()
         for name in CHILDREN:
             self._start_child(name)

@@ -12,8 +12,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from raymill.policies.errors import Conflict, NotFound
-from raymill.registry import audit
+from raymill.registry import audit, limits, teams
 from raymill.registry.audit import Actor
+from raymill.registry.gateway_config import tell_gateways
 from raymill.registry.jobs import notify
 from raymill.registry.tables import Account, ApiKey, Role
 
@@ -27,15 +28,57 @@ def key_sha256(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def create_account(session: Session, name: str, role: Role, actor: Actor) -> Account:
-    """Raises Conflict when the name is taken."""
-    account = Account(name=name, role=role)
+def create_account(
+    session: Session,
+    name: str,
+    role: Role,
+    actor: Actor,
+    *,
+    team: str | None = None,
+    tier: str = limits.DEFAULT_TIER,
+) -> Account:
+    """
+    Raises:
+        Conflict: the name is taken.
+        NotFound: no such team or tier.
+    """
+    limits.find_tier(session, tier)
+    account = Account(name=name, role=role, tier=tier)
+    account.team = teams.find_team(session, team) if team is not None else None
     try:
         with session.begin_nested():
             session.add(account)
     except IntegrityError:
         raise Conflict(f"account {name!r} exists already: choose another name") from None
-    audit.record(session, actor, "account.create", f"account/{name}", role=role.value)
+    audit.record(session, actor, "account.create", f"account/{name}", role=role.value, team=team, tier=tier)
+    tell_gateways(session)
+    return account
+
+
+def find_account(session: Session, name: str, *, lock: bool = False) -> Account:
+    """Raises NotFound."""
+    rows = select(Account).where(Account.name == name)
+    account = session.scalar(rows.with_for_update(of=Account) if lock else rows)
+    if account is None:
+        raise NotFound(f"no account {name!r}: make it with `raymill user create {name}`")
+    return account
+
+
+def set_disabled(session: Session, account: Account, disabled: bool, actor: Actor) -> Account:
+    """Shut an account out, or let it in again, within a second. What is so already changes nothing.
+
+    Raises:
+        Conflict: an administrator would shut out themselves.
+    """
+    if disabled == (account.disabled_at is not None):
+        return account
+    if disabled and account.name == actor.name:
+        raise Conflict(f"{account.name!r} is your own account: another administrator can disable it")
+    account.disabled_at = dt.datetime.now(dt.UTC) if disabled else None
+    notify(session, KEY_CHANNEL)
+    tell_gateways(session)
+    action = "account.disable" if disabled else "account.enable"
+    audit.record(session, actor, action, f"account/{account.name}")
     return account
 
 
@@ -47,9 +90,7 @@ def create_key(
     Returns:
         The row, and the key itself, which cannot be had again.
     """
-    account = session.scalar(select(Account).where(Account.name == account_name))
-    if account is None:
-        raise NotFound(f"no account {account_name!r}: make it with `raymill user create {account_name}`")
+    account = find_account(session, account_name)
     return _add_key(session, account, name, KEY_PREFIX + secrets.token_urlsafe(32), actor, expires_at)
 
 
@@ -73,7 +114,7 @@ def _add_key(
 
 def revoke_key(session: Session, key_id: uuid.UUID, actor: Actor) -> ApiKey:
     """A revoked key stops working within a second; revoking it again changes nothing."""
-    row = session.get(ApiKey, key_id, with_for_update=True)
+    row = session.scalar(select(ApiKey).where(ApiKey.id == key_id).with_for_update(of=ApiKey))
     if row is None:
         raise NotFound(f"no key {key_id}: `raymill key list` shows the ones there are")
     if row.revoked_at is None:
@@ -84,12 +125,15 @@ def revoke_key(session: Session, key_id: uuid.UUID, actor: Actor) -> ApiKey:
 
 
 def authenticate(session: Session, key: str) -> Account | None:
-    """The enabled account that a live key belongs to, else None."""
+    """The account that a live key belongs to, when neither it nor its team is disabled; else None."""
     row = session.scalar(select(ApiKey).where(ApiKey.key_sha256 == key_sha256(key)))
     now = dt.datetime.now(dt.UTC)
-    if row is None or row.revoked_at or (row.expires_at and row.expires_at <= now) or row.account.disabled_at:
+    if row is None or row.revoked_at or (row.expires_at and row.expires_at <= now):
         return None
-    return row.account
+    account = row.account
+    if account.disabled_at or (account.team is not None and account.team.disabled_at):
+        return None
+    return account
 
 
 def ensure_admin(session: Session, key: str) -> None:

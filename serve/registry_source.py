@@ -1,33 +1,64 @@
-"""What the gateway knows, read from the registry: live keys, and the versions that are ready."""
+"""What the gateway knows, read from the registry: callers, providers, routes, presets, and ready versions."""
 
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
+import logging
+from collections import defaultdict
+from functools import partial
+from typing import Any
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import select
+from pydantic import ValidationError
+from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from raymill.cluster.settings import Settings
-from raymill.policies.errors import Unavailable
+from raymill.policies.errors import RaymillError, Unavailable
+from raymill.registry import prices, tables
 from raymill.registry.database import is_away
+from raymill.registry.gateway_config import CONFIG_CHANNEL
 from raymill.registry.identity import KEY_CHANNEL
+from raymill.registry.limits import LIMITS
 from raymill.registry.promotion import ALIAS_CHANNEL
-from raymill.registry.tables import Account, ApiKey, Deployment, LlmVersion
-from raymill.serve.gateway.snapshot import ApiKey as KnownKey
-from raymill.serve.gateway.snapshot import Served, Snapshot
+from raymill.registry.provider_settings import ProviderSettings
+from raymill.registry.secrets import SecretBox
+from raymill.serve.gateway.catalog import (
+    FREE,
+    Preset,
+    Provider,
+    ProviderSecret,
+    Route,
+    Served,
+    Target,
+    with_weight,
+)
+from raymill.serve.gateway.config import OURS, RouteConfig
+from raymill.serve.gateway.limits import Limit
+from raymill.serve.gateway.snapshot import Caller, Snapshot
 from raymill.serve.llm.spec import application_name
+
+log = logging.getLogger(__name__)
+
+# Every change of what is read here has an audit row, but for what the reconciler reports.
+VERSION = text("""
+SELECT (SELECT max(seq) FROM audit_event),
+       (SELECT string_agg(concat_ws(' ', llm_id, alias, serving_version_id), ',' ORDER BY llm_id, alias) FROM deployment)
+""")
+CHANNELS = (ALIAS_CHANNEL, KEY_CHANNEL, CONFIG_CHANNEL)
 
 
 class RegistrySource:
     """A `SnapshotSource` on Postgres. Made in the replica, from its environment."""
 
     def __init__(self) -> None:
-        self._database = Settings().open_database(pool_size=1)
+        settings = Settings()
+        self._database = settings.open_database(pool_size=1)
+        self._secrets = settings.secret_box
         self._listening: psycopg.AsyncConnection | None = None
+        self._loaded: tuple[Any, Snapshot] | None = None
 
     async def load(self) -> Snapshot:
         try:
@@ -42,7 +73,7 @@ class RegistrySource:
             if self._listening is None:
                 dsn = self._database.url.set(drivername="postgresql").render_as_string(hide_password=False)
                 connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True, connect_timeout=5)
-                for channel in (ALIAS_CHANNEL, KEY_CHANNEL):
+                for channel in CHANNELS:
                     await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
                 self._listening = connection
                 return  # something may have changed before we listened
@@ -59,29 +90,148 @@ class RegistrySource:
 
     def _load(self) -> Snapshot:
         with self._database.transaction() as session:
-            return Snapshot.of(_keys(session), _served(session))
+            version = tuple(session.execute(VERSION).one())
+            if self._loaded is not None and self._loaded[0] == version:
+                return self._loaded[1]
+            overrides = prices.overrides(session)
+            providers = _providers(session, self._secrets, overrides)
+            served = _served(session, overrides)
+            snapshot = Snapshot.of(
+                _callers(session),
+                served,
+                routes=_routes(session, providers, served),
+                presets=_presets(session),
+                providers=providers.values(),
+            )
+        self._loaded = (version, snapshot)
+        return snapshot
 
 
-def _keys(session: Session) -> dict[str, KnownKey]:
-    now = dt.datetime.now(dt.UTC)
+def _callers(session: Session) -> dict[str, Caller]:
+    """Every live key, with all limits that hold for it."""
     rows = session.scalars(
-        select(ApiKey)
-        .join(Account)
-        .where(ApiKey.revoked_at.is_(None), Account.disabled_at.is_(None))
-        .where(ApiKey.expires_at.is_(None) | (ApiKey.expires_at > now))
+        select(tables.ApiKey)
+        .join(tables.Account)
+        .where(tables.ApiKey.revoked_at.is_(None), tables.Account.disabled_at.is_(None))
     )
-    return {row.key_sha256: KnownKey(key_id=str(row.id), user=row.account.name) for row in rows}
+    tiers = {tier.name: tier.limits for tier in session.scalars(select(tables.Tier))}
+    budgets: dict[str, list[tables.Budget]] = defaultdict(list)
+    for budget in session.scalars(select(tables.Budget)):
+        budgets[budget.subject].append(budget)
+    callers = {}
+    for row in rows:
+        account = row.account
+        if account.team is not None and account.team.disabled_at is not None:
+            continue
+        subjects = [f"key:{row.id}", f"account:{account.id}"]
+        if account.team_id is not None:
+            subjects.append(f"team:{account.team_id}")
+        callers[row.key_sha256] = Caller(
+            key_id=row.id,
+            account=account.name,
+            account_id=account.id,
+            team_id=account.team_id,
+            expires_at=row.expires_at.timestamp() if row.expires_at else None,
+            limits=(
+                *_limits(f"account:{account.id}", {**tiers.get(account.tier, {}), **account.limits}),
+                *(
+                    Limit(f"{subject}/micro_usd", budget.period.value, budget.limit_micro_usd)
+                    for subject in subjects
+                    for budget in budgets[subject]
+                ),
+            ),
+        )
+    return callers
 
 
-def _served(session: Session) -> list[Served]:
+def _limits(subject: str, limits: dict[str, Any]) -> list[Limit]:
+    return [
+        Limit(f"{subject}/{counted.kind}", counted.window, limits[name])
+        for name, counted in LIMITS.items()
+        if limits.get(name) is not None
+    ]
+
+
+def _providers(session: Session, box: SecretBox, overrides: prices.Overrides) -> dict[str, Provider]:
+    """The enabled ones. A key that does not open is left out, and its provider tells so when it is asked."""
+    secrets: dict[Any, list[ProviderSecret]] = defaultdict(list)
+    for key in session.scalars(select(tables.ProviderKey).where(tables.ProviderKey.enabled)):
+        try:
+            value = box.open(key.sealed, owner=str(key.provider_id), secret_id=str(key.id))
+        except RaymillError as error:
+            log.error("key %s of provider %s does not open: %s", key.name, key.provider_id, error)
+            continue
+        secrets[key.provider_id].append(ProviderSecret(id=str(key.id), name=key.name, value=value))
+    models: dict[Any, list[str]] = defaultdict(list)
+    for listed in session.scalars(select(tables.ProviderModel).order_by(tables.ProviderModel.model)):
+        models[listed.provider_id].append(listed.model)
+    found = {}
+    for row in session.scalars(select(tables.Provider).where(tables.Provider.enabled)):
+        try:
+            settings = ProviderSettings.model_validate(row.settings)
+        except ValidationError as error:
+            log.error("the settings of provider %s cannot be read, so it is left out: %s", row.name, error)
+            continue
+        found[row.name] = Provider(
+            name=row.name,
+            wire=row.wire.value,
+            base_url=row.base_url,
+            settings=settings,
+            secrets=tuple(secrets[row.id]),
+            models=tuple(models[row.id]),
+            price_of=partial(prices.price_of, overrides, row.name, row.preset),
+        )
+    return found
+
+
+def _routes(session: Session, providers: dict[str, Provider], served: list[Served]) -> list[Route]:
+    """Enabled routes. A target whose provider is disabled, or whose version is not served, is left out."""
+    ours = {name: version for version in served for name in version.public_names}
+    routes = []
+    for row in session.scalars(select(tables.Route).where(tables.Route.enabled).order_by(tables.Route.name)):
+        try:
+            config = RouteConfig.model_validate(row.config)
+        except ValidationError as error:
+            log.error("route %s cannot be read, so it is left out: %s", row.name, error)
+            continue
+        targets = []
+        for wanted in config.targets:
+            target = None
+            if wanted.provider == OURS:
+                version = ours.get(wanted.model)
+                if version is not None:
+                    target = Target(model=version.exact_name, served=version, price=version.price)
+            elif (provider := providers.get(wanted.provider)) is not None:
+                target = Target(model=wanted.model, provider=provider, price=provider.price_of(wanted.model))
+            if target is not None:
+                targets.append(with_weight(target, wanted))
+        created = int(row.created_at.timestamp())
+        routes.append(Route(name=row.name, targets=tuple(targets), config=config, created=created))
+    return routes
+
+
+def _presets(session: Session) -> list[Preset]:
+    return [
+        Preset(
+            name=row.name,
+            model=row.model,
+            system=row.system,
+            params=row.params,
+            created=int(row.created_at.timestamp()),
+        )
+        for row in session.scalars(select(tables.Preset).order_by(tables.Preset.name))
+    ]
+
+
+def _served(session: Session, overrides: prices.Overrides) -> list[Served]:
     """Versions that the reconciler reported as ready, with the deployment's alias.
 
     While a newer version loads, the deployment row still names the one that answers.
     """
-    rows = session.scalars(select(Deployment).where(Deployment.serving_version_id.is_not(None)))
+    rows = session.scalars(select(tables.Deployment).where(tables.Deployment.serving_version_id.is_not(None)))
     served = []
     for row in rows:
-        version = session.get_one(LlmVersion, row.serving_version_id)
+        version = session.get_one(tables.LlmVersion, row.serving_version_id)
         served.append(
             Served(
                 name=row.llm.name,
@@ -89,6 +239,7 @@ def _served(session: Session) -> list[Served]:
                 application=application_name(row.llm.name, version.number),
                 aliases=(row.alias,),
                 created=int(version.created_at.timestamp()),
+                price=prices.price_of(overrides, OURS, "", row.llm.name) or FREE,
             )
         )
     return served

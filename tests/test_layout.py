@@ -14,7 +14,14 @@ ROOT = Path(__file__).resolve().parent.parent
 LINKS = ROOT / "src" / "raymill"
 ROOMS = {"policies", "registry", "cluster", "train", "tune", "evaluate", "serve", "client"}
 HEAVY = {"ray", "torch", "sqlalchemy", "transformers", "datasets", "deepspeed", "vllm", "psycopg"}
-LIGHT_CONFIGS = ("train/config.py", "evaluate/config.py", "serve/llm/config.py", "policies/errors.py")
+LIGHT_CONFIGS = (
+    "train/config.py",
+    "evaluate/config.py",
+    "serve/llm/config.py",
+    "serve/gateway/config.py",
+    "registry/provider_settings.py",
+    "policies/errors.py",
+)
 
 IMPORT_EACH = """
 import importlib, json, sys

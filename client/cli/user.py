@@ -11,6 +11,7 @@ from raymill.client.cli.output import out, out_json, table
 from raymill.client.types import RoleName
 
 app = new_app("Accounts and their roles.")
+AccountName = Annotated[str, typer.Argument(help="Name of the account.", show_default=False)]
 
 
 @app.command("list")
@@ -21,17 +22,39 @@ def list_users(limit: Limit = DEFAULT_LIMIT, as_json: Json = False) -> None:
     if as_json:
         out_json(found)
         return
-    rows = [(a.name, a.role, a.created_at, a.disabled_at) for a in found]
-    out(table(["NAME", "ROLE", "CREATED", "DISABLED"], rows))
+    rows = [(a.name, a.role, a.team, a.tier, a.created_at, a.disabled_at) for a in found]
+    out(table(["NAME", "ROLE", "TEAM", "TIER", "CREATED", "DISABLED"], rows))
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Name of the account.", show_default=False)],
+    name: AccountName,
     role: Annotated[RoleName, typer.Option(help="What it may do.")] = "viewer",
+    team: Annotated[str | None, typer.Option(help="Put it into this team.")] = None,
+    tier: Annotated[
+        str, typer.Option(help="Its limits: free, pro or enterprise, which has none.")
+    ] = "enterprise",
     as_json: Json = False,
 ) -> None:
     """Add an account. It can do nothing before `raymill key create` gives it a key."""
     with connect() as client:
-        account = client.accounts.create(name, role=role)
+        account = client.accounts.create(name, role=role, team=team, tier=tier)
     out_json(account) if as_json else out(f"{account.name} is {account.role}")
+
+
+@app.command()
+def disable(name: AccountName, as_json: Json = False) -> None:
+    """Shut an account and its keys out, within a second."""
+    _switch(name, disabled=True, as_json=as_json)
+
+
+@app.command()
+def enable(name: AccountName, as_json: Json = False) -> None:
+    """Let an account in again."""
+    _switch(name, disabled=False, as_json=as_json)
+
+
+def _switch(name: str, *, disabled: bool, as_json: bool) -> None:
+    with connect() as client:
+        account = client.accounts.update(name, disabled=disabled)
+    out_json(account) if as_json else out(f"{account.name} is {'disabled' if disabled else 'enabled'}")

@@ -1,4 +1,4 @@
-"""Who may do what: accounts and their API keys."""
+"""Who may do what: teams, accounts and their API keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import uuid
 from sqlalchemy import ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from raymill.registry.tables.base import Base, CreatedAt, Id, Name, enum_type
+from raymill.registry.tables.base import Base, CreatedAt, Id, JsonObject, Name, enum_type
 
 
 class Role(enum.StrEnum):
@@ -21,6 +21,17 @@ class Role(enum.StrEnum):
     ADMIN = "admin"
 
 
+class Team(Base):
+    """Accounts that share limits and budgets."""
+
+    __tablename__ = "team"
+
+    id: Mapped[Id]
+    name: Mapped[Name] = mapped_column(String(64), unique=True)
+    disabled_at: Mapped[dt.datetime | None]
+    created_at: Mapped[CreatedAt]
+
+
 class Account(Base):
     """A person or a service. Never deleted, only disabled: the audit log names it."""
 
@@ -29,8 +40,17 @@ class Account(Base):
     id: Mapped[Id]
     name: Mapped[Name] = mapped_column(String(64), unique=True)
     role: Mapped[Role] = mapped_column(enum_type(Role))
+    team_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("team.id"), index=True)
+    tier: Mapped[str] = mapped_column(
+        ForeignKey("tier.name"), default="enterprise", server_default="enterprise"
+    )
+    limits: Mapped[JsonObject] = mapped_column(
+        default=dict, server_default="{}"
+    )  # override the tier's, by the same names
     disabled_at: Mapped[dt.datetime | None]
     created_at: Mapped[CreatedAt]
+
+    team: Mapped[Team | None] = relationship(lazy="joined")
 
 
 class ApiKey(Base):

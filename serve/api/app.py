@@ -26,7 +26,21 @@ from raymill.registry.artifacts import Tampered
 from raymill.registry.audit import AuditBroken
 from raymill.registry.database import is_away
 from raymill.serve.api.context import Parts, Unauthenticated, request_id_of
-from raymill.serve.api.routes import governance, health, identity, jobs, llms, pipelines, status
+from raymill.serve.api.routes import (
+    feedback,
+    governance,
+    health,
+    identity,
+    jobs,
+    llms,
+    pipelines,
+    prices,
+    providers,
+    routes,
+    status,
+    teams,
+    usage,
+)
 from raymill.serve.loopback import keep_to_loopback
 
 log = logging.getLogger(__name__)
@@ -57,7 +71,20 @@ def create_app(parts: Parts) -> FastAPI:
     )
     app.state.parts = parts
     api = APIRouter(prefix=PREFIX)
-    for module in (pipelines, jobs, llms, governance, identity, status):
+    for module in (
+        pipelines,
+        jobs,
+        llms,
+        governance,
+        identity,
+        status,
+        providers,
+        prices,
+        routes,
+        teams,
+        usage,
+        feedback,
+    ):
         api.include_router(module.router)
     app.include_router(api)
     app.include_router(health.router)

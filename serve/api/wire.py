@@ -138,7 +138,14 @@ def deployment(opened: Session, row: tables.Deployment) -> wire.Deployment:
 
 def account(row: tables.Account) -> wire.Account:
     return wire.Account(
-        id=row.id, name=row.name, role=row.role.value, disabled_at=row.disabled_at, created_at=row.created_at
+        id=row.id,
+        name=row.name,
+        role=row.role.value,
+        team=row.team.name if row.team else None,
+        tier=row.tier,
+        limits=row.limits,
+        disabled_at=row.disabled_at,
+        created_at=row.created_at,
     )
 
 

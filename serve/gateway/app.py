@@ -1,56 +1,103 @@
-"""The gateway: one ASGI app that answers the OpenAI wire.
+"""The gateway: one ASGI app that answers the OpenAI and the Anthropic wire.
 
-A request meets, in this order: the route, `auth`, `wire` (is it well formed), the snapshot (which version
-is meant), `upstream` (the engine), `stream` (the answer). Plain ASGI rather than a framework: the layers
-of one cost more than all of this, and every answer here is bytes already.
+A request meets, in this order: the route table below, `auth`, `wire` (is it well formed), `answers` (was it
+asked before, by its Idempotency-Key), and then an `exchange`. Plain ASGI rather than a framework: the
+layers of one cost more than all of this, and most answers here are bytes already.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
-from collections.abc import Callable, Coroutine
-from contextlib import aclosing
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from raymill.policies.errors import Unavailable
+from raymill.policies.errors import Invalid, Unavailable
+from raymill.registry.tables.base import new_id
+from raymill.serve.gateway import compare, feedback, names
+from raymill.serve.gateway.answers import Answers
 from raymill.serve.gateway.auth import authenticate
-from raymill.serve.gateway.snapshot import Refresher, Served, Snapshot, SnapshotSource
-from raymill.serve.gateway.stream import RawHeaders, send_stream
-from raymill.serve.gateway.upstream import Upstream
-from raymill.serve.gateway.wire import MAX_BODY_BYTES, Operation, Refused, error_body, parse
-from raymill.serve.llm.answer import Failure, encode
+from raymill.serve.gateway.edge import AsgiSink, ClientGone, cancelled_with_client, read_body
+from raymill.serve.gateway.exchange import Exchange, Parts
+from raymill.serve.gateway.record import Came
+from raymill.serve.gateway.snapshot import Caller, Refresher, Snapshot, SnapshotSource
+from raymill.serve.gateway.stream import JSON_HEADERS
+from raymill.serve.gateway.wire import MAX_BODY_BYTES, Operation, Refused, encode, error_body, parse
+from raymill.serve.gateway.wires.usage import estimate_prompt_tokens
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-GENERATE: dict[str, Operation] = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
+INFERENCE: dict[str, Operation] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+    "/v1/responses": "responses",
+    "/v1/messages": "messages",
+}
 MODELS = "/v1/models"
+COUNT_TOKENS = "/v1/messages/count_tokens"
+COMPARE = "/v1/compare"
+FEEDBACK = "/v1/feedback"
+POSTS = frozenset({*INFERENCE, COUNT_TOKENS, COMPARE, FEEDBACK})
+
+ANTHROPIC = b"anthropic-version"
+"""The header that every client of Anthropic's sends."""
+
+PASSED = (b"anthropic-beta", b"openai-beta")
+"""Headers that go on to an upstream of the same wire; all others end here."""
+
+TakeFeedback = Callable[[uuid.UUID, feedback.FeedbackRequest], bytes]
+"""Keeps an account's feedback and gives the answer's JSON; blocks. Raises Refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """One request at the edge."""
+
+    path: str
+    method: str
+    headers: dict[bytes, bytes]
+    receive: Receive
+    sink: AsgiSink
+    id: uuid.UUID
+    request_id: str
+    started: float
+
+    def came(self, caller: Caller) -> Came:
+        parent = self.headers.get(b"traceparent")
+        return Came(
+            caller=caller,
+            id=self.id,
+            request_id=self.request_id,
+            started=self.started,
+            traceparent=parent.decode("latin-1") if parent else None,
+        )
 
 
 class Gateway:
-    """Stateless but for its snapshot: any replica may answer.
-
-    Args:
-        behind_serve: Ray Serve already cancels a request whose client is gone and sets x-request-id.
-            Without it the gateway does both.
-    """
+    """Stateless but for its snapshot, leases and cache: any replica may answer."""
 
     def __init__(
         self,
         source: SnapshotSource,
-        upstream: Upstream,
+        parts: Parts,
+        answers: Answers,
         *,
-        behind_serve: bool = False,
+        take_feedback: TakeFeedback | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         poll_s: float = 1.0,
     ) -> None:
-        self._refresher = Refresher(source, poll_s=poll_s)
-        self._upstream = upstream
-        self._behind_serve = behind_serve
+        self.refresher = Refresher(source, poll_s=poll_s)
+        self.parts = parts
+        self._answers = answers
+        self._take_feedback = take_feedback
         self._max_body_bytes = max_body_bytes
+        self.in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -60,167 +107,135 @@ class Gateway:
         else:
             raise RuntimeError(f"the gateway speaks HTTP, not {scope['type']}")
 
-    def check_health(self) -> None:
-        """Raises when the gateway works by a snapshot that nothing refreshes any more."""
-        self._refresher.check()
-
-    async def start(self) -> None:
-        """Load the first snapshot; the second call does nothing.
-
-        Raises:
-            Unavailable: the source is away, so nobody could be let in.
-        """
-        await self._refresher.start()
-
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        await self.start()
+        await self.refresher.start()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        await self._refresher.stop()
+        await self.refresher.stop()
+        self.parts.upstreams.http.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        sent_id = headers.get(b"x-request-id", b"").decode("latin-1")[:128]
-        request_id = sent_id or uuid.uuid4().hex
-        extra: RawHeaders = [] if self._behind_serve else [(b"x-request-id", request_id.encode("latin-1"))]
-        try:
-            await self._route(scope, headers, receive, send, extra, request_id)
-        except Refused as refused:
-            named = [(name.encode(), value.encode()) for name, value in refused.headers.items()]
-            await _send(send, refused.status, error_body(refused, request_id), extra + named)
-        except Unavailable as error:
-            away = Refused(503, "engine_unavailable", str(error))
-            await _send(send, 503, error_body(away, request_id), [*extra, (b"retry-after", b"1")])
-
-    async def _route(
-        self,
-        scope: Scope,
-        headers: dict[bytes, bytes],
-        receive: Receive,
-        send: Send,
-        extra: RawHeaders,
-        request_id: str,
-    ) -> None:
-        path, method = scope["path"], scope["method"]
-        operation = GENERATE.get(path)
-        if operation is None and path != MODELS and not path.startswith(MODELS + "/"):
-            raise Refused(404, "unknown_route", f"{method} {path} does not exist: see /api/v1/openapi.json")
-        expected = "POST" if operation else "GET"
-        if method != expected:
-            refused = Refused(405, "method_not_allowed", f"{method} {path} is not possible: use {expected}")
-            refused.headers = {"allow": expected}
-            raise refused
-        # Keys and models of one request come from one snapshot, whatever the refresher does meanwhile.
-        snapshot = self._refresher.current
-        authenticate(headers.get(b"authorization"), snapshot)
-        if operation is None:
-            name = path.removeprefix(MODELS).removeprefix("/")
-            listed = _model(name, _served(snapshot, name)) if name else _listing(snapshot)
-            await _send(send, 200, encode(listed), extra)
-            return
-        raw = await self._read(headers, receive)
-        body = parse(raw, operation)
-        served = _served(snapshot, str(body["model"]))
-        body["model"] = served.exact_name
-        call = self._stream if body.get("stream") else self._plain
-        work = call(served, operation, body, send, extra, request_id)
-        if self._behind_serve:
-            await work
-        else:
-            await _until_disconnect(work, receive)
-
-    async def _plain(
-        self, served: Served, operation: Operation, body: Any, send: Send, extra: RawHeaders, _: str
-    ) -> None:
-        reply = await self._upstream.whole(served, operation, body)
-        if isinstance(reply, Failure):
-            raise Refused.by_engine(reply)
-        await _send(send, 200, reply, extra)
-
-    async def _stream(
-        self, served: Served, operation: Operation, body: Any, send: Send, extra: RawHeaders, request_id: str
-    ) -> None:
-        pieces = self._upstream.pieces(served, operation, body)
-        # Closing at once, rather than when the garbage collector comes, is what cancels the engine's work.
-        async with aclosing(cast(Any, pieces)):
-            await send_stream(pieces, send, extra, request_id)
-
-    async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        limit = self._max_body_bytes
-        announced = headers.get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > limit:
-            raise _too_large(limit)
-        parts: list[bytes] = []
-        size_bytes = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise asyncio.CancelledError("the client went away while it sent its request")
-            part = message.get("body", b"")
-            size_bytes += len(part)
-            if size_bytes > limit:
-                raise _too_large(limit)
-            parts.append(part)
-            if not message.get("more_body", False):
-                return b"".join(parts)
-
-
-def _served(snapshot: Snapshot, name: str) -> Served:
-    served = snapshot.models.get(name)
-    if served is None:
-        listed = ", ".join(sorted(snapshot.models)) or "nothing yet: promote a version first"
-        raise Refused(
-            404, "model_not_found", f"model {name!r} is not served; served: {listed}", param="model"
+        own_id = new_id()
+        request_id = _sent_id(headers) or own_id.hex
+        request = _Request(
+            path=scope["path"],
+            method=scope["method"],
+            headers=headers,
+            receive=receive,
+            sink=AsgiSink(send, request_id, anthropic=ANTHROPIC in headers),
+            id=own_id,
+            request_id=request_id,
+            started=time.perf_counter(),
         )
-    return served
+        self.in_flight += 1
+        try:
+            await self._route(request)
+        except Refused as refused:
+            await self._refuse(request, refused)
+        except Invalid as error:
+            await self._refuse(request, Refused(400, error.code, str(error), param=error.param))
+        except Unavailable as error:
+            await self._refuse(request, Refused(503, error.code, str(error), headers={"retry-after": "1"}))
+        except ClientGone:
+            return
+        except RecursionError:  # deep enough to be read, too deep to be written again
+            await self._refuse(
+                request, Refused(400, "malformed_json", "the body is nested too deeply: send it flatter")
+            )
+        except Exception:  # broad: whatever it is, the client gets an answer in its own shape
+            log.exception("request %s failed", request_id)
+            message = "this is a fault of the gateway: its log tells more under this request_id"
+            await self._refuse(request, Refused(500, "internal_error", message))
+        finally:
+            self.in_flight -= 1
 
-
-def _too_large(limit_bytes: int) -> Refused:
-    return Refused(413, "body_too_large", f"the body is over {limit_bytes} bytes: send less at once")
-
-
-def _model(name: str, served: Served) -> dict[str, object]:
-    return {
-        "id": name,
-        "object": "model",
-        "created": served.created,
-        "owned_by": "raymill",
-        "served_version": served.exact_name,
-    }
-
-
-def _listing(snapshot: Snapshot) -> dict[str, object]:
-    return {"object": "list", "data": [_model(name, served) for name, served in snapshot.models.items()]}
-
-
-async def _send(send: Send, status: int, body: bytes, extra: RawHeaders) -> None:
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        *extra,
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _until_disconnect(work: Coroutine[Any, Any, None], receive: Callable[[], Any]) -> None:
-    """Run `work`, and cancel it when the client goes away."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    async def _route(self, request: _Request) -> None:
+        path, method = request.path, request.method
+        operation = INFERENCE.get(path)
+        if operation is None and path not in POSTS and path != MODELS and not path.startswith(MODELS + "/"):
+            raise Refused(404, "unknown_route", f"{method} {path} does not exist: see /api/v1/openapi.json")
+        expected = "POST" if path in POSTS else "GET"
+        if method != expected:
+            raise Refused(
+                405,
+                "method_not_allowed",
+                f"{method} {path} is not possible: use {expected}",
+                headers={"allow": expected},
+            )
+        # Keys and routes of one request come from one snapshot, whatever the refresher does meanwhile.
+        snapshot = self.refresher.current
+        caller = authenticate(request.headers, snapshot)
+        if expected == "GET":
+            name = path.removeprefix(MODELS).removeprefix("/")
+            anthropic = ANTHROPIC in request.headers
+            shown = names.model(snapshot, name, anthropic) if name else names.listing(snapshot, anthropic)
+            await _json(request.sink, shown)
+            return
+        raw = await read_body(request.headers, request.receive, self._max_body_bytes)
+        if operation is not None:
+            await self._infer(request, snapshot, caller, operation, raw)
+        elif path == COUNT_TOKENS:
+            ask = parse(raw, "messages", counting=True)
+            preset = snapshot.presets.get(ask.model)
+            if preset is not None:
+                names.with_preset(ask, preset)
+            names.find_route(snapshot, ask.model)
+            await _json(request.sink, {"input_tokens": estimate_prompt_tokens(ask.body)})
+        elif path == COMPARE:
+            work = compare.run(self.parts, snapshot, request.came(caller), compare.parse(raw), request.sink)
+            await cancelled_with_client(work, request.receive, request.sink, at_once=True)
         else:
-            await task
-    finally:
-        gone.cancel()
-        task.cancel()
+            await _json(request.sink, await self._feedback(caller, raw))
+
+    async def _infer(
+        self, request: _Request, snapshot: Snapshot, caller: Caller, operation: Operation, raw: bytes
+    ) -> None:
+        headers = request.headers
+        ask = parse(raw, operation)
+        ask.passed = b"".join(name + b": " + headers[name] + b"\r\n" for name in PASSED if name in headers)
+        exchange = Exchange(self.parts, snapshot, request.came(caller), ask)
+        key = headers.get(b"idempotency-key")
+        work: Awaitable[None]
+        if key is None:
+            work = exchange.run(request.sink)
+        else:
+            work = self._answers.once(
+                caller.account_id, key.decode("latin-1"), operation, raw, exchange.run, request.sink
+            )
+        await cancelled_with_client(work, request.receive, request.sink, at_once=ask.stream)
+
+    async def _feedback(self, caller: Caller, raw: bytes) -> bytes:
+        request = feedback.parse(raw)
+        if self._take_feedback is None:
+            raise Refused(
+                501, "feedback_unavailable", "this gateway has no registry: feedback cannot be kept"
+            )
+        return await asyncio.to_thread(self._take_feedback, caller.account_id, request)
+
+    async def _refuse(self, request: _Request, refused: Refused) -> None:
+        self.parts.recorder.metrics.refused(refused.code, refused.status)
+        sink = request.sink
+        if sink.started:  # a stream of ours that could not be ended well
+            return
+        anthropic = request.path == COUNT_TOKENS or ANTHROPIC in request.headers
+        operation = INFERENCE.get(request.path) or ("messages" if anthropic else "chat")
+        body = error_body(refused, request.request_id, operation)
+        extra = [
+            (name.encode(), value.encode("latin-1", "replace")) for name, value in refused.headers.items()
+        ]
+        await sink.start(refused.status, [*JSON_HEADERS, (b"content-length", b"%d" % len(body)), *extra])
+        await sink.send(body, more=False)
 
 
-async def _disconnected(receive: Callable[[], Any]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def _sent_id(headers: dict[bytes, bytes]) -> str:
+    """The client's own id of the request; empty when it sent none."""
+    return headers.get(b"x-request-id", b"").decode("latin-1")[:128]
+
+
+async def _json(sink: AsgiSink, value: Any) -> None:
+    body = value if isinstance(value, bytes) else encode(value)
+    await sink.start(200, [*JSON_HEADERS, (b"content-length", b"%d" % len(body))])
+    await sink.send(body, more=False)

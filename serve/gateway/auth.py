@@ -1,31 +1,38 @@
-"""Who is calling: `Authorization: Bearer rm-…`, looked up by digest in the snapshot."""
+"""Who is calling: `Authorization: Bearer rm-…`, or Anthropic's `x-api-key`, looked up by digest in the snapshot."""
 
 from __future__ import annotations
 
-from raymill.serve.gateway.snapshot import ApiKey, Snapshot, digest_of
+import time
+from collections.abc import Mapping
+
+from raymill.serve.gateway.snapshot import Caller, Snapshot, digest_of
 from raymill.serve.gateway.wire import Refused
 
 PREFIX = b"bearer "
 
 
-def authenticate(authorization: bytes | None, snapshot: Snapshot) -> ApiKey:
-    """The key that the header carries.
+def authenticate(headers: Mapping[bytes, bytes], snapshot: Snapshot) -> Caller:
+    """The caller behind the key that the headers carry.
 
     Raises:
         Refused: 401; the message never repeats what was sent.
     """
-    if not authorization:
-        raise _unknown("no API key was sent: set the header Authorization: Bearer rm-…")
-    if authorization[: len(PREFIX)].lower() != PREFIX:
-        raise _unknown("the Authorization header is no bearer token: send Authorization: Bearer rm-…")
-    token = authorization[len(PREFIX) :].strip().decode("latin-1")
-    key = snapshot.keys.get(digest_of(token))
-    if key is None:
-        raise _unknown("this API key is unknown or was revoked: make one with `raymill key create`")
-    return key
+    authorization = headers.get(b"authorization")
+    if authorization:
+        if authorization[: len(PREFIX)].lower() != PREFIX:
+            raise _unknown("the Authorization header is no bearer token: send Authorization: Bearer rm-…")
+        token = authorization[len(PREFIX) :].strip()
+    else:
+        token = headers.get(b"x-api-key", b"").strip()
+        if not token:
+            raise _unknown("no API key was sent: set the header Authorization: Bearer rm-…")
+    caller = snapshot.keys.get(digest_of(token.decode("latin-1")))
+    if caller is None or (caller.expires_at is not None and caller.expires_at <= time.time()):
+        raise _unknown(
+            "this API key is unknown, was revoked or has expired: make one with `raymill key create`"
+        )
+    return caller
 
 
 def _unknown(message: str) -> Refused:
-    refused = Refused(401, "invalid_api_key", message)
-    refused.headers = {"www-authenticate": "Bearer"}
-    return refused
+    return Refused(401, "invalid_api_key", message, headers={"www-authenticate": "Bearer"})

@@ -1,4 +1,4 @@
-"""What the gateway knows: keys and served models, held in memory and replaced as a whole.
+"""What the gateway knows: keys, routes, providers, presets and served versions, in memory, replaced as a whole.
 
 A request reads one snapshot and no database. The refresher asks its source for a new one when the source
 says that something changed, and at least every `poll_s`; while the source is away the last one stands.
@@ -10,70 +10,92 @@ import asyncio
 import hashlib
 import logging
 import time
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Protocol
 
 from raymill.policies.errors import Unavailable
+from raymill.serve.gateway.catalog import Preset, Provider, Route, Served, direct_route, served_route
+from raymill.serve.gateway.limits import Limit
 
 logger = logging.getLogger(__name__)
 
-PRODUCTION = "production"
-
 
 @dataclass(frozen=True, kw_only=True)
-class ApiKey:
+class Caller:
     """Who is calling. The key itself is not here, only where its digest points."""
 
-    key_id: str
-    user: str
+    account: str
+    key_id: uuid.UUID
+    account_id: uuid.UUID
+    team_id: uuid.UUID | None = None
+    expires_at: float | None = None
+    """When the key ends, Unix seconds."""
 
+    limits: tuple[Limit, ...] = ()
+    """Of the key, its account and its team together; all of them must have room."""
 
-@dataclass(frozen=True, kw_only=True)
-class Served:
-    """One version that is deployed and ready, and the aliases that point to it."""
-
-    name: str
-    version: int
-    application: str
-    """Name of its Serve application (`DeploySpec.application`)."""
-
-    aliases: tuple[str, ...] = ()
-    created: int = 0
-    """Unix seconds, for /v1/models."""
-
-    @property
-    def exact_name(self) -> str:
-        return f"{self.name}@{self.version}"
-
-    @property
-    def public_names(self) -> tuple[str, ...]:
-        """Every name a request may use: name@3, name@production, and the bare name for production."""
-        names = [f"{self.name}@{alias}" for alias in self.aliases]
-        if PRODUCTION in self.aliases:
-            names.insert(0, self.name)
-        return (*names, self.exact_name)
+    @cached_property
+    def limits_by_kind(self) -> tuple[tuple[Limit, str], ...]:
+        """Each limit, and what it counts: requests, tokens, micro_usd or streams."""
+        return tuple((limit, limit.kind) for limit in self.limits)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """Immutable: the maps are read-only views."""
 
-    keys: Mapping[str, ApiKey]
+    keys: Mapping[str, Caller]
     """By sha256 of the key, hex."""
 
-    models: Mapping[str, Served]
-    """By every public name, in the order listed."""
+    routes: Mapping[str, Route]
+    """By every name that a request may use, in the order listed; presets and unlisted models apart."""
+
+    presets: Mapping[str, Preset]
+    providers: Mapping[str, Provider]
+    """Enabled ones, by name."""
 
     taken_at: float = field(default_factory=time.time)
     """Unix seconds."""
 
     @classmethod
-    def of(cls, keys: Mapping[str, ApiKey], served: Iterable[Served]) -> Snapshot:
-        """A snapshot of `keys` (sha256 in hex → key) and every served version."""
-        models = {name: version for version in served for name in version.public_names}
-        return cls(keys=MappingProxyType(dict(keys)), models=MappingProxyType(models))
+    def of(
+        cls,
+        keys: Mapping[str, Caller],
+        served: Iterable[Served] = (),
+        *,
+        routes: Iterable[Route] = (),
+        presets: Iterable[Preset] = (),
+        providers: Iterable[Provider] = (),
+    ) -> Snapshot:
+        """A snapshot of `keys` (sha256 in hex → caller) and of all that answers.
+
+        A route's name wins over a served version's, and that over a provider's model.
+        """
+        enabled = {provider.name: provider for provider in providers}
+        known = {route.name: route for route in routes}
+        for version in served:
+            for name in version.public_names:
+                known.setdefault(name, served_route(name, version))
+        owners: dict[str, list[Route]] = {}
+        for provider in enabled.values():
+            for model in provider.models:
+                route = direct_route(provider, model)
+                known.setdefault(route.name, route)
+                owners.setdefault(model, []).append(route)
+        for model, candidates in owners.items():
+            # A model that is called like another provider's is that provider's.
+            if len(candidates) == 1 and model.partition("/")[0] not in enabled:
+                known.setdefault(model, candidates[0])
+        return cls(
+            keys=MappingProxyType(dict(keys)),
+            routes=MappingProxyType(known),
+            presets=MappingProxyType({preset.name: preset for preset in presets}),
+            providers=MappingProxyType(enabled),
+        )
 
 
 class SnapshotSource(Protocol):

@@ -1,23 +1,13 @@
-"""Server-sent events: JSON lines from an engine become `data:` events.
-
-The response starts only with the first piece, so an engine that fails before it still gets an HTTP
-status. Later failures end the stream with an error event, and never with [DONE].
-"""
+"""Answers towards a client: their heads, engine lines as `data:` events, and how a broken stream ends."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
-from starlette.types import Send
-
-from raymill.policies.errors import Unavailable
-from raymill.serve.gateway.wire import Refused, error_body
-from raymill.serve.llm.answer import Failure, Reply
-
-DONE = b"data: [DONE]\n\n"
+from raymill.serve.gateway.wire import Operation, Refused, encode, error_body
 
 RawHeaders = list[tuple[bytes, bytes]]
-HEADERS: RawHeaders = [
+
+JSON_HEADERS: RawHeaders = [(b"content-type", b"application/json")]
+STREAM_HEADERS: RawHeaders = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     # Tells proxies such as nginx not to hold events back.
@@ -30,28 +20,12 @@ def frame(lines: bytes) -> bytes:
     return b"data: " + lines.rstrip(b"\n").replace(b"\n", b"\n\ndata: ") + b"\n\n"
 
 
-async def send_stream(pieces: AsyncIterator[Reply], send: Send, headers: RawHeaders, request_id: str) -> None:
-    """Send the whole stream.
-
-    Raises:
-        Refused: the engine failed before its first piece; nothing was sent yet.
-        Unavailable: as above.
-    """
-    started = False
-    try:
-        async for piece in pieces:
-            if isinstance(piece, Failure):
-                raise Refused.by_engine(piece)
-            if not started:
-                await send({"type": "http.response.start", "status": 200, "headers": HEADERS + headers})
-                started = True
-            await send({"type": "http.response.body", "body": frame(piece), "more_body": True})
-        if not started:
-            raise Unavailable("the engine ended its stream without an answer: try again")
-        last = DONE
-    except (Refused, Unavailable) as error:
-        if not started:
-            raise
-        refused = error if isinstance(error, Refused) else Refused(503, "engine_unavailable", str(error))
-        last = frame(error_body(refused, request_id))
-    await send({"type": "http.response.body", "body": last, "more_body": False})
+def error_frame(refused: Refused, request_id: str, operation: Operation) -> bytes:
+    """How a stream ends that cannot go on: an error event, and never [DONE]."""
+    body = error_body(refused, request_id, operation)
+    if operation in {"chat", "completions", "embeddings"}:
+        return b"data: " + body + b"\n\n"
+    if operation == "responses":
+        said = {"type": "error", "code": refused.code, "message": str(refused), "param": refused.param}
+        body = encode({**said, "sequence_number": 0})[:-1] + b"," + body[1:]
+    return b"event: error\ndata: " + body + b"\n\n"

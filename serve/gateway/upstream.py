@@ -1,23 +1,54 @@
-"""The engines behind the gateway: our own versions, called by Serve handles without a second HTTP hop."""
+"""Reaching a target: over HTTP for a provider, by a Serve handle for a version of ours (no second HTTP hop).
+
+Both give an `Opened`: an answer whose beginning has come. Cancelling whoever waits, or `close`, cancels the
+work at the other end.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
+from typing import Any, Protocol, cast
+
+import msgspec
 
 from raymill.policies.errors import Unavailable
-from raymill.serve.gateway.snapshot import Served
+from raymill.serve.gateway.catalog import Served, Target
+from raymill.serve.gateway.config import Timeouts
+from raymill.serve.gateway.dialect import DONE, Call
+from raymill.serve.gateway.http_client import Broken, HttpClient
+from raymill.serve.gateway.stream import frame
 from raymill.serve.gateway.wire import Operation
-from raymill.serve.llm.answer import Body, Reply
+from raymill.serve.llm.answer import Body, Failure, Reply
 from raymill.serve.llm.spec import ENGINE
 
 logger = logging.getLogger(__name__)
 
 
-class Upstream(Protocol):
-    """Anything that can answer the OpenAI wire. Cancelling the caller cancels the work."""
+_closing: set[asyncio.Future[None]] = set()
+"""Kept, for the loop itself holds its tasks only weakly."""
+
+
+class Opened(Protocol):
+    """An answer that has begun. `next` gives pieces of it, empty at the end."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[bytes, bytes]: ...
+
+    async def whole(self, idle_s: float) -> bytes: ...
+
+    async def next(self, patience_s: float) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class Engines(Protocol):
+    """Versions of ours. Cancelling the caller cancels the work."""
 
     async def whole(self, served: Served, operation: Operation, body: Body) -> Reply:
         """The whole answer.
@@ -32,7 +63,101 @@ class Upstream(Protocol):
         ...
 
 
-class ServeUpstream:
+class EngineFailed(Exception):
+    """What an engine answered instead of an answer."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class EngineAnswer:
+    """An engine's answer in the shape of an HTTP one."""
+
+    status = 200
+    headers: Mapping[bytes, bytes] = MappingProxyType({})
+
+    def __init__(self, first: bytes, rest: AsyncIterator[Reply] | None) -> None:
+        self._first = first
+        self._rest = rest
+
+    async def whole(self, idle_s: float) -> bytes:  # noqa: ARG002 (there is no rest to wait for)
+        return self._first
+
+    async def next(self, patience_s: float) -> bytes:
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        if self._rest is None:
+            return b""
+        try:
+            async with asyncio.timeout(patience_s):
+                piece = await anext(self._rest)
+        except StopAsyncIteration:
+            self._rest = None
+            return DONE  # an engine's stream that ends is whole
+        except (Unavailable, TimeoutError) as error:
+            raise Broken(str(error) or "the engine did not answer in time: try again") from error
+        if isinstance(piece, Failure):
+            raise EngineFailed(piece)
+        return frame(piece)
+
+    def close(self) -> None:
+        if self._rest is not None:
+            # Closing the generator cancels the engine's work; it may have to wait a moment for that.
+            closing = asyncio.ensure_future(cast(Any, self._rest).aclose())
+            _closing.add(closing)
+            closing.add_done_callback(_closing.discard)
+            self._rest = None
+
+
+class Upstreams:
+    """Opens a call at whatever target."""
+
+    def __init__(self, http: HttpClient, engines: Engines) -> None:
+        self.http = http
+        self._engines = engines
+
+    async def open(
+        self, target: Target, operation: Operation, call: Call, *, stream: bool, timeouts: Timeouts
+    ) -> Opened:
+        """Send `call`, and wait for the beginning of its answer.
+
+        Raises:
+            HttpError: of a provider.
+            Unavailable: an engine of ours is away.
+            EngineFailed: it answered that it will not or cannot.
+        """
+        if target.provider is not None:
+            return await self.http.post(
+                target.provider.address,
+                call.path,
+                call.headers,
+                call.body,
+                connect_s=timeouts.connect_s,
+                first_byte_s=timeouts.first_token_s,
+                total_s=timeouts.total_s,
+            )
+        assert target.served is not None
+        body: Body = msgspec.json.decode(call.body)
+        if not stream:
+            async with asyncio.timeout(timeouts.total_s):
+                reply = await self._engines.whole(target.served, operation, body)
+            if isinstance(reply, Failure):
+                raise EngineFailed(reply)
+            return EngineAnswer(reply, None)
+        pieces = aiter(self._engines.pieces(target.served, operation, body))
+        try:
+            async with asyncio.timeout(timeouts.first_token_s):
+                first = await anext(pieces)
+        except StopAsyncIteration:
+            raise Unavailable("the engine ended its stream without an answer: try again") from None
+        if isinstance(first, Failure):
+            raise EngineFailed(first)
+        return EngineAnswer(frame(first), pieces)
+
+
+class ServeEngines:
     """Engines in Serve applications of the same cluster, each with a deployment called `engine`."""
 
     def __init__(self) -> None:

@@ -76,7 +76,7 @@ class Service:
             def do_GET(self) -> None:
                 service.answer(self)
 
-            do_POST = do_DELETE = do_GET
+            do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
             def log_message(self, format: str, *args: Any) -> None:
                 """Tests are quiet."""

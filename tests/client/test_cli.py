@@ -137,10 +137,16 @@ def test_every_command_has_help_and_takes_json(noun: str) -> None:
     app = getattr(__import__(f"raymill.client.cli.{entry.module}", fromlist=["x"]), entry.app)
     shown = CliRunner().invoke(app, ["--help"])
     assert shown.exit_code == 0, shown.output
-    command = get_command(app)
-    verbs = getattr(command, "commands", {noun: command})
-    for verb in verbs.values():
+    for verb in verbs_of(get_command(app)):
         assert any("--json" in parameter.opts for parameter in verb.params), verb.name
+
+
+def verbs_of(command: Any) -> list[Any]:
+    """The commands below a noun, and below the nouns in it; a command without any by itself."""
+    below = getattr(command, "commands", None)
+    if below is None:
+        return [command]
+    return [verb for each in below.values() for verb in verbs_of(each)]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,8 @@ from tests.conftest import RunningService
 
 from raymill.registry.artifacts import digest_files
 from raymill.registry.signing import KeyRing, sign_statement
-from raymill.serve.gateway.snapshot import ApiKey, Served, Snapshot, StaticSource, digest_of
+from raymill.serve.gateway.catalog import Served
+from raymill.serve.gateway.snapshot import Caller, Snapshot, StaticSource, digest_of
 from raymill.serve.llm.config import ServeConfig
 from raymill.serve.llm.spec import DeploySpec
 from raymill.train.tokenizer import train_tokenizer
@@ -135,7 +137,10 @@ def served(
         Served(name=spec.name, version=1, application=application(spec), aliases=("production",))
         for spec in specs
     ]
-    snapshot = Snapshot.of({digest_of(KEY): ApiKey(key_id="k1", user="ada")}, versions)
+    snapshot = Snapshot.of(
+        {digest_of(KEY): Caller(account="ada", key_id=uuid.UUID(int=1), account_id=uuid.UUID(int=2))},
+        versions,
+    )
     # In place of the service's own gateway; the reconciler brings that back once this one is gone.
     serve.run(build_gateway(lambda: StaticSource(snapshot)), name="gateway", route_prefix="/v1")
     yield Endpoint(f"{service.url}/v1", KEY)

@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tempfile
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 from raymill.policies.errors import Unavailable
+from raymill.registry.provider_settings import ProviderSettings, presets
 from raymill.serve.gateway.app import Gateway
-from raymill.serve.gateway.snapshot import ApiKey, Served, Snapshot, StaticSource, digest_of
+from raymill.serve.gateway.build import assemble
+from raymill.serve.gateway.catalog import Preset, Provider, ProviderSecret, Route, Served, Target, with_weight
+from raymill.serve.gateway.config import RouteConfig
+from raymill.serve.gateway.meters import Meters
+from raymill.serve.gateway.money import Price
+from raymill.serve.gateway.snapshot import Caller, Snapshot, StaticSource, digest_of
+from raymill.serve.gateway.spool import Spool
+from raymill.serve.gateway.stores import Stores
 from raymill.serve.gateway.wire import Operation
 from raymill.serve.llm.answer import Body, Failure, Reply, encode
 
 KEY = "rm-0123456789abcdef"
+ADA = Caller(account="ada", key_id=uuid.UUID(int=1), account_id=uuid.UUID(int=2))
 HEAD = {"id": "chatcmpl-1", "created": 1, "model": "support-triage@3"}
 
 
 def snapshot(*aliases: str) -> Snapshot:
     """One key and one served version with these aliases."""
     served = Served(name="support-triage", version=3, application="llm-support-triage-3", aliases=aliases)
-    return Snapshot.of({digest_of(KEY): ApiKey(key_id="k1", user="ada")}, [served])
+    return Snapshot.of({digest_of(KEY): ADA}, [served])
 
 
 def chunk(text: str) -> bytes:
@@ -119,12 +131,86 @@ def serving(app: Any) -> Iterator[str]:
 
 @contextmanager
 def gateway(
-    engine: ScriptedEngine, source: StaticSource | None = None, *, max_body_bytes: int = 1000
+    engine: ScriptedEngine | None = None,
+    source: StaticSource | None = None,
+    *,
+    max_body_bytes: int = 1000,
+    stores: Stores | None = None,
 ) -> Iterator[str]:
     """The gateway over `engine`, with a small body limit."""
-    source = source or StaticSource(snapshot("production"))
-    with serving(Gateway(source, engine, max_body_bytes=max_body_bytes, poll_s=0.05)) as address:
+    with made(engine, source, max_body_bytes=max_body_bytes, stores=stores) as (app, address):
+        assert app is not None
         yield address
+
+
+@contextmanager
+def made(
+    engine: ScriptedEngine | None = None,
+    source: StaticSource | None = None,
+    *,
+    max_body_bytes: int = 32 << 20,
+    stores: Stores | None = None,
+) -> Iterator[tuple[Gateway, str]]:
+    """As `gateway`, and the app itself."""
+    source = source or StaticSource(snapshot("production"))
+    with tempfile.TemporaryDirectory() as directory:
+        stores = stores or local_stores(Path(directory))
+        app = assemble(source, stores, engine or ScriptedEngine(), max_body_bytes=max_body_bytes, poll_s=0.05)
+        with serving(app) as address:
+            yield app, address
+        stores.spool.close()
+
+
+def local_stores(directory: Path) -> Stores:
+    """Records on disk, and no limits."""
+    replica_id = uuid.uuid4()
+    return Stores(
+        replica_id=replica_id, meters=Meters("", replica_id, "test"), spool=Spool(directory, replica_id)
+    )
+
+
+def provider(
+    name: str, url: str, *, preset: str = "vllm", keys: int = 1, price: Price | None = None, **settings: Any
+) -> Provider:
+    """A provider at `url` as a preset describes it, with keys `sk-<name>-0` and so on."""
+    known = presets()[preset]
+    own = ProviderSettings.model_validate({**known.settings.model_dump(), "auth": "bearer", **settings})
+    return Provider(
+        name=name,
+        wire=known.wire,
+        base_url=url,
+        settings=own if known.wire == "openai" else known.settings,
+        secrets=tuple(
+            ProviderSecret(id=f"{name}-{n}", name=f"k{n}", value=f"sk-{name}-{n}") for n in range(keys)
+        ),
+        price_of=lambda _: price,
+    )
+
+
+def route(name: str, providers: list[Provider], targets: list[dict[str, Any]], **config: Any) -> Route:
+    """A route as the registry would make it."""
+    by_name = {each.name: each for each in providers}
+    resolved = RouteConfig.model_validate({"targets": targets, **config})
+    made = [
+        with_weight(
+            Target(
+                model=wanted.model,
+                provider=by_name[wanted.provider],
+                price=by_name[wanted.provider].price_of(wanted.model),
+            ),
+            wanted,
+        )
+        for wanted in resolved.targets
+    ]
+    return Route(name=name, targets=tuple(made), config=resolved)
+
+
+def source_of(
+    providers: list[Provider], *routes: Route, presets: tuple[Preset, ...] = (), caller: Caller = ADA
+) -> StaticSource:
+    return StaticSource(
+        Snapshot.of({digest_of(KEY): caller}, routes=routes, presets=presets, providers=providers)
+    )
 
 
 def eventually(condition: Callable[[], bool], within_s: float = 10.0) -> None:

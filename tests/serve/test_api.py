@@ -66,6 +66,51 @@ LOWEST_ROLE = {
     "POST /keys": Role.ADMIN,
     "DELETE /keys/{key_id}": Role.ADMIN,
     "GET /status": Role.VIEWER,
+    "GET /provider-presets": Role.VIEWER,
+    "GET /providers": Role.VIEWER,
+    "POST /providers": Role.ADMIN,
+    "GET /providers/{name}": Role.VIEWER,
+    "PATCH /providers/{name}": Role.ADMIN,
+    "DELETE /providers/{name}": Role.ADMIN,
+    "POST /providers/{name}/test": Role.ADMIN,
+    "GET /providers/{name}/checks": Role.VIEWER,
+    "POST /providers/{name}/sync": Role.ADMIN,
+    "GET /providers/{name}/models": Role.VIEWER,
+    "GET /providers/{name}/keys": Role.VIEWER,
+    "PUT /providers/{name}/keys/{key}": Role.ADMIN,
+    "PATCH /providers/{name}/keys/{key}": Role.ADMIN,
+    "DELETE /providers/{name}/keys/{key}": Role.ADMIN,
+    "POST /master-key/rotate": Role.ADMIN,
+    "GET /prices": Role.VIEWER,
+    "PUT /prices/{provider}/{model}": Role.ADMIN,
+    "DELETE /prices/{provider}/{model}": Role.ADMIN,
+    "GET /routes": Role.VIEWER,
+    "GET /routes/{name}": Role.VIEWER,
+    "PUT /routes/{name}": Role.OPERATOR,
+    "PATCH /routes/{name}": Role.OPERATOR,
+    "DELETE /routes/{name}": Role.OPERATOR,
+    "GET /presets": Role.VIEWER,
+    "GET /presets/{name}": Role.VIEWER,
+    "PUT /presets/{name}": Role.OPERATOR,
+    "DELETE /presets/{name}": Role.OPERATOR,
+    "GET /teams": Role.APPROVER,
+    "POST /teams": Role.ADMIN,
+    "PATCH /teams/{name}": Role.ADMIN,
+    "PATCH /accounts/{name}": Role.ADMIN,
+    "GET /accounts/{name}/limits": Role.APPROVER,  # of others; everyone may see their own
+    "GET /tiers": Role.VIEWER,
+    "PUT /tiers/{name}": Role.ADMIN,
+    "GET /budgets": Role.VIEWER,
+    "PUT /budgets/{subject}/{period}": Role.ADMIN,
+    "DELETE /budgets/{subject}/{period}": Role.ADMIN,
+    "GET /usage": Role.VIEWER,
+    "GET /usage/records": Role.VIEWER,
+    "GET /usage/anomalies": Role.VIEWER,
+    "GET /usage.csv": Role.VIEWER,
+    "GET /traces": Role.VIEWER,
+    "GET /traces/{request_id}": Role.VIEWER,
+    "GET /feedback": Role.VIEWER,
+    "POST /feedback": Role.VIEWER,
 }
 """Each may be called by this role and the ones above it, and by nobody else."""
 
@@ -134,7 +179,9 @@ def call(client: TestClient, method: str, path: str, key: str | None) -> Respons
     """The operation with ids of nothing and an empty body: past the door it finds nothing."""
     for name in ("pipeline_id", "job_id", "key_id"):
         path = path.replace(f"{{{name}}}", NOBODY)
-    path = path.replace("{name}", "nobody").replace("{number}", "1")
+    for name in ("name", "key", "provider", "model"):
+        path = path.replace(f"{{{name}}}", "nobody")
+    path = path.replace("{number}", "1")
     headers = {"authorization": f"Bearer {key}"} if key else {}
     return client.request(method, path, headers=headers, json={} if method == "POST" else None)
 

@@ -1,14 +1,15 @@
-"""Whether the service lives, and whether it can take traffic. The only routes without a key."""
+"""Whether the service lives and can take traffic, (the only routes without a key), and its numbers."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 from sqlalchemy import text
 
 from raymill.policies.errors import Unavailable
-from raymill.serve.api.context import PartsDep
+from raymill.serve.api.context import PartsDep, Viewer
+from raymill.serve.gateway import scrape
 
 router = APIRouter(tags=["health"])
 
@@ -21,10 +22,20 @@ def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 def readyz(found: PartsDep) -> dict[str, str]:
-    """The database answers and the gateway runs."""
+    """The database answers, and the gateway runs and takes more requests."""
     with found.database.transaction() as opened:
         opened.execute(text("SELECT 1"))
     gateway = serve.status().applications.get("gateway")
     if gateway is None or gateway.status is not ApplicationStatus.RUNNING:
         raise Unavailable("the gateway is starting: try again in a few seconds")
+    if scrape.not_ready(found.settings.metrics_dir):
+        raise Unavailable("every gateway replica has its queues nearly full: send less, or add replicas")
     return {"status": "ready"}
+
+
+@router.get("/metrics", response_class=Response)
+def metrics(_: Viewer, found: PartsDep) -> Response:
+    """The gateway's numbers in Prometheus' text form. A scraper sends a viewer's key: they tell models and spend."""
+    return Response(
+        scrape.joined(found.settings.metrics_dir), media_type="text/plain; version=0.0.4; charset=utf-8"
+    )

@@ -29,7 +29,10 @@ def accounts(
 @router.post("/accounts", status_code=201)
 def create_account(body: types.AccountRequest, who: Admin, opened: SessionDep) -> types.Account:
     """A person or a service."""
-    return wire.account(identity.create_account(opened, body.name, Role(body.role), who.actor))
+    made = identity.create_account(
+        opened, body.name, Role(body.role), who.actor, team=body.team, tier=body.tier
+    )
+    return wire.account(made)
 
 
 @router.get("/keys")

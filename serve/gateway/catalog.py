@@ -1,0 +1,153 @@
+"""What can answer: providers with their keys, routes with their targets, presets, and our served versions.
+
+Frozen and resolved: what a request needs of a target (address, headers, price) is made when the
+configuration is read, not for each request. Knows no database and no HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from raymill.registry.provider_settings import ProviderSettings
+from raymill.serve.gateway import config
+from raymill.serve.gateway.config import OURS, RouteConfig
+from raymill.serve.gateway.http_client import Address
+from raymill.serve.gateway.money import Price
+
+PRODUCTION = "production"
+FREE = Price(0, 0, 0, None)
+"""Of our own versions, unless an override says otherwise."""
+
+WireName = Literal["openai", "anthropic", "gemini", "ours"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProviderSecret:
+    """A key of a provider, opened. Lives in memory only."""
+
+    id: str
+    name: str
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provider:
+    name: str
+    wire: WireName
+    base_url: str
+    settings: ProviderSettings
+    secrets: tuple[ProviderSecret, ...] = ()
+    models: tuple[str, ...] = ()
+    """What it said it has."""
+
+    price_of: Callable[[str], Price | None] = field(default=lambda _: None, repr=False, compare=False)
+    """Of one of its models; None when nobody knows."""
+
+    @cached_property
+    def address(self) -> Address:
+        return Address.of(self.base_url)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """One version that is deployed and ready, and the aliases that point to it."""
+
+    name: str
+    version: int
+    application: str
+    """Name of its Serve application (`DeploySpec.application`)."""
+
+    aliases: tuple[str, ...] = ()
+    created: int = 0
+    """Unix seconds, for /v1/models."""
+
+    price: Price = FREE
+
+    @property
+    def exact_name(self) -> str:
+        return f"{self.name}@{self.version}"
+
+    @property
+    def public_names(self) -> tuple[str, ...]:
+        """Every name a request may use: name@3, name@production, and the bare name for production."""
+        names = [f"{self.name}@{alias}" for alias in self.aliases]
+        if PRODUCTION in self.aliases:
+            names.insert(0, self.name)
+        return (*names, self.exact_name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One that can answer: a model of a provider, or a version of ours."""
+
+    model: str
+    provider: Provider | None = None
+    served: Served | None = None
+    price: Price | None = None
+    """None when nobody knows it."""
+
+    weight: int = 1
+    order: int = 0
+    when: config.When = field(default_factory=config.When)
+
+    @cached_property
+    def id(self) -> str:
+        """provider/model, as logs, metrics and answers name it."""
+        return f"{self.provider_name}/{self.model}"
+
+    @property
+    def provider_name(self) -> str:
+        return self.provider.name if self.provider is not None else OURS
+
+    @property
+    def wire(self) -> WireName:
+        return self.provider.wire if self.provider else "ours"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """A name, and who answers for it."""
+
+    name: str
+    targets: tuple[Target, ...]
+    config: RouteConfig
+    created: int = 0
+    owned_by: str = "raymill"
+    served_version: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A persona: defaults of a request under a name of its own."""
+
+    name: str
+    model: str
+    system: str
+    params: dict[str, Any]
+    created: int = 0
+
+
+def served_route(name: str, served: Served) -> Route:
+    """The route that a served version's name is."""
+    target = Target(model=served.exact_name, served=served, price=served.price)
+    plain = RouteConfig(targets=(config.Target(provider=OURS, model=served.exact_name),))
+    # One try: the engine's own queue is the place to wait, and a lost replica comes back by itself.
+    once = plain.model_copy(update={"retries": config.Retries(attempts=1)})
+    return Route(
+        name=name, targets=(target,), config=once, created=served.created, served_version=served.exact_name
+    )
+
+
+def direct_route(provider: Provider, model: str) -> Route:
+    """The route that `provider/model` is."""
+    target = Target(model=model, provider=provider, price=provider.price_of(model))
+    plain = RouteConfig(targets=(config.Target(provider=provider.name, model=model),))
+    return Route(name=f"{provider.name}/{model}", targets=(target,), config=plain, owned_by=provider.name)
+
+
+def with_weight(target: Target, wanted: config.Target) -> Target:
+    """`target` as a route's configuration names it."""
+    return replace(target, weight=wanted.weight, order=wanted.order, when=wanted.when)

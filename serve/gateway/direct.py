@@ -1,0 +1,46 @@
+"""Hands requests to the gateway without Ray Serve's own wrapping of each of them.
+
+In HAProxy mode a replica runs uvicorn itself, but Serve 2.60 puts two tasks, a queue, a middleware and its
+metrics around every request: twice what the gateway itself costs (docs/architecture.md). The one function
+that wraps the server's app is replaced here, in the gateway's replica only; health checks and everything
+else still go to Serve. What Serve then does not see (requests in flight, their latency) the gateway counts
+itself. Goes when Serve lets an ASGI app have its server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.serve._private import http_util
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+PREFIX = "/v1/"
+HEALTH = "/-/healthz"
+
+_apply_middlewares = http_util._apply_middlewares
+
+
+def answer_directly(gateway: ASGIApp, not_ready: Callable[[], str | None]) -> None:
+    """A server that is started from now on in this process gives requests under /v1 to `gateway`.
+
+    Args:
+        not_ready: why no more requests should come, or None. HAProxy then asks the other replicas.
+    """
+
+    def apply(serve_app: ASGIApp, middlewares: list[Any]) -> ASGIApp:
+        wrapped = _apply_middlewares(serve_app, middlewares)
+
+        async def front(scope: Scope, receive: Receive, send: Send) -> None:
+            path = scope.get("path", "")
+            if scope["type"] == "http" and path.startswith(PREFIX):
+                await gateway(scope, receive, send)
+            elif path == HEALTH and (reason := not_ready()) is not None:
+                await send({"type": "http.response.start", "status": 503, "headers": []})
+                await send({"type": "http.response.body", "body": reason.encode()})
+            else:
+                await wrapped(scope, receive, send)
+
+        return front
+
+    http_util._apply_middlewares = apply
