@@ -1,8 +1,9 @@
 """A small model made on the spot, and the recipe that has the service train, promote and serve it.
 
-The weights are random but for a few steps of tuning: what it says does not matter, how fast does. Its
-default size is such that the tokens a second of two cores are about those of a real model on a real device
-divided by that machine's cores, so that the gateway's work for each token weighs what it weighs there.
+The weights are random but for a few steps of tuning: what it says does not matter, how fast does. By default
+it makes a few hundred tokens a second on two cores, so that most of their time goes into the model and not
+into the load generator; at 16 requests at once, a real model on a GPU makes about as many for each core of
+its machine.
 """
 
 from __future__ import annotations

@@ -11,9 +11,8 @@ server on the same engine: on a CPU a replica runs the engine's core in a thread
 (`stock`), where the core has a process of its own: `ratio_throughput_vs_stock` is what a user would see who
 had started vLLM by hand. On GPUs our core has a process of its own as well, and the two are the same.
 
-On a small machine the load generator and the gateway take their time from the same cores as the model. A
-model that makes as many tokens a second on two cores as a real one on its GPU would drown it in their work;
-`own_model.py` says which size is fair.
+On a small machine the load generator and the gateway take their time from the same cores as the model;
+`own_model.py` says how large it should be for that.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL"
 @dataclass(frozen=True, kw_only=True)
 class Options:
     rounds: int = 3
-    prompts: int = 96
+    prompts: int = 64
     input_tokens: int = 128
     output_tokens: int = 128
     concurrency: int = 16
@@ -128,6 +127,8 @@ class DirectVllm(Program):
             "OMP_NUM_THREADS": threads,
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "CORE_IN_THREAD": "1" if in_thread else "0",
+            # Otherwise vLLM on a CPU gives the model a process of its own, whatever executor is asked for.
+            **({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if in_thread else {}),
         }
 
 

@@ -56,6 +56,8 @@ def order(
 
 
 ALWAYS = When()
+EXPLORE = 0.05
+"""Share of the requests of a least-latency route that go to any of its targets."""
 
 
 def meets(when: When, traits: Traits) -> bool:
@@ -80,8 +82,11 @@ def _within(
     weighty = [target for target in group if target.weight]
     spare = [target for target in group if not target.weight]
     if strategy == "least_latency":
-        # One that was never asked has latency 0, so it is asked first.
+        # One that was never asked has latency 0, so it is asked first; and now and then another than the fastest,
+        # or nobody would notice that it is slow no more.
         weighty.sort(key=lambda target: (health.of(target).latency_ms, random.random()))
+        if random.random() < EXPLORE:
+            random.shuffle(weighty)
     elif strategy == "least_busy":
         weighty.sort(key=lambda target: (health.of(target).in_flight / target.weight, random.random()))
     else:

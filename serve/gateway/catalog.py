@@ -50,6 +50,11 @@ class Provider:
     def address(self) -> Address:
         return Address.of(self.base_url)
 
+    @cached_property
+    def heads(self) -> dict[str, bytes]:
+        """Header lines by the key's id, empty for none; made when a key is first used."""
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Served:

@@ -317,6 +317,10 @@ def path_of(
 
 def head_lines(provider: Provider, secret: ProviderSecret | None) -> bytes:
     """Header lines: what is sent, who we are, the key in the provider's own style."""
+    key = secret.id if secret is not None else ""
+    made = provider.heads.get(key)
+    if made is not None:
+        return made
     lines = ["content-type: application/json", "accept: application/json, text/event-stream"]
     lines += [f"{name.lower()}: {value}" for name, value in provider.settings.headers.items()]
     if secret is not None:
@@ -326,4 +330,5 @@ def head_lines(provider: Provider, secret: ProviderSecret | None) -> bytes:
         elif style != "none":
             lines.append(f"{style}: {secret.value}")
     lines.append("user-agent: raymill")
-    return ("\r\n".join(lines) + "\r\n").encode("latin-1")
+    made = provider.heads[key] = ("\r\n".join(lines) + "\r\n").encode("latin-1")
+    return made

@@ -1,7 +1,7 @@
 """Hands requests to the gateway without Ray Serve's own wrapping of each of them.
 
 In HAProxy mode a replica runs uvicorn itself, but Serve 2.60 puts two tasks, a queue, a middleware and its
-metrics around every request: twice what the gateway itself costs (docs/architecture.md). The one function
+metrics around every request: half of what a trivial one costs (docs/architecture.md). The one function
 that wraps the server's app is replaced here, in the gateway's replica only; health checks and everything
 else still go to Serve. What Serve then does not see (requests in flight, their latency) the gateway counts
 itself. Goes when Serve lets an ASGI app have its server.

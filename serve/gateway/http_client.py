@@ -1,8 +1,8 @@
 """HTTP/1.1 towards providers: a pool of kept connections on asyncio, parsed by httptools.
 
-Written here and not taken from a library because it is most of what a request costs: aiohttp takes about
-100 µs of it on the machine where this takes 25 (docs/dependencies.md). It knows what the gateway needs and
-no more: requests with a whole body, answers whole or in pieces, no redirects, no cookies, no proxy, no
+Written here and not taken from a library because it is most of what a request costs: a pass-through takes
+128 µs of CPU with aiohttp and 46 with this (docs/dependencies.md). It knows what the gateway needs and no
+more: requests with a whole body, answers whole or in pieces, no redirects, no cookies, no proxy, no
 compression. Times are seconds.
 
     HttpError

@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 
 from raymill.cluster.service import write_atomically
 
@@ -25,121 +33,156 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 OVERHEAD = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 BREAKER = {"closed": 0, "half_open": 1, "open": 2}
 WRITE_S = 2.0
-MAX_BUNDLES = 500
-"""Distinct combinations that get numbers of their own: clients choose model names, so they must not grow for ever."""
+MAX_NAMES = 500
+"""Routes, providers and models that get numbers of their own: clients choose names, so they must not add up."""
 
-WHO = ("route", "provider", "model")
+PREFIX = "raymill_gateway_"
 
 
-class _Bundle(NamedTuple):
-    """The numbers that one kind of request adds to."""
+class _Histogram:
+    """Counts by bucket; cheaper to add to than a client library's, which locks and checks each time."""
 
-    requests: Counter
-    latency: Histogram
-    first: Histogram
-    overhead: Histogram
-    attempts: Counter
-    prompt: Counter
-    completion: Counter
-    spend: Counter
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def into(self, family: HistogramMetricFamily, labels: list[str]) -> None:
+        """As Prometheus wants it: each bucket counts all that is not above its bound."""
+        names = [*(str(bound) for bound in self.bounds), "+Inf"]
+        family.add_metric(labels, list(zip(names, accumulate(self.counts), strict=True)), self.total)
+
+
+class _Numbers:
+    """Of one route, provider and model."""
+
+    __slots__ = ("attempts", "completion", "first", "latency", "prompt", "requests", "spend")
+
+    def __init__(self) -> None:
+        self.requests: dict[tuple[str, str, int], int] = {}
+        """By operation, outcome and status."""
+        self.latency = _Histogram(SECONDS)
+        self.first = _Histogram(SECONDS)
+        self.attempts = self.prompt = self.completion = self.spend = 0
 
 
 class Metrics:
+    """One replica's numbers. Only its event loop's thread adds to them."""
+
     def __init__(self, replica: str) -> None:
-        self.registry = CollectorRegistry()
         self._replica = replica
-        self._bundles: dict[tuple[str, str, str, str, str, int], _Bundle] = {}
-        self._requests = self._counter(
-            "requests", "Requests that were let in.", *WHO, "operation", "outcome", "status"
-        )
-        self._refused = self._counter("refused", "Requests that were not let in.", "code", "status")
-        self._latency = self._histogram(
-            "request_seconds", "From the request to its last byte.", SECONDS, *WHO
-        )
-        self._first = self._histogram(
-            "first_token_seconds", "From the request to the first token.", SECONDS, *WHO
-        )
-        self._overhead = self._histogram(
-            "overhead_seconds", "The gateway's own share of the latency.", OVERHEAD
-        )
-        self._tokens = self._counter("tokens", "Tokens.", *WHO, "kind")
-        self._spend = self._counter("spend_micro_usd", "Spend, micro-dollars.", *WHO)
-        self._attempts = self._counter("upstream_attempts", "Tries at targets.", *WHO)
-        self._cache = self._counter("cache", "Looks into the answer cache.", "route", "result")
-        self._in_flight = self._gauge("in_flight", "Requests being answered.")
-        self._ready = self._gauge("ready", "1: more requests may come.")
-        self._breakers = Gauge(
-            "raymill_gateway_breaker",
-            "0 closed, 1 half-open, 2 open.",
-            ("replica", "target"),
-            registry=self.registry,
-        )
-        self._spool = self._gauge("spool_bytes", "Usage records that are not in Postgres yet.")
+        self._numbers: dict[tuple[str, str, str], _Numbers] = {}
+        self._overhead = _Histogram(OVERHEAD)
+        self._refused: dict[tuple[str, int], int] = {}
+        self._cache: dict[tuple[str, str], int] = {}
 
     def ended(self, record: UsageRecord) -> None:
         """A request that was let in is over."""
-        key = (record.route, record.provider, record.model, record.operation, record.outcome, record.status)
-        bundle = self._bundles.get(key) or self._bundle(key)
-        bundle.requests.inc()
-        bundle.latency.observe(record.latency_ms / 1000)
-        bundle.overhead.observe(record.overhead_ms / 1000)
+        numbers = self._numbers.get((record.route, record.provider, record.model)) or self._of(record)
+        kind = (record.operation, record.outcome, record.status)
+        numbers.requests[kind] = numbers.requests.get(kind, 0) + 1
+        numbers.latency.add(record.latency_ms / 1000)
+        self._overhead.add(record.overhead_ms / 1000)
         if record.first_token_ms is not None:
-            bundle.first.observe(record.first_token_ms / 1000)
-        bundle.attempts.inc(record.attempts)
-        bundle.prompt.inc(record.prompt_tokens)
-        bundle.completion.inc(record.completion_tokens)
-        bundle.spend.inc(record.cost_micro_usd)
+            numbers.first.add(record.first_token_ms / 1000)
+        numbers.attempts += record.attempts
+        numbers.prompt += record.prompt_tokens
+        numbers.completion += record.completion_tokens
+        numbers.spend += record.cost_micro_usd
 
-    def _bundle(self, key: tuple[str, str, str, str, str, int]) -> _Bundle:
-        """Looking a label up costs more than adding to it: the ones that belong together are kept together."""
-        route, provider, model, operation, outcome, status = key
-        if len(self._bundles) >= MAX_BUNDLES:
-            route = model = "other"
-            key = (route, provider, model, operation, outcome, status)
-            if key in self._bundles:
-                return self._bundles[key]
-        who = (self._replica, route, provider, model)
-        bundle = _Bundle(
-            requests=self._requests.labels(*who, operation, outcome, str(status)),
-            latency=self._latency.labels(*who),
-            first=self._first.labels(*who),
-            overhead=self._overhead.labels(self._replica),
-            attempts=self._attempts.labels(*who),
-            prompt=self._tokens.labels(*who, "prompt"),
-            completion=self._tokens.labels(*who, "completion"),
-            spend=self._spend.labels(*who),
-        )
-        self._bundles[key] = bundle
-        return bundle
+    def _of(self, record: UsageRecord) -> _Numbers:
+        who = (record.route, record.provider, record.model)
+        if len(self._numbers) >= MAX_NAMES:
+            who = ("other", record.provider, "other")
+        return self._numbers.setdefault(who, _Numbers())
 
     def refused(self, code: str, status: int) -> None:
-        self._refused.labels(self._replica, code, str(status)).inc()
+        self._refused[code, status] = self._refused.get((code, status), 0) + 1
 
     def cache(self, route: str, *, hit: bool) -> None:
-        self._cache.labels(self._replica, route, "hit" if hit else "miss").inc()
+        key = (route, "hit" if hit else "miss")
+        self._cache[key] = self._cache.get(key, 0) + 1
 
     def text(
         self, breakers: dict[str, State], spool_bytes: int, in_flight: int, not_ready: str | None
     ) -> bytes:
         """All of it, as a scrape wants it."""
-        self._spool.labels(self._replica).set(spool_bytes)
-        self._in_flight.labels(self._replica).set(in_flight)
-        self._ready.labels(self._replica).set(not_ready is None)
-        self._breakers.clear()
-        for target, state in breakers.items():
-            self._breakers.labels(self._replica, target).set(BREAKER[state])
-        return bytes(generate_latest(self.registry))
-
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"raymill_gateway_{name}", text, ("replica", *labels), registry=self.registry)
-
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"raymill_gateway_{name}", text, ("replica",), registry=self.registry)
-
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(
-            f"raymill_gateway_{name}", text, ("replica", *labels), registry=self.registry, buckets=buckets
+        gauges = {
+            "in_flight": ("Requests being answered.", in_flight),
+            "ready": ("1: more requests may come.", not_ready is None),
+            "spool_bytes": ("Usage records that are not in Postgres yet.", spool_bytes),
+        }
+        families: list[Metric] = [*self._by_name(), *self._counts()]
+        for name, (text, value) in gauges.items():
+            family = GaugeMetricFamily(f"{PREFIX}{name}", text, labels=["replica"])
+            family.add_metric([self._replica], float(value))
+            families.append(family)
+        states = GaugeMetricFamily(
+            f"{PREFIX}breaker", "0 closed, 1 half-open, 2 open.", labels=["replica", "target"]
         )
+        for target, state in breakers.items():
+            if state != "closed":
+                states.add_metric([self._replica, target], BREAKER[state])
+        registry = CollectorRegistry()
+        registry.register(_Collected([*families, states]))
+        return bytes(generate_latest(registry))
+
+    def _by_name(self) -> Iterator[Metric]:
+        who = ["replica", "route", "provider", "model"]
+        requests = _counter("requests", "Requests that were let in.", *who, "operation", "outcome", "status")
+        latency = _histogram("request_seconds", "From the request to its last byte.", *who)
+        first = _histogram("first_token_seconds", "From the request to the first token.", *who)
+        attempts = _counter("upstream_attempts", "Tries at targets.", *who)
+        tokens = _counter("tokens", "Tokens.", *who, "kind")
+        spend = _counter("spend_micro_usd", "Spend, micro-dollars.", *who)
+        for names, numbers in list(self._numbers.items()):
+            labels = [self._replica, *names]
+            for (operation, outcome, status), count in list(numbers.requests.items()):
+                requests.add_metric([*labels, operation, outcome, str(status)], count)
+            numbers.latency.into(latency, labels)
+            numbers.first.into(first, labels)
+            attempts.add_metric(labels, numbers.attempts)
+            tokens.add_metric([*labels, "prompt"], numbers.prompt)
+            tokens.add_metric([*labels, "completion"], numbers.completion)
+            spend.add_metric(labels, numbers.spend)
+        yield from (requests, latency, first, attempts, tokens, spend)
+
+    def _counts(self) -> Iterator[Metric]:
+        overhead = _histogram("overhead_seconds", "The gateway's own share of the latency.", "replica")
+        self._overhead.into(overhead, [self._replica])
+        yield overhead
+        refused = _counter("refused", "Requests that were not let in.", "replica", "code", "status")
+        for (code, status), count in list(self._refused.items()):
+            refused.add_metric([self._replica, code, str(status)], count)
+        yield refused
+        cache = _counter("cache", "Looks into the answer cache.", "replica", "route", "result")
+        for (route, result), count in list(self._cache.items()):
+            cache.add_metric([self._replica, route, result], count)
+        yield cache
+
+
+class _Collected:
+    """Families that are made already, for the client library's text form."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._families
+
+
+def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"{PREFIX}{name}", text, labels=labels)
+
+
+def _histogram(name: str, text: str, *labels: str) -> HistogramMetricFamily:
+    return HistogramMetricFamily(f"{PREFIX}{name}", text, labels=labels)
 
 
 async def write_forever(text: Callable[[], bytes], directory: Path, replica: str) -> None:

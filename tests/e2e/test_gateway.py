@@ -135,20 +135,14 @@ def ask_until_known(http: httpx.Client, key: str) -> bool:
 
 
 def replicas() -> list[psutil.Process]:
-    """The gateway's processes of this service."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if "ServeReplica:gateway" in " ".join(process.info["cmdline"] or []):
-            found.append(process)
-    with Settings().open_database(pool_size=1).transaction() as session:
-        alive = session.scalar(select(func.count()).select_from(GatewayReplica)) or 0
-    assert alive >= 1
-    return [process for process in found if str(Settings().home) in " ".join(_maps(process))]
-
-
-def _maps(process: psutil.Process) -> list[str]:
-    """Paths of its open files: the spool of this home is among them."""
-    return [file.path for file in process.open_files()]
+    """The gateway's processes of this service: the ones that hold a spool under its home open."""
+    home = str(Settings().spool_dir)
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "ServeReplica:gateway" in " ".join(process.info["cmdline"] or [])
+        and any(file.path.startswith(home) for file in process.open_files())
+    ]
 
 
 def test_kill_9_of_a_replica_under_load_loses_no_usage_row_and_no_reservation(
@@ -204,8 +198,9 @@ def test_kill_9_of_a_replica_under_load_loses_no_usage_row_and_no_reservation(
             for row in session.scalars(select(Meter).where(Meter.name.like("account:%/micro_usd/total")))
             if row.used == spent_by(database, account)[1]
         ]
-        held = session.scalar(select(func.sum(MeterLease.amount)).where(MeterLease.name == meter.name)) or 0
-        assert meter.leased == max(0, held)
+        above = func.sum(func.greatest(MeterLease.amount, 0))  # one below 0 is a debt, and holds nothing
+        held = session.scalar(select(above).where(MeterLease.name == meter.name)) or 0
+        assert meter.leased == held
 
 
 def until_back(url: str, key: str) -> None:

@@ -206,9 +206,12 @@ def test_the_fastest_target_is_asked_first_and_one_that_was_never_asked_before_i
     health = HealthBook()
     for target, latency_ms in zip(of.targets, (300.0, 100.0), strict=True):
         health.of(target).succeeded(Breaker(), latency_ms)
-    assert models(of, health=health) == ["fast", "slow"]
+    # One request in twenty goes to any of them, so that one which got faster is noticed.
+    first = Counter(models(of, health=health)[0] for _ in range(1000))
+    assert 1 <= first["slow"] <= 70
     more = made({"model": "slow"}, {"model": "fast"}, {"model": "new"}, strategy="least_latency")
-    assert models(more, health=health) == ["new", "fast", "slow"]
+    order = Counter(tuple(models(more, health=health)) for _ in range(200))
+    assert order.most_common(1)[0][0] == ("new", "fast", "slow")
 
 
 def test_the_least_busy_target_is_asked_first_by_its_weight() -> None:
