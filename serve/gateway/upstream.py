@@ -18,7 +18,7 @@ from raymill.policies.errors import Unavailable
 from raymill.serve.gateway.catalog import Served, Target
 from raymill.serve.gateway.config import Timeouts
 from raymill.serve.gateway.dialect import DONE, Call
-from raymill.serve.gateway.http_client import Broken, HttpClient
+from raymill.serve.gateway.http_client import HttpClient, TimedOut
 from raymill.serve.gateway.stream import frame
 from raymill.serve.gateway.wire import Operation
 from raymill.serve.llm.answer import Body, Failure, Reply
@@ -96,8 +96,8 @@ class EngineAnswer:
         except StopAsyncIteration:
             self._rest = None
             return DONE  # an engine's stream that ends is whole
-        except (Unavailable, TimeoutError) as error:
-            raise Broken(str(error) or "the engine did not answer in time: try again") from error
+        except TimeoutError:
+            raise TimedOut("the engine did not answer in time: raise the route's timeouts") from None
         if isinstance(piece, Failure):
             raise EngineFailed(piece)
         return frame(piece)
