@@ -9,11 +9,12 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
+from starlette.types import ASGIApp
 
 from raymill.cluster.settings import Settings
 from raymill.serve.gateway.app import Gateway
 from raymill.serve.gateway.cache import AnswerCache
-from raymill.serve.gateway.direct import answer_directly
+from raymill.serve.gateway.direct import answer_directly, through_serve
 from raymill.serve.gateway.exchange import Parts
 from raymill.serve.gateway.health import HealthBook
 from raymill.serve.gateway.http_client import HttpClient
@@ -55,7 +56,7 @@ class GatewayReplica:
         self._gateway = assemble(self._source, self._stores, ServeEngines())
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __serve_build_asgi_app__(self) -> Gateway:
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
         # Here rather than in the app's lifespan, where Serve would swallow the reason of a failure.
         gateway, stores = self._gateway, self._stores
         await gateway.refresher.start()
@@ -75,7 +76,7 @@ class GatewayReplica:
             asyncio.create_task(numbers_written, name="gateway-metrics"),
             asyncio.create_task(targets_probed, name="gateway-probe"),
         ]
-        return gateway
+        return through_serve(gateway)
 
     def check_health(self) -> None:
         self._gateway.refresher.check()

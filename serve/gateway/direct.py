@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ray.serve._private import http_util
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+REQUEST_ID = b"x-request-id"
 PREFIX = "/v1/"
 HEALTH = "/-/healthz"
 
@@ -44,3 +45,19 @@ def answer_directly(gateway: ASGIApp, not_ready: Callable[[], str | None]) -> No
         return front
 
     http_util._apply_middlewares = apply
+
+
+def through_serve(gateway: ASGIApp) -> ASGIApp:
+    """The gateway for requests that still come by way of Serve: HAProxy sends them to Serve's own proxy while no
+    replica is up. Serve adds the request's id itself."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        async def without_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                kept = [header for header in message["headers"] if header[0] != REQUEST_ID]
+                message = {**message, "headers": kept}
+            await send(message)
+
+        await gateway(scope, receive, without_id)
+
+    return wrapped

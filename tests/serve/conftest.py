@@ -146,7 +146,8 @@ def served(
     yield Endpoint(f"{service.url}/v1", KEY)
     for spec in specs:
         serve.delete(application(spec))
-    serve.delete("gateway")
+    # Not waited for: the reconciler brings the service's own back as soon as this one goes, under the same name.
+    serve.delete("gateway", _blocking=False)
 
 
 def application(spec: DeploySpec) -> str:
