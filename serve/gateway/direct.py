@@ -4,7 +4,8 @@ In HAProxy mode a replica runs uvicorn itself, but Serve 2.60 puts two tasks, a 
 metrics around every request: half of what a trivial one costs (docs/architecture.md). The one function
 that wraps the server's app is replaced here, in the gateway's replica only; health checks and everything
 else still go to Serve. What Serve then does not see (requests in flight, their latency) the gateway counts
-itself. Goes when Serve lets an ASGI app have its server.
+itself. Uvicorn's middleware for the client's address, which nobody here asks for, is left out as well. Goes when
+Serve lets an ASGI app have its server.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import uvicorn.config
 from ray.serve._private import http_util
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http import auto, httptools_impl
+
+from raymill.serve.gateway.cycle import FewTimersProtocol, OneWriteCycle
 
 REQUEST_ID = b"x-request-id"
 PREFIX = "/v1/"
@@ -44,7 +49,13 @@ def answer_directly(gateway: ASGIApp, not_ready: Callable[[], str | None]) -> No
 
         return front
 
+    def as_it_is(app: ASGIApp, **_: object) -> ASGIApp:
+        return app
+
     http_util._apply_middlewares = apply
+    httptools_impl.RequestResponseCycle = OneWriteCycle  # type: ignore[misc]
+    auto.AutoHTTPProtocol = FewTimersProtocol
+    uvicorn.config.ProxyHeadersMiddleware = as_it_is  # type: ignore[attr-defined,assignment]
 
 
 def through_serve(gateway: ASGIApp) -> ASGIApp:

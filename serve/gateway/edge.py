@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.types import Receive, Send
 
+from raymill.serve.gateway.alarms import alarms
 from raymill.serve.gateway.stream import RawHeaders
 from raymill.serve.gateway.wire import Refused
 
@@ -79,11 +80,10 @@ async def cancelled_with_client(
     task = asyncio.current_task()
     assert task is not None
     watch = _Watch(task, receive, sink)
-    timer = None
     if at_once:
         watch.start()
     else:
-        timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, watch.start)
+        alarms().set(watch, WATCH_AFTER_S, watch.start)
     try:
         await work
     except asyncio.CancelledError:
@@ -91,8 +91,8 @@ async def cancelled_with_client(
             raise
         task.uncancel()
     finally:
-        if timer is not None:
-            timer.cancel()
+        if not at_once:
+            alarms().clear(watch)
         watch.stop()
 
 

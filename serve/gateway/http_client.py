@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from raymill.policies.errors import Invalid, RaymillError
+from raymill.serve.gateway.alarms import alarms
 
 HIGH_WATER_BYTES = 256 << 10
 """Of an answer that is read more slowly than it comes, this much is held before the sender has to wait."""
@@ -92,10 +93,10 @@ class Connection(asyncio.Protocol):
     def __init__(self, kept: deque[Connection]) -> None:
         self._kept = kept
         self._loop = asyncio.get_running_loop()
+        self._alarms = alarms()
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._parser: httptools.HttpResponseParser | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._paused = False
         self._error: HttpError | None = None
         self.closed = False
@@ -196,11 +197,11 @@ class Connection(asyncio.Protocol):
             Broken: the connection ended.
         """
         self._waiter = self._loop.create_future()
-        self._timer = self._loop.call_later(timeout_s, self._on_timeout)
+        self._alarms.set(self, timeout_s, self._on_timeout)
         try:
             await self._waiter
         finally:
-            self._timer.cancel()
+            self._alarms.clear(self)
             self._waiter = None
 
     def raise_error(self) -> None:
