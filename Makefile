@@ -26,7 +26,7 @@ ifeq ($(DEVICE),gpu)
 export CMAKE_ARGS ?= $(if $(shell command -v nvcc 2>/dev/null),-DGGML_CUDA=on)
 endif
 
-.PHONY: help setup links demo up down test lint format lock clean bench-peers bench-gateway bench-vllm
+.PHONY: help setup links demo up down test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs chaos
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,7 +72,7 @@ lint: $(STAMP) ## Run ruff, mypy and import-linter
 format: $(STAMP) ## Let ruff rewrite the code
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-bench-peers: $(STAMP) ## Install LiteLLM and Portkey, outside .venv, to measure the gateway against them
+bench-peers: $(STAMP) ## Install LiteLLM, Portkey and procrastinate, outside .venv, to measure against them
 	@$(BIN)/python -m benchmarks.peers
 
 bench-gateway: $(STAMP) ## Measure the gateway and its peers (ARGS="--quick --only raymill,uvicorn")
@@ -90,3 +90,9 @@ lock: ## Pin every package again, from pyproject.toml
 
 clean: ## Remove the virtual environment and what the tools left
 	rm -rf $(VENV) .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-report.json
+
+bench-jobs: $(STAMP) ## Measure the job engine and its peers (ARGS=--quick)
+	@$(BIN)/python -m benchmarks.jobs $(ARGS)
+
+chaos: $(STAMP) ## Kill parts of a service at random and count what is lost (ROUNDS=100 SEED=1)
+	@$(BIN)/python -m raymill.cluster.chaos --rounds $(or $(ROUNDS),100) --seed $(or $(SEED),1) $(ARGS)

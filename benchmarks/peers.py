@@ -1,4 +1,4 @@
-"""`make bench-peers`: install the gateways that ours is measured against, outside the project's .venv.
+"""`make bench-peers`: install the systems that ours is measured against, outside the project's .venv.
 
 Each lies in a folder of its own under `.bench/`. One that cannot be installed is named, with the reason, in
 one line; `make bench-gateway` then reports it as null. Knows nothing of how they are started (`systems.py`).
@@ -16,20 +16,31 @@ BENCH = ROOT / ".bench"
 
 LITELLM = "litellm[proxy]==1.104.2"
 PORTKEY = "@portkey-ai/gateway@1.15.2"
+PROCRASTINATE = "procrastinate==3.10.0"
 
 INSTALL_TIMEOUT_S = 600.0
 
 
 def install_litellm() -> str | None:
+    """Returns what went wrong, or None."""
+    return _install("litellm", LITELLM)
+
+
+def install_procrastinate() -> str | None:
+    """Returns what went wrong, or None."""
+    return _install("procrastinate", PROCRASTINATE, "psycopg[binary,pool]==3.3.9")
+
+
+def _install(name: str, *packages: str) -> str | None:
     """Into a virtual environment of its own, with the project's uv. Returns what went wrong, or None."""
     uv = Path(sys.executable).with_name("uv")
     if not uv.exists():
         return "uv is not in .venv: run make setup"
-    home = BENCH / "litellm"
+    home = BENCH / name
     python = home / "bin" / "python"
     return _run(
         [str(uv), "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(home)]
-    ) or _run([str(uv), "pip", "install", "--quiet", "--python", str(python), LITELLM])
+    ) or _run([str(uv), "pip", "install", "--quiet", "--python", str(python), *packages])
 
 
 def install_portkey() -> str | None:
@@ -57,9 +68,10 @@ def _run(command: list[str]) -> str | None:
 
 
 def main() -> int:
-    """Install both; 1 when one of them is missing at the end."""
+    """Install all; 1 when one of them is missing at the end."""
     failed = 0
-    for name, install in ((LITELLM, install_litellm), (PORTKEY, install_portkey)):
+    peers = ((LITELLM, install_litellm), (PORTKEY, install_portkey), (PROCRASTINATE, install_procrastinate))
+    for name, install in peers:
         print(f"bench-peers: {name} …", flush=True)
         reason = install()
         if reason is not None:

@@ -99,11 +99,6 @@ def job(job_id: Id) -> Call[types.Job]:
     return Call(path=at("jobs", job_id), returns=types.Job)
 
 
-def jobs(state: types.State | None, kind: str | None, pipeline_id: Id | None) -> Listing[types.Job]:
-    query = {"state": state, "kind": kind, "pipeline_id": str(pipeline_id) if pipeline_id else None}
-    return Listing(path=at("jobs"), item=types.Job, query=query)
-
-
 def cancel_job(job_id: Id) -> Call[types.Job]:
     return Call(method="POST", path=at("jobs", job_id, "cancel"), returns=types.Job)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
@@ -11,110 +10,13 @@ import httpx
 
 from raymill.client import endpoints, types
 from raymill.client.endpoints import Id
-from raymill.client.errors import WaitedTooLong
 from raymill.client.http import Http
-from raymill.client.retry import Outage, Retry
+from raymill.client.retry import Retry
 from raymill.client.settings import load_settings
+from raymill.client.sync_control import Jobs, Pipelines, Queues, Resource
 from raymill.client.sync_gateway import Presets, Prices, Providers, Routes
 from raymill.client.sync_usage import Accounts, Budgets, FeedbackGiven, Teams, Tiers, Traces, Usage
 from raymill.client.validation import checked
-
-POLL_S = 1.0
-
-
-class Resource:
-    def __init__(self, http: Http) -> None:
-        self._http = http
-
-
-class Pipelines(Resource):
-    """Recipes being run."""
-
-    def create(self, recipe: types.JsonObject, *, idempotency_key: str | None = None) -> types.Pipeline:
-        """Start a resolved recipe (`Recipe.resolved()`). The same key and recipe give the same pipeline."""
-        return self._http.send(endpoints.create_pipeline(recipe), idempotency_key)
-
-    def plan(self, recipe: types.JsonObject) -> types.Plan:
-        """What `create` would run. Writes nothing."""
-        return self._http.send(endpoints.plan_pipeline(recipe))
-
-    def get(self, pipeline_id: Id) -> types.Pipeline:
-        return self._http.send(endpoints.pipeline(pipeline_id))
-
-    def list(
-        self, *, state: types.State | None = None, name: str | None = None, limit: int | None = None
-    ) -> Iterator[types.Pipeline]:
-        """Newest first, without their jobs."""
-        return self._http.items(endpoints.pipelines(state, name), limit)
-
-    def cancel(self, pipeline_id: Id) -> types.Pipeline:
-        return self._http.send(endpoints.cancel_pipeline(pipeline_id))
-
-    def events(self, pipeline_id: Id, *, after: int | None = None) -> Iterator[types.JobEvent]:
-        """Events of all its jobs until it ends, each once; `after` is the id of the last one known."""
-        return self._http.events(endpoints.pipeline_events(pipeline_id), after)
-
-    def wait(self, pipeline_id: Id, *, timeout_s: float | None = None) -> types.Pipeline:
-        """The pipeline once it is over, however it ended.
-
-        Raises:
-            WaitedTooLong: it is not over after `timeout_s`.
-        """
-        outage, deadline_s = Outage(self._http.retry), deadline(timeout_s)
-        while True:
-            pipeline = self._http.patient(endpoints.pipeline(pipeline_id), outage)
-            if pipeline.state in types.TERMINAL:
-                return pipeline
-            pause(deadline_s, f"pipeline {pipeline_id}", pipeline.state)
-
-
-class Jobs(Resource):
-    """Steps of pipelines."""
-
-    def get(self, job_id: Id) -> types.Job:
-        return self._http.send(endpoints.job(job_id))
-
-    def list(
-        self,
-        *,
-        state: types.State | None = None,
-        kind: str | None = None,
-        pipeline_id: Id | None = None,
-        limit: int | None = None,
-    ) -> Iterator[types.Job]:
-        return self._http.items(endpoints.jobs(state, kind, pipeline_id), limit)
-
-    def cancel(self, job_id: Id) -> types.Job:
-        return self._http.send(endpoints.cancel_job(job_id))
-
-    def events(self, job_id: Id, *, after: int | None = None) -> Iterator[types.JobEvent]:
-        return self._http.events(endpoints.job_events(job_id), after)
-
-    def logs(self, job_id: Id, *, attempt: int | None = None, follow: bool = False) -> Iterator[str]:
-        """The log in pieces: what there is now, or with `follow` until the job is over."""
-        after, outage = 0, Outage(self._http.retry)
-        while True:
-            chunk = self._http.patient(endpoints.job_logs(job_id, after, attempt), outage)
-            if chunk.text:
-                yield chunk.text
-            grown, after = chunk.next > after, chunk.next
-            if chunk.ended or not (grown or follow):
-                return
-            if not grown:
-                time.sleep(POLL_S)
-
-    def wait(self, job_id: Id, *, timeout_s: float | None = None) -> types.Job:
-        """The job once it is over, however it ended.
-
-        Raises:
-            WaitedTooLong: it is not over after `timeout_s`.
-        """
-        outage, deadline_s = Outage(self._http.retry), deadline(timeout_s)
-        while True:
-            job = self._http.patient(endpoints.job(job_id), outage)
-            if job.state in types.TERMINAL:
-                return job
-            pause(deadline_s, f"job {job_id}", job.state)
 
 
 class Llms(Resource):
@@ -268,6 +170,7 @@ class Raymill:
         self._http = Http(load_settings(url, api_key), retry or Retry(), transport)
         self.pipelines = Pipelines(self._http)
         self.jobs = Jobs(self._http)
+        self.queues = Queues(self._http)
         self.llms = Llms(self._http)
         self.aliases = Aliases(self._http)
         self.datasets = Datasets(self._http)
@@ -305,19 +208,3 @@ class Raymill:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def deadline(timeout_s: float | None) -> float | None:
-    return None if timeout_s is None else time.monotonic() + timeout_s
-
-
-def pause(deadline_s: float | None, what: str, state: str) -> None:
-    """Sleep before the next look; raise when there is no time left for one."""
-    too_late(deadline_s, what, state)
-    time.sleep(POLL_S)
-
-
-def too_late(deadline_s: float | None, what: str, state: str) -> None:
-    """Raise `WaitedTooLong` when the deadline has passed."""
-    if deadline_s is not None and time.monotonic() >= deadline_s:
-        raise WaitedTooLong(f"{what} is still {state}: wait longer, or cancel it")

@@ -47,24 +47,45 @@ class ErrorEnvelope(Wire):
 
 
 class Job(Wire):
-    """One step of a pipeline."""
+    """A step of a pipeline, or a job that stands alone."""
 
     id: uuid.UUID
-    pipeline_id: uuid.UUID
+    pipeline_id: uuid.UUID | None
+    """Null: it stands alone."""
     step: str
+    """Of the pipeline; a job that stands alone has its kind here."""
     kind: str
     queue: str
     name: str
     state: State
+    priority: int = 1
+    """0 low, 1 normal, 2 high, 3 urgent."""
+    run_at: dt.datetime | None = None
+    """Not before; after a failure the time of the next try."""
     attempt: int
     max_attempts: int
+    failures: dict[str, int] = Field(default_factory=dict)
+    """Class of error -> how often; `input`, `transient`, `resource`, `unexpected`."""
+    losses: int = 0
+    """Workers lost in a row without any progress."""
     epoch: int
+    worker: str | None = None
+    """Who works, or last worked, on it."""
+    unique_key: str | None = None
+    """While a job of it has not ended, another one is that one."""
+    concurrency_key: str | None = None
+    concurrency_limit: int = 1
+    """How many jobs of the key run at once."""
+    cancel_requested_at: dt.datetime | None = None
+    pause_requested_at: dt.datetime | None = None
     address: str | None
     reused_job_id: uuid.UUID | None
     """The job whose result this one took over, because it has the same address."""
     config: JsonObject
     result: JsonObject | None
     error: str | None
+    last_log: str | None = None
+    """The end of what it wrote before it was taken for what kills its workers."""
     created_at: dt.datetime
     started_at: dt.datetime | None
     finished_at: dt.datetime | None
@@ -98,9 +119,11 @@ class PipelineRequest(BaseModel):
 class JobEvent(Wire):
     """Something a job said; `id` resumes the stream after it."""
 
-    id: int
+    id: int | None = None
+    """Null: nobody wrote it; it is what the job's row says now."""
     job_id: uuid.UUID
-    pipeline_id: uuid.UUID
+    pipeline_id: uuid.UUID | None = None
+    """Null: the job stands alone."""
     kind: str
     """state, phase, step, progress, log, or a kind of the job's own."""
     data: JsonObject

@@ -1,8 +1,6 @@
-"""One attempt at one job, in whichever process does the work: lease, progress, and the end.
+"""One attempt at one job, in whichever process does the work: progress, and the end.
 
-A thread of its own beats every sixth of the lease and carries buffered events to Postgres, so that
-neither waits for the work nor the work for them. A database that is away fails nothing: the beat and
-the end try again until it is back.
+The process's `Keeper` beats for it. A database that is away fails nothing: the end tries again until it is back.
 """
 
 from __future__ import annotations
@@ -20,21 +18,21 @@ from typing import Any, TypeVar
 from sqlalchemy.orm import Session
 
 from raymill.cluster.context import JsonObject, Outcome
+from raymill.cluster.errors import classify
+from raymill.cluster.keeper import FOREVER_S, Keeper
 from raymill.cluster.kinds import Kind, kind_of
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Conflict, RaymillError, Unavailable
 from raymill.registry import jobs
 from raymill.registry.artifacts import Published, digest_files, tree_digest
 from raymill.registry.database import Database
-from raymill.registry.jobs import LeaseLost
-from raymill.registry.tables import Artifact, Job, JobState
+from raymill.registry.failpoints import failpoint
+from raymill.registry.jobs import Beat, Claimed, Done, LeaseLost
+from raymill.registry.tables import Artifact, JobState
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-FLUSH_S = 0.5
-"""Events reach Postgres, and so the screen, this long after they happen."""
 
 MAX_BUFFERED_EVENTS = 10_000
 """While the database is away, step events beyond this are dropped, oldest first; the work goes on."""
@@ -46,11 +44,22 @@ class Cancelled(RaymillError):
     code = "cancelled"
 
 
+class Paused(RaymillError):
+    """Someone asked for a rest of this job: leave a checkpoint and stop."""
+
+    code = "paused"
+
+
 class Attempt:
     """The `JobContext` of a claimed job."""
 
     def __init__(
-        self, database: Database, settings: Settings, job: Job, inputs: dict[str, JsonObject]
+        self,
+        database: Database,
+        settings: Settings,
+        job: Claimed,
+        inputs: dict[str, JsonObject],
+        keeper: Keeper | None = None,
     ) -> None:
         self.database = database
         self.settings = settings
@@ -59,20 +68,21 @@ class Attempt:
         self.config: JsonObject = job.config
         self.name = job.name
         self.address = job.address or ""
+        self.id = job.id
+        self.epoch = job.epoch
         self._job = job
+        self._keeper = keeper
         self._buffer: list[tuple[str, JsonObject]] = []
         self._buffer_lock = threading.Lock()
         self._cancelled = threading.Event()
+        self._paused = threading.Event()
         self._lost = threading.Event()
-        self._done = threading.Event()
+        self._on_abandon: Callable[[], None] | None = None
+        self._abandon_at: float | None = None
 
     @property
     def job_id(self) -> str:
-        return str(self._job.id)
-
-    @property
-    def epoch(self) -> int:
-        return self._job.epoch
+        return str(self.id)
 
     @property
     def work_dir(self) -> Path:
@@ -100,113 +110,144 @@ class Attempt:
             raise LeaseLost(f"job {self.job_id} is not ours any more at epoch {self.epoch}")
         if self._cancelled.is_set():
             raise Cancelled(f"job {self.job_id} was cancelled")
+        if self._paused.is_set():
+            raise Paused(f"job {self.job_id} was paused")
 
     def run(self, on_abandon: Callable[[], None] | None = None) -> JobState | None:
         """Do the work and end the job.
 
         Args:
-            on_abandon: called from the beating thread when the work must stop (the lease is lost, or a
-                cancel was not heeded in time) and cannot be stopped otherwise.
+            on_abandon: called from the keeper's thread when the work must stop (the lease is lost, or a cancel
+                or pause was not heeded in time) and cannot be stopped otherwise.
 
         Returns:
             The state the job ended in, or None when it is not ours any more.
         """
-        beat = threading.Thread(
-            target=self._beat, args=(on_abandon,), name=f"lease-{self.job_id}", daemon=True
-        )
-        beat.start()
+        self._on_abandon = on_abandon
+        keeper = self._keeper or Keeper(self.database, self.settings.lease_s)
+        keeper.keep(self)
         try:
-            return self._work_and_end()
+            return self._work_and_end(keeper)
         except LeaseLost:
             log.warning("job %s epoch %d: lease lost, nothing of it takes effect", self.job_id, self.epoch)
             return None
         finally:
-            self._done.set()
-            beat.join(timeout=FLUSH_S + 1)
+            keeper.release(self)
+            if self._keeper is None:
+                keeper.stop()
 
-    def _work_and_end(self) -> JobState:
+    def give_back(self, reason: str) -> None:
+        """The process has to go: somebody else goes on with the job. Called from another thread."""
+        with contextlib.suppress(LeaseLost):
+            self._finish("give_back", lambda session: jobs.give_back(session, self.id, self.epoch, reason))
+        self._lost.set()
+
+    def flush(self) -> None:
+        with self._buffer_lock:
+            events, self._buffer = self._buffer, []
+        if not events or self._lost.is_set():
+            return
+        failpoint("events:before")
+        self.database.patiently(
+            lambda session: jobs.add_events(session, self._job, events), timeout_s=FOREVER_S
+        )
+        failpoint("events:after")
+
+    def beaten(self, beat: Beat) -> None:
+        if not beat.owned:
+            self._lost.set()
+        elif beat.cancel:
+            self._cancelled.set()
+        elif beat.pause:
+            self._paused.set()
+        else:
+            self._paused.clear()  # resumed before the work had looked
+
+    def look(self) -> None:
+        patience_s = self.settings.lease_s / 2
+        if self._lost.is_set():
+            patience_s = 0.0
+        elif not self._cancelled.is_set() and not self._paused.is_set():
+            self._abandon_at = None
+            return
+        self._abandon_at = self._abandon_at or time.monotonic() + patience_s
+        if self._on_abandon is None or (patience_s and time.monotonic() < self._abandon_at):
+            return
+        if not self._lost.is_set():
+            with contextlib.suppress(LeaseLost):
+                self._finish("stop", self._stopped)
+        self._on_abandon()
+
+    def _stopped(self, session: Session) -> None:
+        if self._cancelled.is_set():
+            jobs.end_cancel(session, self.id, self.epoch)
+        else:
+            jobs.end_pause(session, self.id, self.epoch)
+
+    def _work_and_end(self, keeper: Keeper) -> JobState:
         try:
             outcome = self.kind.load()(self)
-            self.check()
+            if not self._paused.is_set():  # what is done already needs no rest
+                self.check()
         except Cancelled:
-            self._finish(lambda session: jobs.end_cancel(session, self._job.id, self.epoch))
+            self._finish("stop", lambda session: jobs.end_cancel(session, self.id, self.epoch))
             return JobState.CANCELLED
+        except Paused:
+            return self._finish("stop", lambda session: jobs.end_pause(session, self.id, self.epoch))
         except LeaseLost:
             raise
-        except RaymillError as error:
-            log.warning("job %s failed: %s", self.job_id, error)
-            return self._fail(str(error), retry=isinstance(error, Unavailable))
         except Exception as error:
-            log.exception("job %s: attempt %d failed", self.job_id, self._job.attempt)
-            return self._fail(f"{type(error).__name__}: {first_line(error)}", retry=True)
+            return self._fail(error)
         try:
-            return self._succeed(outcome)
-        except RaymillError as error:
-            if isinstance(error, LeaseLost | Unavailable):
-                raise
-            return self._fail(str(error), retry=False)
+            return self._succeed(keeper, outcome)
+        except (LeaseLost, Unavailable):
+            raise
         except Exception as error:
-            log.exception("job %s: its result was refused", self.job_id)
-            return self._fail(f"{type(error).__name__}: {first_line(error)}", retry=True)
+            return self._fail(error)
 
-    def _succeed(self, outcome: Outcome) -> JobState:
+    def _succeed(self, keeper: Keeper, outcome: Outcome) -> JobState:
+        plain = self._job.pipeline_id is None and self.kind.effects is None and not outcome.artifacts
+        if plain:
+            self.flush()
+            if keeper.complete(Done(self.id, self.epoch, dict(outcome.result))):
+                return JobState.SUCCEEDED
         return self._finish(
+            "succeed",
             lambda session: jobs.succeed(
                 session,
-                self._job.id,
+                self.id,
                 self.epoch,
                 result=dict(outcome.result),
                 artifacts=outcome.artifacts,
                 effects=self.kind.effects,
-            )
+            ),
         )
 
-    def _fail(self, error: str, *, retry: bool) -> JobState:
-        text: str = as_json(error)
-        return self._finish(lambda session: jobs.fail(session, self._job.id, self.epoch, text, retry=retry))
+    def _fail(self, error: Exception) -> JobState:
+        why = classify(error)
+        if isinstance(error, RaymillError):
+            log.warning("job %s failed: %s", self.job_id, error)
+            said = str(error)
+        else:
+            log.exception("job %s: attempt %d failed", self.job_id, self._job.attempt)
+            said = f"{type(error).__name__}: {first_line(error)}"
+        text: str = as_json(said)
+        return self._finish("fail", lambda session: jobs.fail(session, self.id, self.epoch, text, why))
 
-    def _finish(self, end: Callable[[Session], T]) -> T:
+    def _finish(self, name: str, end: Callable[[Session], T]) -> T:
         """Write the end, preceded by the events still buffered, however long the database is away."""
-        self._flush()
-        return self.database.patiently(end, timeout_s=24 * 3600)
+        self.flush()
 
-    def _beat(self, on_abandon: Callable[[], None] | None) -> None:
-        next_beat = 0.0
-        abandon_at: float | None = None
-        while not self._done.wait(FLUSH_S):
-            self._flush()
-            if time.monotonic() >= next_beat:
-                next_beat = time.monotonic() + self.settings.lease_s / 6
-                self._beat_once()
-            if self._lost.is_set():
-                abandon_at = abandon_at or time.monotonic()
-            elif self._cancelled.is_set():
-                abandon_at = abandon_at or time.monotonic() + self.settings.lease_s / 2
-            if abandon_at is not None and time.monotonic() >= abandon_at and on_abandon is not None:
-                if not self._lost.is_set():
-                    with contextlib.suppress(LeaseLost):
-                        self._finish(lambda session: jobs.end_cancel(session, self._job.id, self.epoch))
-                on_abandon()
+        def work(session: Session) -> T:
+            failpoint(f"{name}:before")
+            ended = end(session)
+            session.flush()
+            failpoint(f"{name}:written")
+            return ended
 
-    def _beat_once(self) -> None:
-        answer = self.database.patiently(
-            lambda session: jobs.heartbeat(session, self._job.id, self.epoch, lease_s=self.settings.lease_s),
-            timeout_s=24 * 3600,
-        )
-        if self._done.is_set():
-            return
-        if not answer.owned:
-            self._lost.set()
-        elif answer.cancel:
-            self._cancelled.set()
-
-    def _flush(self) -> None:
-        with self._buffer_lock:
-            events, self._buffer = self._buffer, []
-        if events and not self._lost.is_set():
-            self.database.patiently(
-                lambda session: jobs.add_events(session, self._job, events), timeout_s=24 * 3600
-            )
+        ended = self.database.patiently(work, timeout_s=FOREVER_S)
+        failpoint(f"{name}:after")
+        return ended
 
 
 def first_line(error: BaseException) -> str:
@@ -229,7 +270,12 @@ def as_json(value: Any) -> Any:
 
 
 def open_attempt(
-    database: Database, settings: Settings, job_id: uuid.UUID, epoch: int, worker: str
+    database: Database,
+    settings: Settings,
+    job_id: uuid.UUID,
+    epoch: int,
+    worker: str,
+    keeper: Keeper | None = None,
 ) -> Attempt:
     """Take over a job that was claimed for this process.
 
@@ -238,9 +284,13 @@ def open_attempt(
     """
 
     def read(session: Session) -> Attempt:
-        job = jobs.owned(session, job_id, epoch)
-        jobs.heartbeat(session, job_id, epoch, lease_s=settings.lease_s)
+        failpoint("open:before")
+        row = jobs.owned(session, job_id, epoch)
+        jobs.beat(jobs.raw(session), [(job_id, epoch)], lease_s=settings.lease_s)
         jobs.touch_worker(session, job_id, epoch, worker)
-        return Attempt(database, settings, job, jobs.parent_results(session, job))
+        job = Claimed._make(getattr(row, name) for name in Claimed._fields)
+        return Attempt(database, settings, job, jobs.parent_results(session, row), keeper)
 
-    return database.patiently(read)
+    attempt = database.patiently(read)
+    failpoint("open:after")
+    return attempt

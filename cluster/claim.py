@@ -3,49 +3,105 @@
 from __future__ import annotations
 
 import logging
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 from sqlalchemy.orm import Session
 
-from raymill.cluster.kinds import kind_of
+from raymill.cluster.kinds import Runner, kind_of
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import NotFound
 from raymill.registry import jobs
 from raymill.registry.artifacts import ArtifactStore
 from raymill.registry.database import Database
-from raymill.registry.tables import Artifact, Job
+from raymill.registry.failpoints import failpoint
+from raymill.registry.jobs import Claimed, ErrorClass, Floors
+from raymill.registry.tables import Artifact
 
 log = logging.getLogger(__name__)
 
 
-def take(
-    database: Database,
-    settings: Settings,
-    queue: str,
-    worker: str,
-    *,
-    limit: int,
-    lease_s: float | None = None,
-) -> list[Job]:
-    """Claim up to `limit` jobs of `queue`; those that a finished job stands for are ended, not returned."""
-    if limit < 1:
-        return []
+class Claimer:
+    """Takes jobs of all queues that one kind of runner serves. For one thread.
 
-    def work(session: Session) -> list[Job]:
-        claimed = jobs.claim(session, queue, worker, limit=limit, lease_s=lease_s or settings.lease_s)
-        return [job for job in claimed if not _ended_at_once(session, settings.artifacts, job)]
+    Args:
+        worker: unique to this process, so that what a lost answer had given it can be told.
+        running: ids of the jobs that this worker knows it has.
+    """
 
-    return database.patiently(work)
+    QUEUES_EVERY_S = 1.0
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        runner: Runner,
+        worker: str,
+        running: Callable[[], Sequence[uuid.UUID]],
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._runner = runner
+        self._worker = worker
+        self._running = running
+        self._held = database.hold()
+        self._floors: dict[str, Floors] = defaultdict(Floors)
+        self._queues: list[str] = []
+        self._queues_until = 0.0
+
+    def take(self, limit: int, *, lease_s: float | None = None) -> list[Claimed]:
+        """Claim up to `limit` jobs; those that a finished job stands for are ended, not returned."""
+        found: list[Claimed] = []
+        for queue in self._next_queues():
+            if limit - len(found) < 1:
+                break
+            found += self._claim(queue, limit - len(found), lease_s or self._settings.lease_s)
+        return [job for job in found if not self._ended_at_once(job)]
+
+    def close(self) -> None:
+        self._held.close()
+
+    def _claim(self, queue: str, limit: int, lease_s: float) -> list[Claimed]:
+        floors = self._floors[queue]
+
+        def work(connection: jobs.Connection) -> list[Claimed]:
+            return jobs.claim(connection, queue, self._worker, limit=limit, lease_s=lease_s, floors=floors)
+
+        def again(connection: jobs.Connection) -> list[Claimed]:
+            return jobs.unheard(connection, self._worker, self._running()) or work(connection)
+
+        failpoint("claim:before")
+        claimed = self._held.run(work, again=again)
+        failpoint("claim:after")
+        return claimed
+
+    def _next_queues(self) -> list[str]:
+        """Each in turn comes first, so that a full one does not starve the others."""
+        if time.monotonic() >= self._queues_until:
+            self._queues_until = time.monotonic() + self.QUEUES_EVERY_S
+            self._queues = self._held.run(lambda connection: jobs.queues(connection, self._runner))
+        self._queues = self._queues[1:] + self._queues[:1]
+        return self._queues
+
+    def _ended_at_once(self, job: Claimed) -> bool:
+        try:
+            kind = kind_of(job.kind)
+        except NotFound as error:  # written by another release; it must not stand in the way of the others
+            text = str(error)
+            self._database.patiently(
+                lambda session: jobs.fail(session, job.id, job.epoch, text, ErrorClass.INPUT)
+            )
+            return True
+        if not kind.reusable or job.address is None:
+            return False
+        store = self._settings.artifacts
+        return self._database.patiently(lambda session: _reused(session, store, job))
 
 
-def _ended_at_once(session: Session, store: ArtifactStore, job: Job) -> bool:
-    try:
-        kind = kind_of(job.kind)
-    except NotFound as error:  # written by another release; it must not stand in the way of the others
-        jobs.fail(session, job.id, job.epoch, str(error), retry=False)
-        return True
-    if not kind.reusable:
-        return False
-    made = jobs.reusable(session, job)
+def _reused(session: Session, store: ArtifactStore, job: Claimed) -> bool:
+    made = jobs.reusable(session, address=job.address, name=job.name, kind=job.kind, but=job.id)
     if made is None or made.result is None:
         return False
     artifact_name = made.result.get("artifact")

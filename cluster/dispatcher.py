@@ -16,12 +16,14 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from raymill.cluster.claim import take
+from raymill.cluster.claim import Claimer
+from raymill.cluster.job_logs import last_lines
 from raymill.cluster.settings import Settings
 from raymill.registry import jobs
 from raymill.registry.database import Database
-from raymill.registry.jobs import LeaseLost
-from raymill.registry.tables import Job, JobState
+from raymill.registry.failpoints import failpoint
+from raymill.registry.jobs import Claimed, LeaseLost
+from raymill.registry.tables import Job, JobState, Queue
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,9 @@ START_LEASE_S = 120.0
 """From the claim until the driver has started and takes over the lease."""
 
 CHECK_EVERY_S = 3.0
+
+WORKER = "dispatcher"
+"""Holds a job from its claim until its driver takes over."""
 
 
 def submission_id(job_id: uuid.UUID, epoch: int) -> str:
@@ -43,6 +48,10 @@ class Dispatcher:
         self._settings = settings
         self._client = client
         self._next_check = 0.0
+        # What an engine before this one had claimed and not started is started now: its id says if it was.
+        self._claimer = Claimer(database, settings, "heavy", WORKER, running=list)
+        for job in database.hold_once(lambda connection: jobs.unheard(connection, WORKER, [])):
+            self._submit(job)
 
     def step(self) -> bool:
         """Start what can be started. Returns whether anything was."""
@@ -50,27 +59,29 @@ class Dispatcher:
             self._next_check = time.monotonic() + CHECK_EVERY_S
             self._requeue_ended()
         running = len(self._running())
-        started = take(
-            self._database,
-            self._settings,
-            "heavy",
-            "dispatcher",
-            limit=self._settings.heavy_slots - running,
-            lease_s=max(START_LEASE_S, self._settings.lease_s),
-        )
+        free = self._settings.heavy_slots - running
+        lease_s = max(START_LEASE_S, self._settings.lease_s)
+        started = self._claimer.take(free, lease_s=lease_s) if free > 0 else []
         for job in started:
             self._submit(job)
         return bool(started)
 
-    def _submit(self, job: Job) -> None:
+    def _submit(self, job: Claimed) -> None:
         # An attempt that hangs (stopped, swapped out) has lost its lease; end it before two share a directory.
         if job.epoch > 1:
             self._stop(submission_id(job.id, job.epoch - 1))
-        self._client.submit_job(
-            entrypoint=f"{sys.executable} -m raymill.cluster.driver {job.id} {job.epoch}",
-            submission_id=submission_id(job.id, job.epoch),
-            metadata={"raymill_job": str(job.id), "step": job.step, "model": job.name},
-        )
+        failpoint("submit:before")
+        try:
+            self._client.submit_job(
+                entrypoint=f"{sys.executable} -m raymill.cluster.driver {job.id} {job.epoch}",
+                submission_id=submission_id(job.id, job.epoch),
+                metadata={"raymill_job": str(job.id), "step": job.step, "model": job.name},
+            )
+        except RuntimeError as error:
+            if "already exists" not in str(error):
+                raise
+            return  # by an engine that died before it could know
+        failpoint("submit:after")
         log.info(
             "job %s (%s of %s) started as a Ray job, attempt %d", job.id, job.step, job.name, job.attempt
         )
@@ -93,18 +104,19 @@ class Dispatcher:
                 continue
             error = f"its process ended without finishing the job ({info.status.value.lower()})"
             try:
-                self._database.patiently(partial(_lost, job, error))
+                self._database.patiently(partial(_lost, self._settings, job, error))
             except LeaseLost:
                 continue  # it had ended the job after all
             log.warning("job %s (%s): %s", job.id, job.step, error)
 
     def _running(self) -> list[Job]:
         def read(session: Session) -> list[Job]:
-            wanted = select(Job).where(Job.state == JobState.RUNNING, Job.queue == "heavy")
+            heavy = select(Queue.name).where(Queue.runner == "heavy")
+            wanted = select(Job).where(Job.state == JobState.RUNNING, Job.queue.in_(heavy))
             return list(session.scalars(wanted))
 
         return self._database.patiently(read)
 
 
-def _lost(job: Job, error: str, session: Session) -> None:
-    jobs.fail(session, job.id, job.epoch, error, retry=True)
+def _lost(settings: Settings, job: Job, error: str, session: Session) -> None:
+    jobs.lose(session, job.id, job.epoch, error, partial(last_lines, settings))

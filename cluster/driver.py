@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 import uuid
 from pathlib import Path
 
 import ray
 
-from raymill.cluster.attempt import open_attempt
+from raymill.cluster.attempt import Attempt, open_attempt
+from raymill.cluster.job_logs import job_log
 from raymill.cluster.settings import Settings
 from raymill.registry.jobs import LeaseLost
 
 EXIT_LEASE_LOST = 75  # EX_TEMPFAIL of sysexits.h
-
-
-def job_log(settings: Settings, job_id: uuid.UUID, epoch: int) -> Path:
-    """Where the output of an attempt lies."""
-    return settings.logs_dir / "jobs" / f"{job_id}-{epoch}.log"
 
 
 def main() -> None:
@@ -41,6 +39,7 @@ def main() -> None:
     except LeaseLost:
         logging.getLogger(__name__).warning("job %s: epoch %d owns it no longer", job_id, epoch)
         sys.exit(EXIT_LEASE_LOST)
+    _give_back_on_sigterm(attempt)
     # Work cannot be interrupted in the middle of a training step; ending the process can. What Ray
     # started for it ends with it.
     state = attempt.run(on_abandon=lambda: os._exit(EXIT_LEASE_LOST))
@@ -48,6 +47,19 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # libraries leave threads behind that would hold the process for seconds
+
+
+def _give_back_on_sigterm(attempt: Attempt) -> None:
+    """A machine that is taken away, or a service that stops, is no failure of the job."""
+
+    def leave() -> None:
+        attempt.give_back("its machine or the service was stopped")
+        os._exit(128 + signal.SIGTERM)
+
+    def begin(*_: object) -> None:
+        threading.Thread(target=leave, name="leave", daemon=True).start()
+
+    signal.signal(signal.SIGTERM, begin)
 
 
 def _tee(path: Path) -> None:

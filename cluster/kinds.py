@@ -5,24 +5,27 @@ The work is named by text, not imported: rooms above this one do it, and imports
 
 from __future__ import annotations
 
+import functools
 import importlib
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from raymill.cluster.context import JobContext, Outcome
 from raymill.cluster.governance import register_promotion
-from raymill.policies.errors import NotFound
+from raymill.policies.errors import Invalid, NotFound
 from raymill.registry import catalog
 from raymill.registry.jobs import Effects
 
-Queue = Literal["heavy", "short"]
+Runner = Literal["heavy", "short"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    queue: Queue
-    """heavy: a Ray job of its own, seconds to start. short: a warm pool worker, milliseconds."""
+    queue: str
+    """Where its jobs wait unless told otherwise. heavy: a Ray job of its own, seconds to start. short: a warm pool
+    worker, milliseconds."""
 
     work: str
     """`module:function`, a `JobContext -> Outcome`."""
@@ -32,6 +35,10 @@ class Kind:
 
     reusable: bool = True
     """A finished job with the same address stands for this one."""
+
+    alone: bool = False
+    """Anyone who may submit may submit one that belongs to no pipeline. The kinds of pipelines count on inputs and
+    addresses, which such a job has not."""
 
     def load(self) -> Callable[[JobContext], Outcome]:
         module, _, function = self.work.partition(":")
@@ -66,6 +73,39 @@ KINDS: dict[str, Kind] = {
 
 def kind_of(name: str) -> Kind:
     """Raises NotFound, naming the kinds there are."""
-    if name not in KINDS:
-        raise NotFound(f"no job kind {name!r}: there are {', '.join(sorted(KINDS))}")
-    return KINDS[name]
+    kind = KINDS.get(name) or extra_kinds().get(name)
+    if kind is None:
+        raise NotFound(f"no job kind {name!r}: there are {', '.join(sorted(all_kinds()))}")
+    return kind
+
+
+def all_kinds() -> dict[str, Kind]:
+    """Ours, and those of RAYMILL_KINDS."""
+    return {**extra_kinds(), **KINDS}
+
+
+def extra_kinds() -> dict[str, Kind]:
+    """Kinds of other people's modules: RAYMILL_KINDS=module[,module], each with a dictionary `KINDS`. They can be
+    submitted alone.
+
+    Raises:
+        Invalid: a module cannot be imported, has no `KINDS`, or has one that is there already.
+    """
+    return _load(os.environ.get("RAYMILL_KINDS", ""))
+
+
+@functools.cache
+def _load(names: str) -> dict[str, Kind]:
+    found: dict[str, Kind] = {}
+    for module in filter(None, (name.strip() for name in names.split(","))):
+        try:
+            kinds: dict[str, Kind] = importlib.import_module(module).KINDS
+        except (ImportError, AttributeError) as error:
+            raise Invalid(f"RAYMILL_KINDS names {module!r}, which gives no kinds: {error}") from error
+        for name, kind in kinds.items():
+            if name in KINDS or name in found:
+                raise Invalid(
+                    f"RAYMILL_KINDS: {module} has a kind {name!r}, which is there already: rename it"
+                )
+            found[name] = replace(kind, alone=True)
+    return found

@@ -14,63 +14,108 @@ from concurrent.futures import ThreadPoolExecutor
 
 import ray
 
-from raymill.cluster.attempt import open_attempt
-from raymill.cluster.claim import take
-from raymill.cluster.kinds import KINDS
+from raymill.cluster.attempt import Attempt, open_attempt
+from raymill.cluster.claim import Claimer
+from raymill.cluster.job_logs import AttemptLogs
+from raymill.cluster.keeper import Keeper
+from raymill.cluster.kinds import all_kinds
 from raymill.cluster.settings import Settings
 from raymill.cluster.wake import Wake
-from raymill.registry.jobs import LeaseLost
+from raymill.registry.jobs import Claimed, LeaseLost
 
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
 """How long a ready job waits at most when its notification was missed."""
 
+DRAIN_S = 5.0
+
 
 class PoolWorker:
-    """Claims short jobs, as many as it has threads free, until it is told to stop."""
+    """Claims short jobs, as many as it has threads free, until it is told to stop.
 
-    def __init__(self) -> None:
+    Args:
+        name: unique; by default that of the Ray actor that this is.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._settings = Settings()
         self._threads = self._settings.pool_threads
         self._database = self._settings.open_database(pool_size=self._threads + 2)
-        self._worker = f"pool {ray.get_runtime_context().get_actor_id()}"
-        self._free = threading.Semaphore(self._threads)
-        self._busy = 0
-        self._busy_lock = threading.Lock()
-        for kind in KINDS.values():
+        self._worker = name or f"pool {ray.get_runtime_context().get_actor_id()}"
+        self._keeper = Keeper(self._database, self._settings.lease_s)
+        self._logs = AttemptLogs(self._settings)
+        logging.getLogger().addHandler(self._logs)
+        self._stopping = threading.Event()
+        self._mine: dict[tuple[uuid.UUID, int], Attempt | None] = {}
+        self._changed = threading.Condition()
+        for kind in all_kinds().values():
             if kind.queue == "short":
                 kind.load()  # warm: the first job does not wait for imports
 
     def run(self) -> None:
-        """Work for ever."""
+        """Work until `drain`."""
         wake = Wake(self._database.url, "raymill_job")
+        claimer = Claimer(
+            self._database,
+            self._settings,
+            "short",
+            self._worker,
+            running=lambda: [id_ for id_, _ in self._mine],
+        )
         with ThreadPoolExecutor(self._threads, thread_name_prefix="short-job") as executor:
-            while True:
-                with self._busy_lock:
-                    free = self._threads - self._busy
-                claimed = take(self._database, self._settings, "short", self._worker, limit=free)
+            while not self._stopping.is_set():
+                with self._changed:
+                    free = self._threads - len(self._mine)
+                    if free < 1:
+                        self._changed.wait(POLL_S)
+                        continue
+                claimed = claimer.take(free)
+                with self._changed:
+                    for job in claimed:
+                        self._mine[job.id, job.epoch] = None
                 for job in claimed:
-                    with self._busy_lock:
-                        self._busy += 1
-                    executor.submit(self._run_one, job.id, job.epoch)
+                    executor.submit(self._run_one, job)
                 if not claimed:
                     wake.wait(POLL_S)
+        claimer.close()
+
+    def drain(self) -> int:
+        """Take no more jobs, and give back those that do not end in a few seconds. Returns how many."""
+        self._stopping.set()
+        deadline = time.monotonic() + DRAIN_S
+        with self._changed:
+            while self._mine and time.monotonic() < deadline:
+                self._changed.wait(0.2)
+            left = [attempt for attempt in self._mine.values() if attempt is not None]
+        for attempt in left:
+            attempt.give_back("the service was stopped")
+        return len(left)
 
     def pid(self) -> int:
         return os.getpid()
 
-    def _run_one(self, job_id: uuid.UUID, epoch: int) -> None:
+    def _run_one(self, job: Claimed) -> None:
         try:
-            open_attempt(self._database, self._settings, job_id, epoch, self._worker).run()
+            with self._logs.of(job.id, job.epoch):
+                attempt = self._open(job)
+                with self._changed:
+                    self._mine[job.id, job.epoch] = attempt
+                attempt.run()
         except LeaseLost:
-            log.warning("job %s: epoch %d owns it no longer", job_id, epoch)
+            log.warning("job %s: epoch %d owns it no longer", job.id, job.epoch)
         except Exception:
-            log.exception("job %s: nobody reads a thread's error; its lease decides", job_id)
+            log.exception("job %s: nobody reads a thread's error; its lease decides", job.id)
         finally:
-            with self._busy_lock:
-                self._busy -= 1
+            with self._changed:
+                self._mine.pop((job.id, job.epoch), None)
+                self._changed.notify_all()
+
+    def _open(self, job: Claimed) -> Attempt:
+        if job.pipeline_id is None:  # nothing more to be known of it
+            return Attempt(self._database, self._settings, job, {}, self._keeper)
+        return open_attempt(self._database, self._settings, job.id, job.epoch, self._worker, self._keeper)
 
 
 class Pool:
@@ -80,7 +125,7 @@ class Pool:
         self._start()
 
     def _start(self) -> None:
-        self._actor = ray.remote(num_cpus=0, max_concurrency=2)(PoolWorker).remote()
+        self._actor = ray.remote(num_cpus=0, max_concurrency=3)(PoolWorker).remote()
         self._running = self._actor.run.remote()
 
     def tend(self) -> None:
@@ -93,3 +138,12 @@ class Pool:
                 log.warning("the pool worker died (%s): starting another", type(error).__name__)
             time.sleep(1)
             self._start()
+
+    def drain(self) -> None:
+        """The service stops: what does not end soon is given back."""
+        try:
+            given_back = ray.get(self._actor.drain.remote(), timeout=2 * DRAIN_S)
+        except ray.exceptions.RayError as error:
+            log.warning("the pool worker could not be drained (%s): leases decide", type(error).__name__)
+        else:
+            log.info("the pool worker is drained, %d jobs were given back", given_back)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -59,15 +60,21 @@ class Database:
             try:
                 with self.transaction() as session:
                     return work(session)
-            except DBAPIError as error:
-                if not is_away(error):
-                    raise
-                if time.monotonic() > deadline:
-                    raise Unavailable(
-                        f"Postgres did not answer for {timeout_s:.0f} s: see that it runs and is reachable"
-                    ) from error
-                time.sleep(random.uniform(0, min(5.0, 0.1 * 2 ** min(attempt, 6))))
+            except (DBAPIError, psycopg.Error) as error:
+                _wait_or_raise(error, attempt, deadline, timeout_s)
         raise AssertionError("unreachable")
+
+    def hold(self) -> Held:
+        """A connection of one's own, outside the pool."""
+        return Held(self.url)
+
+    def hold_once(self, work: Callable[[psycopg.Connection[tuple[object, ...]]], T]) -> T:
+        """Run `work` on a connection of its own, in autocommit."""
+        held = self.hold()
+        try:
+            return held.run(work)
+        finally:
+            held.close()
 
     def migrate(self, revision: str = "head") -> None:
         """Bring the schema to `revision`; one process at a time, the others wait for it."""
@@ -100,12 +107,70 @@ class Database:
         self.engine.dispose()
 
 
-def is_away(error: DBAPIError) -> bool:
+class Held:
+    """One connection in autocommit that is kept, for one thread that runs a statement thousands of times a second."""
+
+    def __init__(self, url: URL) -> None:
+        self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._connection: psycopg.Connection[tuple[object, ...]] | None = None
+
+    def run(
+        self,
+        work: Callable[[psycopg.Connection[tuple[object, ...]]], T],
+        *,
+        again: Callable[[psycopg.Connection[tuple[object, ...]]], T] | None = None,
+        timeout_s: float = 600.0,
+    ) -> T:
+        """Run `work`, again and again while the database is away.
+
+        Args:
+            again: run instead of `work` after a try whose answer was lost, for nobody knows if it took effect.
+
+        Raises:
+            Unavailable: the database stayed away for `timeout_s`.
+        """
+        deadline = time.monotonic() + timeout_s
+        sent = False
+        for attempt in range(1_000_000):
+            try:
+                if self._connection is None:
+                    self._connection = psycopg.connect(
+                        self._dsn, autocommit=True, connect_timeout=5, application_name="raymill"
+                    )
+                this = again if sent and again is not None else work
+                sent = True
+                return this(self._connection)
+            except psycopg.Error as error:
+                self.close()
+                _wait_or_raise(error, attempt, deadline, timeout_s)
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def is_away(error: DBAPIError | psycopg.Error) -> bool:
     """Whether the database, not the statement, is what failed: no connection, shutdown, start-up, deadlock."""
+    if isinstance(error, psycopg.Error):
+        return isinstance(error, psycopg.OperationalError)
     if error.connection_invalidated or isinstance(error, OperationalError):
         return True
     state = getattr(error.orig, "sqlstate", None) or ""
     return state.startswith(("08", "57P", "40"))
+
+
+def _wait_or_raise(
+    error: DBAPIError | psycopg.Error, attempt: int, deadline: float, timeout_s: float
+) -> None:
+    if not is_away(error):
+        raise error
+    if time.monotonic() > deadline:
+        raise Unavailable(
+            f"Postgres did not answer for {timeout_s:.0f} s: see that it runs and is reachable"
+        ) from error
+    time.sleep(random.uniform(0, min(5.0, 0.1 * 2 ** min(attempt, 6))))
 
 
 def normal_url(url: str) -> URL:

@@ -1,4 +1,4 @@
-"""`raymill jobs`: the steps of pipelines."""
+"""`raymill jobs`: the steps of pipelines, and jobs that stand alone."""
 
 from __future__ import annotations
 
@@ -7,14 +7,27 @@ from typing import Annotated
 
 import typer
 
+from raymill.client import control_types
+from raymill.client.cli import jobs_control
 from raymill.client.cli.app import DEFAULT_LIMIT, Json, Limit, connect, new_app
+from raymill.client.cli.jobs_control import JobId
 from raymill.client.cli.output import out, out_json, table
 from raymill.client.cli.results import summary
-from raymill.client.types import Job, State
+from raymill.client.types import TERMINAL, Job, State
 from raymill.policies.errors import RaymillError
 
-app = new_app("Steps of pipelines.")
-JobId = Annotated[str, typer.Argument(metavar="ID", help="Id of a job.", show_default=False)]
+app = new_app("Steps of pipelines, and jobs that stand alone.")
+for verb in (
+    jobs_control.submit,
+    jobs_control.pause,
+    jobs_control.resume,
+    jobs_control.retry,
+    jobs_control.redrive,
+    jobs_control.stats,
+):
+    app.command()(verb)
+
+PRIORITIES = {number: name for name, number in control_types.PRIORITIES.items()}
 
 
 @app.command("list")
@@ -22,12 +35,17 @@ def list_jobs(
     state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only those of this kind, such as train.")] = None,
     pipeline: Annotated[str | None, typer.Option(help="Only those of the pipeline with this id.")] = None,
+    queue: Annotated[str | None, typer.Option(help="Only those of this queue.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only those about this, such as a model.")] = None,
     limit: Limit = DEFAULT_LIMIT,
     as_json: Json = False,
 ) -> None:
     """Jobs, the newest first."""
     with connect() as client:
-        found = list(client.jobs.list(state=state, kind=kind, pipeline_id=pipeline, limit=limit))
+        listed = client.jobs.list(
+            state=state, kind=kind, pipeline_id=pipeline, queue=queue, name=name, limit=limit
+        )
+        found = list(listed)
     if as_json:
         out_json(found)
         return
@@ -47,15 +65,35 @@ def details(job: Job) -> str:
     rows = [
         ("name", job.name),
         ("step", f"{job.step} ({job.kind}, {job.queue})"),
-        ("state", job.state),
+        ("pipeline", job.pipeline_id or "none, it stands alone"),
+        ("state", job.state + asked(job)),
+        ("priority", PRIORITIES.get(job.priority, job.priority)),
         ("attempt", f"{job.attempt} of {job.max_attempts}"),
+        ("failures", [f"{count} {kind}" for kind, count in job.failures.items()]),
+        ("losses", f"{job.losses} workers in a row" if job.losses else None),
+        ("worker", job.worker),
+        ("unique key", job.unique_key),
+        ("concurrency", f"{job.concurrency_limit} of {job.concurrency_key}" if job.concurrency_key else None),
         ("address", job.address),
         ("reused from", job.reused_job_id),
+        ("not before", job.run_at),
         ("started", job.started_at),
         ("finished", job.finished_at),
         ("result", summary(job)),
     ]
-    return table(["JOB", str(job.id)], rows)
+    shown = table(["JOB", str(job.id)], rows)
+    if job.last_log is None:
+        return shown
+    return f"{shown}\n\nThe last it wrote, before it was taken for what kills its workers:\n{job.last_log.rstrip()}"
+
+
+def asked(job: Job) -> str:
+    """What it has been asked and has not done yet."""
+    if job.state in TERMINAL:
+        return ""
+    if job.cancel_requested_at is not None:
+        return ", asked to stop"
+    return ", asked to pause" if job.pause_requested_at is not None else ""
 
 
 @app.command()

@@ -32,8 +32,11 @@ COMMANDS: dict[str, dict[str, Entry]] = {
     "Work": {
         "run": Entry("run", "run_app", "Run a recipe from data to a served model."),
         "train": Entry("run", "train_app", "Run a recipe up to its trained model."),
-        "pipeline": Entry("pipeline", "app", "Recipes being run: list, show, watch, cancel."),
-        "jobs": Entry("jobs", "app", "Their steps: list, show, logs, wait, cancel."),
+        "pipeline": Entry("pipeline", "app", "Recipes being run: list, show, watch, cancel, pause, retry."),
+        "jobs": Entry(
+            "jobs", "app", "Their steps, and jobs alone: list, submit, logs, retry, stats and more."
+        ),
+        "queue": Entry("queues", "app", "Where jobs wait: list, set, pause, resume."),
         "dataset": Entry("dataset", "app", "Data sets: list, create."),
     },
     "Models": {

@@ -60,3 +60,31 @@ def cancel(pipeline_id: PipelineId, as_json: Json = False) -> None:
     with connect() as client:
         pipeline = client.pipelines.cancel(pipeline_id)
     out_json(pipeline) if as_json else out(f"{pipeline.id} {pipeline.state}")
+
+
+@app.command()
+def pause(pipeline_id: PipelineId, as_json: Json = False) -> None:
+    """Let its steps rest: those that wait at once, one that runs when it has left a checkpoint."""
+    with connect() as client:
+        pipeline = client.pipelines.pause(pipeline_id)
+    if as_json:
+        out_json(pipeline)
+        return
+    asked = [job.step for job in pipeline.jobs if job.pause_requested_at is not None]
+    out(f"{pipeline.id} rests" + (f" once {', '.join(asked)} has left a checkpoint" if asked else ""))
+
+
+@app.command()
+def resume(pipeline_id: PipelineId, as_json: Json = False) -> None:
+    """Let its paused steps go on."""
+    with connect() as client:
+        pipeline = client.pipelines.resume(pipeline_id)
+    out_json(pipeline) if as_json else out(f"{pipeline.id} is {pipeline.state}")
+
+
+@app.command()
+def retry(pipeline_id: PipelineId, as_json: Json = False) -> None:
+    """Run the steps again that ended badly, and those that waited for them. What succeeded stays."""
+    with connect() as client:
+        pipeline = client.pipelines.retry(pipeline_id)
+    out_json(pipeline) if as_json else out(f"{pipeline.id} is {pipeline.state}")

@@ -34,7 +34,8 @@ from raymill.registry.tables.gateway import (
 )
 from raymill.registry.tables.governance import Attestation, AuditEvent, Deployment, DeploymentState, Promotion
 from raymill.registry.tables.identity import Account, ApiKey, Role, Team
-from raymill.registry.tables.work import Job, JobEvent, JobState, Pipeline
+from raymill.registry.tables.triggers import Hook, Trigger, TriggerEvent
+from raymill.registry.tables.work import Job, JobEvent, JobHistory, JobState, OnParentFailure, Pipeline, Queue
 
 __all__ = [
     "Account",
@@ -53,8 +54,10 @@ __all__ = [
     "Evaluation",
     "Feedback",
     "GatewayReplica",
+    "Hook",
     "Job",
     "JobEvent",
+    "JobHistory",
     "JobState",
     "JsonObject",
     "KeptAnswer",
@@ -62,6 +65,7 @@ __all__ = [
     "LlmVersion",
     "Meter",
     "MeterLease",
+    "OnParentFailure",
     "Pipeline",
     "Preset",
     "Price",
@@ -71,12 +75,15 @@ __all__ = [
     "ProviderKey",
     "ProviderModel",
     "Quantization",
+    "Queue",
     "Role",
     "Route",
     "Team",
     "Tier",
     "Trace",
     "TrainingRun",
+    "Trigger",
+    "TriggerEvent",
     "Usage",
     "Wire",
     "new_id",

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import psycopg
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -25,6 +26,8 @@ from raymill.policies.errors import Conflict, Denied, Invalid, NotFound, Raymill
 from raymill.registry.artifacts import Tampered
 from raymill.registry.audit import AuditBroken
 from raymill.registry.database import is_away
+from raymill.serve.api import ws
+from raymill.serve.api.bell import Bell
 from raymill.serve.api.context import Parts, Unauthenticated, request_id_of
 from raymill.serve.api.routes import (
     feedback,
@@ -36,6 +39,7 @@ from raymill.serve.api.routes import (
     pipelines,
     prices,
     providers,
+    queues,
     routes,
     status,
     teams,
@@ -70,10 +74,14 @@ def create_app(parts: Parts) -> FastAPI:
         redoc_url=None,
     )
     app.state.parts = parts
+    app.state.bell = Bell(parts.database.url)
+    app.state.queue_numbers = ws.QueueNumbers(parts.database)
     api = APIRouter(prefix=PREFIX)
     for module in (
         pipelines,
         jobs,
+        queues,
+        ws,
         llms,
         governance,
         identity,
@@ -93,6 +101,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _on_bad_request)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(DBAPIError, _on_database_error)
+    app.add_exception_handler(psycopg.Error, _on_database_error)  # of what speaks to it without SQLAlchemy
     app.add_exception_handler(PoolTimeout, _on_busy)
     app.add_exception_handler(Exception, _on_bug)
     return app
@@ -165,10 +174,10 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, DBAPIError)
+    assert isinstance(error, DBAPIError | psycopg.Error)
     if is_away(error):
         return _answer(request, 503, "unavailable", "the database is away: try again in a few seconds")
-    if isinstance(error, DataError):  # a NUL, or a number too large
+    if isinstance(error, DataError | psycopg.DataError):  # a NUL, or a number too large
         return _answer(request, 422, "invalid", "a value here is none that can be stored: correct it")
     log.exception("database error", exc_info=error)
     return _answer(request, 500, "internal", "the database refused this: the server's log says why")

@@ -261,7 +261,7 @@ def test_a_stream_of_nothing_is_an_error_at_once(service: Service, client: Raymi
 def test_waiting_ends_with_the_pipeline_or_with_the_time(
     service: Service, client: Raymill, reply: Replies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raymill.client.sync.POLL_S", 0.01)
+    monkeypatch.setattr("raymill.client.sync_control.POLL_S", 0.01)
     path = f"/api/v1/pipelines/{PIPELINE}"
     service.on("GET", path, reply(data=pipeline("running")), reply(data=pipeline("failed")))
     assert client.pipelines.wait(PIPELINE).state == "failed"
@@ -275,7 +275,7 @@ def test_waiting_ends_with_the_pipeline_or_with_the_time(
 def test_a_log_is_followed_to_its_end(
     service: Service, client: Raymill, reply: Replies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raymill.client.sync.POLL_S", 0.01)
+    monkeypatch.setattr("raymill.client.sync_control.POLL_S", 0.01)
     grow = {0: ("one\n", 4, False), 4: ("", 4, False)}
     asked: list[int] = []
 

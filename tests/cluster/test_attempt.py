@@ -199,7 +199,10 @@ def test_another_error_is_tried_again_until_attempts_run_out(
         JobState.QUEUED,
         JobState.DEAD,
     ]
-    assert read_pipeline(database, pipeline).error == "only: OSError: no space left, try 2 (attempt 3 of 3)"
+    assert (
+        read_pipeline(database, pipeline).error
+        == "only: OSError: no space left, try 2 (unexpected error 3 of 3)"
+    )
 
 
 def test_effects_that_are_refused_fail_the_job_and_leave_nothing(
@@ -277,7 +280,7 @@ def test_who_does_not_check_ends_cancelled_all_the_same_P5(
     make_pipeline(database)
     attempt = attempt_at_next(database, settings)
     assert attempt.run() is JobState.CANCELLED
-    assert read_job(database, attempt._job.id).result is None
+    assert read_job(database, attempt.id).result is None
 
 
 def test_work_that_heeds_no_cancel_is_abandoned(
@@ -293,9 +296,9 @@ def test_work_that_heeds_no_cancel_is_abandoned(
     make_pipeline(database)
     attempt = attempt_at_next(database, settings)
     with database.transaction() as session:
-        jobs.cancel_job(session, attempt._job.id, ADA)
+        jobs.cancel_job(session, attempt.id, ADA)
     assert attempt.run(abandoned.set) is None
-    assert read_job(database, attempt._job.id).state is JobState.CANCELLED
+    assert read_job(database, attempt.id).state is JobState.CANCELLED
 
 
 def test_who_lost_the_lease_stops_and_commits_nothing_P2(
@@ -310,9 +313,9 @@ def test_who_lost_the_lease_stops_and_commits_nothing_P2(
     assert attempt.run(abandoned.set) is None
     does(lambda _: Outcome(result={"digest": "d"}))
     assert attempt.run() is None
-    assert read_job(database, attempt._job.id).state is JobState.RUNNING
+    assert read_job(database, attempt.id).state is JobState.RUNNING
     with pytest.raises(LeaseLost):
-        open_attempt(database, settings, attempt._job.id, 1, "w3")
+        open_attempt(database, settings, attempt.id, 1, "w3")
 
 
 # --- the database is away ---------------------------------------------------------------------------------

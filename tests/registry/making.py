@@ -15,7 +15,7 @@ from raymill.registry import deployments, identity, jobs, promotion
 from raymill.registry.artifacts import ArtifactStore, Published
 from raymill.registry.audit import Actor
 from raymill.registry.database import Database
-from raymill.registry.jobs import StepSpec
+from raymill.registry.jobs import Claimed, StepSpec
 from raymill.registry.signing import KeyRing
 from raymill.registry.tables import Job, JobState, JsonObject, Pipeline, Promotion, Role
 
@@ -50,18 +50,20 @@ def make_pipeline(
         )
 
 
-def claim(database: Database, *, limit: int = 1, queue: str = "short", lease_s: float = 30.0) -> list[Job]:
+def claim(
+    database: Database, *, limit: int = 1, queue: str = "short", lease_s: float = 30.0
+) -> list[Claimed]:
     with database.transaction() as session:
-        return jobs.claim(session, queue, "w1", limit=limit, lease_s=lease_s)
+        return jobs.claim(jobs.raw(session), queue, "w1", limit=limit, lease_s=lease_s)
 
 
-def claim_one(database: Database, *, queue: str = "short", lease_s: float = 30.0) -> Job:
+def claim_one(database: Database, *, queue: str = "short", lease_s: float = 30.0) -> Claimed:
     (job,) = claim(database, queue=queue, lease_s=lease_s)
     return job
 
 
 def succeed(
-    database: Database, job: Job, result: JsonObject | None = None, artifacts: Sequence[Published] = ()
+    database: Database, job: Job | Claimed, result: JsonObject | None = None, artifacts: Sequence[Published] = ()
 ) -> JobState:
     """End `job` with the effects of its kind."""
     effects = KINDS[job.kind].effects if job.kind in KINDS else None
@@ -184,9 +186,10 @@ class World:
     ) -> JsonObject:
         wanted = job_of(self.database, pipeline, step_name)
         with self.database.transaction() as session:
-            for job in jobs.claim(session, wanted.queue, "w1", limit=100):
-                if job.id != wanted.id:  # its turn comes later
-                    job.state, job.lease_until = JobState.QUEUED, None
+            for claimed in jobs.claim(jobs.raw(session), wanted.queue, "w1", limit=100):
+                if claimed.id != wanted.id:  # its turn comes later
+                    job = session.get_one(Job, claimed.id, populate_existing=True)
+                    job.state, job.lease_until, job.slot = JobState.QUEUED, None, None
         digest = published.digest if published else hashlib.sha256(wanted.id.bytes).hexdigest()
         done: JsonObject = {"digest": digest, **result}
         job = read_job(self.database, wanted.id)

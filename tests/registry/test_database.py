@@ -47,7 +47,24 @@ def populated(database: Database, home: Path) -> World:
     configure_gateway(database, home)
     with database.transaction() as session:
         session.add_all(recorded_by_gateway())
+        session.add_all(of_the_control_plane(session))
     return world
+
+
+def of_the_control_plane(session: Session) -> list[Base]:
+    """A row of each table of triggers, hooks and finished jobs."""
+    jobs.enqueue(jobs.raw(session), [jobs.JobSpec(kind="note")])
+    now = dt.datetime.now(dt.UTC)
+    session.execute(text("CREATE TABLE job_history_all PARTITION OF job_history DEFAULT"))
+    made = {"created_by": "ada", "config": {}, "enabled": True}
+    return [
+        tables.JobHistory(
+            id=new_id(), finished_at=now, kind="note", queue="short", state=JobState.SUCCEEDED, job={}, events=[]
+        ),
+        tables.Trigger(name="nightly", on="cron", recipe={}, next_at=now, **made),
+        tables.TriggerEvent(on="cron", subject="nightly", key="k1", data={}),
+        tables.Hook(name="tell", on=["pipeline.failed"], action="webhook", **made),
+    ]
 
 
 def configure_gateway(database: Database, home: Path) -> None:
@@ -132,8 +149,8 @@ def test_migrations_go_down_and_up_again_over_rows_in_every_table(database: Data
     database.migrate("base")
     assert inspect(database.engine).get_table_names() == ["alembic_version"]
     database.migrate()
-    # The tiers that there are come with the migration.
-    assert {name for name, count in rows_of(database).items() if count} == {"tier"}
+    # The tiers and queues that there are come with the migration.
+    assert {name for name, count in rows_of(database).items() if count} == {"tier", "queue"}
     populated(database, tmp_path / "again")
 
 

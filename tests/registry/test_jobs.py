@@ -24,14 +24,14 @@ from tests.registry.making import (
     succeed,
 )
 
-from raymill.cluster import claim as claiming
+from raymill.cluster.claim import Claimer
 from raymill.cluster.settings import Settings
 from raymill.cluster.wake import Wake
 from raymill.policies.errors import Conflict, Invalid, NotFound
 from raymill.registry import audit, jobs
 from raymill.registry.artifacts import FileDigest, Published
 from raymill.registry.database import Database
-from raymill.registry.jobs import LeaseLost
+from raymill.registry.jobs import Beat, Claimed, ErrorClass, LeaseLost
 from raymill.registry.tables import Artifact, AuditEvent, Job, JobEvent, JobState, JsonObject, Pipeline
 
 PUBLISHED = Published(
@@ -78,7 +78,7 @@ def test_a_submission_is_audited_with_who_made_it(database: Database) -> None:
 def test_the_most_urgent_is_claimed_first_then_the_oldest(database: Database) -> None:
     pipeline = make_pipeline(database, step("a"), step("b"), step("c"))
     with database.transaction() as session:
-        session.execute(update(Job).where(Job.step == "c").values(priority=5))
+        session.execute(update(Job).where(Job.step == "c").values(priority=3))
     assert [claim_one(database).step for _ in range(3)] == ["c", "a", "b"]
     assert claim(database) == []
     assert read_pipeline(database, pipeline).state is JobState.RUNNING
@@ -126,7 +126,7 @@ def test_no_job_is_claimed_twice_by_claimers_at_once(database: Database) -> None
 
     def work(_: int) -> list[str]:
         mine = []
-        while found := database.patiently(lambda session: jobs.claim(session, "short", "w", limit=3)):
+        while found := database.patiently(lambda session: jobs.claim(jobs.raw(session), "short", "w", limit=3)):
             mine += [job.step for job in found]
         return mine
 
@@ -139,7 +139,7 @@ def test_a_locked_job_is_skipped_not_waited_for(database: Database) -> None:
     make_pipeline(database, step("a"))
     make_pipeline(database, step("b"))
     with database.transaction() as session:
-        (held,) = jobs.claim(session, "short", "w1")
+        (held,) = jobs.claim(jobs.raw(session), "short", "w1")
         assert claim_one(database).step != held.step
 
 
@@ -160,9 +160,9 @@ def test_pipelines_that_make_the_same_thing_take_turns_also_in_one_batch(databas
 def test_two_claimers_at_once_never_take_the_same_thing(database: Database) -> None:
     for _ in range(2):
         make_pipeline(database)
-    claimed: list[Job] = []
+    claimed: list[Claimed] = []
     with database.transaction() as session:
-        first = jobs.claim(session, "short", "w1")
+        first = jobs.claim(jobs.raw(session), "short", "w1")
         # The other one finds the twin free, for our claim is not committed, and waits for the index.
         other = threading.Thread(target=lambda: claimed.extend(claim(database)))
         other.start()
@@ -175,7 +175,11 @@ def test_two_claimers_at_once_never_take_the_same_thing(database: Database) -> N
 # --- the fence (P2) ---------------------------------------------------------------------------------------
 
 
-def lost_and_claimed_again(database: Database) -> tuple[Job, Job]:
+def beat(session: Session, job: Claimed, lease_s: float = 30.0) -> Beat:
+    return jobs.beat(jobs.raw(session), [(job.id, job.epoch)], lease_s=lease_s)[0]
+
+
+def lost_and_claimed_again(database: Database) -> tuple[Claimed, Claimed]:
     """A job as its first worker knew it, and as the second one does."""
     make_pipeline(database)
     old = claim_one(database, lease_s=0.01)
@@ -195,12 +199,12 @@ def test_a_worker_that_lost_its_lease_can_end_nothing_P2(database: Database) -> 
     old, new = lost_and_claimed_again(database)
     assert (old.epoch, new.epoch) == (1, 2)
     with database.transaction() as session:
-        assert jobs.heartbeat(session, old.id, old.epoch) == (False, False)
-        assert jobs.heartbeat(session, new.id, new.epoch) == (True, False)
+        assert not beat(session, old).owned
+        assert beat(session, new) == (True, False, False)
     with pytest.raises(LeaseLost, match="not ours any more at epoch 1"):
         succeed(database, old, artifacts=(PUBLISHED,))
     with pytest.raises(LeaseLost), database.transaction() as session:
-        jobs.fail(session, old.id, old.epoch, "no", retry=False)
+        jobs.fail(session, old.id, old.epoch, "no", ErrorClass.INPUT)
     with pytest.raises(LeaseLost), database.transaction() as session:
         jobs.end_cancel(session, old.id, old.epoch)
     assert read_job(database, new.id).state is JobState.RUNNING
@@ -211,7 +215,7 @@ def test_a_living_worker_is_not_swept_P4(database: Database) -> None:
     make_pipeline(database)
     job = claim_one(database, lease_s=0.05)
     with database.transaction() as session:
-        assert jobs.heartbeat(session, job.id, job.epoch, lease_s=30).owned
+        assert beat(session, job, lease_s=30).owned
     time.sleep(0.07)
     assert sweep(database) == []
 
@@ -227,9 +231,10 @@ def test_a_swept_job_waits_a_moment_and_says_who_was_lost_P4(database: Database)
 # --- bad ends ---------------------------------------------------------------------------------------------
 
 
-def fail(database: Database, job: Job, error: str, *, retry: bool) -> JobState:
+def fail(database: Database, job: Claimed, error: str, *, retry: bool) -> JobState:
+    why = ErrorClass.UNEXPECTED if retry else ErrorClass.INPUT
     with database.transaction() as session:
-        return jobs.fail(session, job.id, job.epoch, error, retry=retry)
+        return jobs.fail(session, job.id, job.epoch, error, why)
 
 
 def test_attempts_run_out_and_the_pipeline_says_why(database: Database) -> None:
@@ -238,12 +243,12 @@ def test_attempts_run_out_and_the_pipeline_says_why(database: Database) -> None:
     with database.transaction() as session:
         session.execute(update(Job).values(run_at=func.clock_timestamp()))
     assert fail(database, claim_one(database), "out of memory", retry=True) is JobState.DEAD
-    assert job_of(database, pipeline, "a").error == "out of memory (attempt 2 of 2)"
+    assert job_of(database, pipeline, "a").error == "out of memory (unexpected error 2 of 2)"
     for name, parent, state in (("b", "a", "dead"), ("c", "b", "cancelled")):
         child = job_of(database, pipeline, name)
         assert (child.state, child.error) == (JobState.CANCELLED, f"step {parent} ended as {state}")
     ended = read_pipeline(database, pipeline)
-    assert (ended.state, ended.error) == (JobState.FAILED, "a: out of memory (attempt 2 of 2)")
+    assert (ended.state, ended.error) == (JobState.FAILED, "a: out of memory (unexpected error 2 of 2)")
     assert ended.finished_at is not None
 
 
@@ -270,7 +275,7 @@ def test_a_pipeline_succeeds_with_its_last_job(database: Database) -> None:
 # --- cancel (P5) ------------------------------------------------------------------------------------------
 
 
-def cancel(database: Database, job: Job) -> Job:
+def cancel(database: Database, job: Job | Claimed) -> Job:
     with database.transaction() as session:
         return jobs.cancel_job(session, job.id, ADA)
 
@@ -288,7 +293,7 @@ def test_after_an_acknowledged_cancel_no_effect_commits_P5(database: Database) -
     job = claim_one(database)
     assert cancel(database, job).state is JobState.RUNNING
     with database.transaction() as session:
-        assert jobs.heartbeat(session, job.id, job.epoch) == (True, True)
+        assert beat(session, job) == (True, True, False)
     assert succeed(database, job, artifacts=(PUBLISHED,)) is JobState.CANCELLED
     ended = read_job(database, job.id)
     assert (ended.state, ended.result) == (JobState.CANCELLED, None)
@@ -307,7 +312,7 @@ def test_a_cancelled_worker_may_end_in_any_way(database: Database, how: str) -> 
         if how == "end_cancel":
             jobs.end_cancel(session, job.id, job.epoch)
         elif how == "fail":
-            jobs.fail(session, job.id, job.epoch, "broken", retry=True)
+            jobs.fail(session, job.id, job.epoch, "broken", ErrorClass.UNEXPECTED)
         else:
             jobs.sweep(session)
     assert read_job(database, job.id).state is JobState.CANCELLED
@@ -335,7 +340,7 @@ def test_pipelines_can_be_cancelled_while_their_jobs_end(database: Database) -> 
         assert len(claimed) == 6
         barrier = threading.Barrier(7)
 
-        def end(job: Job, barrier: threading.Barrier = barrier) -> None:
+        def end(job: Claimed, barrier: threading.Barrier = barrier) -> None:
             barrier.wait()
             succeed(database, job)
 
@@ -397,9 +402,12 @@ def world(database: Database, tmp_path: Path) -> World:
     return World(database, tmp_path)
 
 
-def take(world: World) -> list[Job]:
-    settings = Settings(home=world.home)
-    return claiming.take(world.database, settings, "short", "w1", limit=4)
+def take(world: World) -> list[Claimed]:
+    claimer = Claimer(world.database, Settings(home=world.home), "short", "w1", running=list)
+    try:
+        return claimer.take(4)
+    finally:
+        claimer.close()
 
 
 def made_once(world: World) -> Published:
@@ -483,7 +491,7 @@ def test_whoever_has_seen_an_event_never_meets_a_smaller_id_later(database: Data
                 rows = select(JobEvent.id).where(JobEvent.pipeline_id == pipeline.id, JobEvent.id > last)
                 seen.extend(session.scalars(rows.order_by(JobEvent.id)))
 
-    def write(job: Job) -> None:
+    def write(job: Claimed) -> None:
         for number in range(15):
             with database.transaction() as session:
                 jobs.add_events(session, job, [("step", {"step": number}), ("log", {"text": "x"})])

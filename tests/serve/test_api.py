@@ -24,7 +24,7 @@ from tests.registry.making import (
 )
 
 from raymill.client import types
-from raymill.cluster.driver import job_log
+from raymill.cluster.job_logs import job_log
 from raymill.cluster.settings import Settings
 from raymill.registry import jobs
 from raymill.registry.database import Database
@@ -40,12 +40,25 @@ LOWEST_ROLE = {
     "POST /pipelines": Role.OPERATOR,
     "GET /pipelines/{pipeline_id}": Role.VIEWER,
     "POST /pipelines/{pipeline_id}/cancel": Role.OPERATOR,
+    "POST /pipelines/{pipeline_id}/pause": Role.OPERATOR,
+    "POST /pipelines/{pipeline_id}/resume": Role.OPERATOR,
+    "POST /pipelines/{pipeline_id}/retry": Role.OPERATOR,
     "GET /pipelines/{pipeline_id}/events": Role.VIEWER,
     "GET /jobs": Role.VIEWER,
+    "POST /jobs": Role.OPERATOR,
+    "GET /jobs/stats": Role.VIEWER,
+    "POST /jobs/redrive": Role.OPERATOR,
     "GET /jobs/{job_id}": Role.VIEWER,
     "POST /jobs/{job_id}/cancel": Role.OPERATOR,
+    "POST /jobs/{job_id}/pause": Role.OPERATOR,
+    "POST /jobs/{job_id}/resume": Role.OPERATOR,
+    "POST /jobs/{job_id}/retry": Role.OPERATOR,
     "GET /jobs/{job_id}/events": Role.VIEWER,
     "GET /jobs/{job_id}/logs": Role.VIEWER,
+    "GET /queues": Role.VIEWER,
+    "PUT /queues/{name}": Role.OPERATOR,
+    "POST /queues/{name}/pause": Role.OPERATOR,
+    "POST /queues/{name}/resume": Role.OPERATOR,
     "GET /llms": Role.VIEWER,
     "GET /llms/{name}": Role.VIEWER,
     "GET /llms/{name}/versions": Role.VIEWER,

@@ -1,13 +1,14 @@
-"""Pipelines: run a recipe, follow it, cancel it."""
+"""Pipelines: run a recipe, follow it, pause, cancel and retry it."""
 
 from __future__ import annotations
 
 import uuid
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from raymill.client import types
 from raymill.client.recipe import parse_recipe
@@ -69,10 +70,7 @@ def list_(
 @router.get("/{pipeline_id}")
 def get(pipeline_id: uuid.UUID, _: Viewer, opened: SessionDep) -> types.Pipeline:
     """With its jobs."""
-    row = opened.get(Pipeline, pipeline_id)
-    if row is None:
-        raise NotFound(f"no pipeline {pipeline_id}: `raymill pipeline list` shows the ones there are")
-    return wire.pipeline_with_jobs(opened, row)
+    return wire.pipeline_with_jobs(opened, _row(opened, pipeline_id))
 
 
 @router.post("/{pipeline_id}/cancel")
@@ -81,17 +79,42 @@ def cancel(pipeline_id: uuid.UUID, who: Operator, opened: SessionDep) -> types.P
     return wire.pipeline_with_jobs(opened, jobs.cancel_pipeline(opened, pipeline_id, who.actor))
 
 
+@router.post("/{pipeline_id}/pause")
+def pause(pipeline_id: uuid.UUID, who: Operator, opened: SessionDep) -> types.Pipeline:
+    """Let its steps rest: those that wait at once, one that runs when it has left a checkpoint."""
+    return wire.pipeline_with_jobs(opened, jobs.pause_pipeline(opened, pipeline_id, who.actor))
+
+
+@router.post("/{pipeline_id}/resume")
+def resume(pipeline_id: uuid.UUID, who: Operator, opened: SessionDep) -> types.Pipeline:
+    """Let its paused steps go on."""
+    return wire.pipeline_with_jobs(opened, jobs.resume_pipeline(opened, pipeline_id, who.actor))
+
+
+@router.post("/{pipeline_id}/retry")
+def retry(pipeline_id: uuid.UUID, who: Operator, opened: SessionDep) -> types.Pipeline:
+    """Run the steps again that ended badly, and those that waited for them."""
+    return wire.pipeline_with_jobs(opened, jobs.retry_pipeline(opened, pipeline_id, who.actor))
+
+
 @router.get("/{pipeline_id}/events", response_class=StreamingResponse)
 def follow(
     pipeline_id: uuid.UUID,
-    who: Viewer,
+    _: Viewer,
     opened: SessionDep,
     found: PartsDep,
+    request: Request,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Progress of all its jobs as server-sent events."""
-    get(pipeline_id, who, opened)
+    subject = events.subject_of(pipeline=_row(opened, pipeline_id))
     after = events.last_event_id(last_event_id)
-    return StreamingResponse(
-        events.stream(found.database, after, pipeline_id=pipeline_id), media_type="text/event-stream"
-    )
+    frames = events.stream(found.database, request.app.state.bell, subject, after)
+    return StreamingResponse(frames, media_type="text/event-stream")
+
+
+def _row(opened: Session, pipeline_id: uuid.UUID) -> Pipeline:
+    row = opened.get(Pipeline, pipeline_id)
+    if row is None:
+        raise NotFound(f"no pipeline {pipeline_id}: `raymill pipeline list` shows the ones there are")
+    return row

@@ -1,0 +1,51 @@
+"""The peer procrastinate, run by the Python of `.bench/procrastinate`: one command, its seconds as JSON.
+
+DSN COMMAND COUNT    setup | enqueue | enqueue_batches | work | latency
+"""
+
+import asyncio
+import json
+import sys
+import time
+
+import procrastinate
+
+dsn, command, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=dsn))
+BATCH = 100
+
+
+@app.task(name="note", queue="short")
+async def note(**_: int) -> None:
+    return
+
+
+async def main() -> dict[str, object]:
+    async with app.open_async():
+        if command == "setup":
+            await app.schema_manager.apply_schema_async()
+            return {}
+        started = time.perf_counter()
+        if command == "enqueue":
+            for number in range(count):
+                await note.defer_async(n=number)
+        elif command == "enqueue_batches":
+            for first in range(0, count, BATCH):
+                await note.batch_defer_async(*({"n": number} for number in range(first, first + BATCH)))
+        elif command == "work":
+            await app.run_worker_async(
+                wait=False, concurrency=1, install_signal_handlers=False, listen_notify=False
+            )
+        elif command == "latency":
+            worker = asyncio.create_task(app.run_worker_async(concurrency=1, install_signal_handlers=False))
+            await asyncio.sleep(1)
+            for number in range(count):
+                await note.defer_async(n=number)
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(1)
+            worker.cancel()
+            await asyncio.gather(worker, return_exceptions=True)
+        return {"seconds": time.perf_counter() - started}
+
+
+print(json.dumps(asyncio.run(main())))
