@@ -345,7 +345,7 @@ def measure(plan: Plan, server: EmbeddedPostgres, home: Path) -> dict[str, Any]:
     urls = {}
     with psycopg.connect(server.url().replace("+psycopg", ""), autocommit=True) as admin:
         for name in ("ours", "ours_worker", "bare", "peer"):
-            admin.execute(f"CREATE DATABASE bench_{name}")  # type: ignore[call-overload]
+            admin.execute(f"CREATE DATABASE bench_{name}")
             urls[name] = base.set(database=f"bench_{name}").render_as_string(hide_password=False)
     ours, bare = Ours(urls["ours"]), Bare(urls["bare"])
     worker_database = Database(urls["ours_worker"])

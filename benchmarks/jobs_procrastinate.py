@@ -8,14 +8,14 @@ import json
 import sys
 import time
 
-import procrastinate
+import procrastinate  # type: ignore[import-not-found]
 
 dsn, command, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=dsn))
 BATCH = 100
 
 
-@app.task(name="note", queue="short")
+@app.task(name="note", queue="short")  # type: ignore[untyped-decorator]
 async def note(**_: int) -> None:
     return
 

@@ -12,6 +12,7 @@ from raymill.client import endpoints, types
 from raymill.client.aio_control import Jobs, Pipelines, Queues, Resource
 from raymill.client.aio_gateway import Presets, Prices, Providers, Routes
 from raymill.client.aio_http import AsyncHttp
+from raymill.client.aio_triggers import Hooks, Triggers
 from raymill.client.aio_usage import Accounts, Budgets, FeedbackGiven, Teams, Tiers, Traces, Usage
 from raymill.client.endpoints import Id
 from raymill.client.retry import Retry
@@ -171,6 +172,8 @@ class AsyncRaymill:
         self.pipelines = Pipelines(self._http)
         self.jobs = Jobs(self._http)
         self.queues = Queues(self._http)
+        self.triggers = Triggers(self._http)
+        self.hooks = Hooks(self._http)
         self.llms = Llms(self._http)
         self.aliases = Aliases(self._http)
         self.datasets = Datasets(self._http)

@@ -15,6 +15,7 @@ from raymill.client.retry import Retry
 from raymill.client.settings import load_settings
 from raymill.client.sync_control import Jobs, Pipelines, Queues, Resource
 from raymill.client.sync_gateway import Presets, Prices, Providers, Routes
+from raymill.client.sync_triggers import Hooks, Triggers
 from raymill.client.sync_usage import Accounts, Budgets, FeedbackGiven, Teams, Tiers, Traces, Usage
 from raymill.client.validation import checked
 
@@ -171,6 +172,8 @@ class Raymill:
         self.pipelines = Pipelines(self._http)
         self.jobs = Jobs(self._http)
         self.queues = Queues(self._http)
+        self.triggers = Triggers(self._http)
+        self.hooks = Hooks(self._http)
         self.llms = Llms(self._http)
         self.aliases = Aliases(self._http)
         self.datasets = Datasets(self._http)

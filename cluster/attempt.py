@@ -196,13 +196,13 @@ class Attempt:
             return self._finish("stop", lambda session: jobs.end_pause(session, self.id, self.epoch))
         except LeaseLost:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is classified and recorded)
             return self._fail(error)
         try:
             return self._succeed(keeper, outcome)
         except (LeaseLost, Unavailable):
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is classified and recorded)
             return self._fail(error)
 
     def _succeed(self, keeper: Keeper, outcome: Outcome) -> JobState:

@@ -5,7 +5,6 @@ Loaded where RAYMILL_KINDS names this module. The effect is an audit row: writte
 
 from __future__ import annotations
 
-import random
 import time
 
 from sqlalchemy.orm import Session
@@ -20,13 +19,15 @@ EFFECT = "chaos.effect"
 
 
 def work(context: JobContext) -> Outcome:
-    """Sleep `config["seconds"]` in steps; one attempt in ten meets a network that is away."""
+    """Sleep `config["seconds"]` in steps; the first attempt of one job in ten meets a network that is away."""
     steps = 5
     for step in range(steps):
         context.check()
         context.event("step", step=step)
         time.sleep(context.config["seconds"] / steps)
-    if random.random() < 0.1:
+    met = context.work_dir / "met"
+    if context.config["number"] % 10 == 3 and not met.exists():
+        met.touch()
         raise ConnectionError("the network was away for a moment")
     return Outcome(result={"digest": context.job_id})
 

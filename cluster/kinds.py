@@ -14,6 +14,7 @@ from typing import Literal
 
 from raymill.cluster.context import JobContext, Outcome
 from raymill.cluster.governance import register_promotion
+from raymill.cluster.hooks import register as register_hook
 from raymill.policies.errors import Invalid, NotFound
 from raymill.registry import catalog
 from raymill.registry.jobs import Effects
@@ -67,6 +68,13 @@ KINDS: dict[str, Kind] = {
         queue="short",
         work="raymill.cluster.governance:run_deploy",
         reusable=False,
+    ),
+    "hook_webhook": Kind(queue="hooks", work="raymill.cluster.hooks:run_webhook", reusable=False),
+    "hook_promote": Kind(
+        queue="hooks", work="raymill.cluster.hooks:run_promote", effects=register_hook, reusable=False
+    ),
+    "hook_rollback": Kind(
+        queue="hooks", work="raymill.cluster.hooks:run_rollback", effects=register_hook, reusable=False
     ),
 }
 

@@ -50,6 +50,12 @@ class Settings(BaseSettings):
     lease_s: float = Field(default=30.0, gt=1)
     """A job's worker that is silent for this long has lost it."""
 
+    job_retention_days: int = Field(default=14, ge=1)
+    """Finished jobs that stand alone move to the history after so long; dead letters after ten times as long."""
+
+    history_months: int = Field(default=12, ge=1)
+    """Whole months that the history is kept for."""
+
     @property
     def keys_dir(self) -> Path:
         return self.home / "keys"

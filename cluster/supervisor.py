@@ -209,7 +209,10 @@ def main() -> None:
             supervisor.start()
             log.info("service started under %s", settings.home)
             while not supervisor.stopping.wait(TEND_S):
-                supervisor.tend()
+                try:
+                    supervisor.tend()
+                except RaymillError as error:  # a Postgres that is killed while it starts is started again
+                    log.warning("%s: trying again", error)
         finally:
             log.info("stopping")
             supervisor.stop()

@@ -12,7 +12,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from raymill.policies.errors import NotFound
-from raymill.registry import audit
+from raymill.registry import audit, triggers
 from raymill.registry.audit import SYSTEM
 from raymill.registry.jobs import parent_results
 from raymill.registry.tables import (
@@ -47,6 +47,8 @@ def register_dataset(session: Session, job: Job, result: JsonObject) -> None:
         audit.record(
             session, SYSTEM, "dataset.register", f"dataset/{job.name}/{known.number}", digest=known.digest
         )
+        about = {"number": known.number, "digest": known.digest}
+        triggers.happened(session, "dataset", job.name, str(known.number), about, caused_by=job.pipeline_id)
     result["dataset_id"] = str(known.id)
 
 

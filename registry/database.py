@@ -107,6 +107,14 @@ class Database:
         self.engine.dispose()
 
 
+BY_INDEX = " ".join(
+    f"-c {setting}=off"
+    for setting in ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
+)
+"""A plan is made once for thousands of executions, perhaps while the table is small: read whole then, it would be
+read whole for ever. Each of our statements has an index to go by."""
+
+
 class Held:
     """One connection in autocommit that is kept, for one thread that runs a statement thousands of times a second."""
 
@@ -135,7 +143,11 @@ class Held:
             try:
                 if self._connection is None:
                     self._connection = psycopg.connect(
-                        self._dsn, autocommit=True, connect_timeout=5, application_name="raymill"
+                        self._dsn,
+                        autocommit=True,
+                        connect_timeout=5,
+                        application_name="raymill",
+                        options=BY_INDEX,
                     )
                 this = again if sent and again is not None else work
                 sent = True

@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from raymill.policies.engine import Decision, PolicyEngine
-from raymill.registry import audit
+from raymill.registry import audit, triggers
 from raymill.registry.artifacts import ArtifactStore, FileDigest, verify_files
 from raymill.registry.audit import Actor
 from raymill.registry.catalog import find_version, scores_of
@@ -208,6 +208,19 @@ def _move_alias(session: Session, version: LlmVersion, promotion: Promotion, act
     what = f"llm/{version.llm.name}@{promotion.alias}"
     audit.record(session, actor, "alias.move", what, version=version.number)
     notify(session, ALIAS_CHANNEL, version.llm.name)
+    if previous_id != version.id:
+        subject, about = f"{version.llm.name}@{promotion.alias}", {"version": version.number}
+        cause = _pipeline_behind(session, promotion.job_id)
+        triggers.happened(session, "promotion", subject, str(promotion.id), about, caused_by=cause)
+
+
+def _pipeline_behind(session: Session, job_id: uuid.UUID | None) -> uuid.UUID | None:
+    """The pipeline whose step, or whose hook, a job is."""
+    job = session.get(Job, job_id) if job_id is not None else None
+    if job is None or job.pipeline_id is not None:
+        return job.pipeline_id if job is not None else None
+    known = job.config.get("pipeline_id")
+    return uuid.UUID(known) if known else None
 
 
 def promote(

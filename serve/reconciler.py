@@ -27,6 +27,7 @@ from raymill.registry import deployments
 from raymill.registry.promotion import ALIAS_CHANNEL, attestation_of
 from raymill.registry.signing import KeyRing
 from raymill.registry.tables import Alias, Deployment, DeploymentState, LlmVersion, Quantization
+from raymill.serve import triggers
 from raymill.serve.api.app import build as build_api
 from raymill.serve.gateway.build import build_gateway
 from raymill.serve.llm.build import build_engine, reason_of
@@ -198,6 +199,7 @@ def main() -> None:
         http_options={"host": "127.0.0.1", "port": settings.port},
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )
+    triggers.start(settings)
     reconciler = Reconciler(settings)
     while True:
         started = time.monotonic()

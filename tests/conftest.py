@@ -45,6 +45,7 @@ os.environ.update(
         "RAYMILL_HOME": str(HOME / "service"),
         "RAYMILL_PORT": str(free_port()),
         "RAYMILL_LEASE_S": "10",
+        "RAYMILL_KINDS": "raymill.cluster.chaos_kinds",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(HOME / "service" / "keys" / "ray.token"),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

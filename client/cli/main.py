@@ -37,6 +37,8 @@ COMMANDS: dict[str, dict[str, Entry]] = {
             "jobs", "app", "Their steps, and jobs alone: list, submit, logs, retry, stats and more."
         ),
         "queue": Entry("queues", "app", "Where jobs wait: list, set, pause, resume."),
+        "trigger": Entry("trigger", "app", "Pipelines that start by themselves: list, add, fire and more."),
+        "hook": Entry("hook", "app", "What follows when they end: list, add, deliveries and more."),
         "dataset": Entry("dataset", "app", "Data sets: list, create."),
     },
     "Models": {

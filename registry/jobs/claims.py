@@ -22,19 +22,18 @@ from raymill.registry.jobs.model import LEASE_S, Beat, Claimed, Done, JobSpec, P
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
-EPOCH_START = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+EPOCH_START = "-infinity"
 
 COLUMNS = ", ".join(Claimed._fields)
 
 # Most urgent first; skips what another worker is just taking. `floor` is where the last claim of this worker
-# left off in each priority (see Floors). A job with a concurrency key gets a free slot of it; the unique index
-# on key and slot is what makes the limit exact.
-_CLAIM = f"""
+# left off in each priority (see Floors).
+_READY = """
 WITH ready AS MATERIALIZED (
-    SELECT job.id, job.concurrency_key, job.concurrency_limit, job.priority, job.run_at
-    FROM unnest(%(priorities)s::int[], %(floors)s::timestamptz[]) AS floor(priority, run_at)
+    SELECT job.id, job.at, job.concurrency_key, job.concurrency_limit, job.priority, job.run_at
+    FROM unnest('{{3,2,1,0}}'::int[], string_to_array(%(floors)s, ',')::timestamptz[]) AS floor(priority, run_at)
     CROSS JOIN LATERAL (
-        SELECT id, concurrency_key, concurrency_limit, priority, run_at FROM job
+        SELECT id, ctid AS at, concurrency_key, concurrency_limit, priority, run_at FROM job
         WHERE state = 'queued' AND waiting_on = 0 AND queue = %(queue)s AND priority = floor.priority
           AND run_at >= floor.run_at AND run_at <= statement_timestamp()
           AND (concurrency_key IS NULL OR concurrency_limit > (
@@ -43,25 +42,47 @@ WITH ready AS MATERIALIZED (
         ORDER BY run_at, id
         LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED) AS job
-    WHERE {{open}}
+    WHERE {open}
     LIMIT %(limit)s),
+"""
+
+# A job with a concurrency key gets a free slot of it; the unique index on key and slot is what makes the limit
+# exact. When two of a key are ready, both would get the same slot here, and `_PLACED` gives each its own.
+_TAKEN = """
+taken AS (
+    SELECT at, slot FROM (
+        SELECT at, concurrency_key, CASE WHEN concurrency_key IS NOT NULL THEN (
+            SELECT min(free.n) FROM generate_series(0, concurrency_limit - 1) AS free(n)
+            WHERE NOT EXISTS (SELECT FROM job AS busy WHERE busy.state = 'running'
+                              AND busy.concurrency_key = ready.concurrency_key AND busy.slot = free.n)) END AS slot
+        FROM ready) AS slotted
+    WHERE concurrency_key IS NULL OR slot IS NOT NULL),
+"""
+
+_PLACED = """
 placed AS (
     SELECT *, row_number() OVER (PARTITION BY concurrency_key ORDER BY priority DESC, run_at, id) AS place
     FROM ready),
 free AS (
-    SELECT key, slot, row_number() OVER (PARTITION BY key ORDER BY slot) AS place
+    SELECT key, n AS slot, row_number() OVER (PARTITION BY key ORDER BY n) AS place
     FROM (SELECT concurrency_key AS key, max(concurrency_limit) AS most FROM ready
           WHERE concurrency_key IS NOT NULL GROUP BY 1) AS keys
-    CROSS JOIN LATERAL generate_series(0, most - 1) AS slot
+    CROSS JOIN LATERAL generate_series(0, most - 1) AS free(n)
     WHERE NOT EXISTS (SELECT FROM job AS busy WHERE busy.state = 'running'
-                      AND busy.concurrency_key = keys.key AND busy.slot = slot)),
+                      AND busy.concurrency_key = keys.key AND busy.slot = free.n)),
+taken AS (
+    SELECT at, free.slot FROM placed
+    LEFT JOIN free ON free.key = placed.concurrency_key AND free.place = placed.place
+    WHERE placed.concurrency_key IS NULL OR free.slot IS NOT NULL),
+"""
+
+_TOLD = f"""
 claimed AS (
     UPDATE job
-    SET state = 'running', epoch = epoch + 1, attempt = attempt + 1, worker = %(worker)s, slot = free.slot,
+    SET state = 'running', epoch = epoch + 1, attempt = attempt + 1, worker = %(worker)s, slot = taken.slot,
         lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s),
         started_at = coalesce(started_at, clock_timestamp())
-    FROM placed LEFT JOIN free ON free.key = placed.concurrency_key AND free.place = placed.place
-    WHERE job.id = placed.id AND (placed.concurrency_key IS NULL OR free.slot IS NOT NULL)
+    FROM taken WHERE job.ctid = taken.at
     RETURNING {", ".join(f"job.{column}" for column in Claimed._fields)}),
 streams AS MATERIALIZED (  -- in one order, so that two workers never wait for each other
     SELECT pipeline_id, pg_advisory_xact_lock(hashtextextended(pipeline_id::text, 1)),
@@ -72,12 +93,13 @@ told AS (
     SELECT pipeline_id, id, 'state',
            jsonb_build_object('state', 'running', 'attempt', attempt, 'step', step)
     FROM streams JOIN claimed USING (pipeline_id))
-SELECT {COLUMNS} FROM claimed ORDER BY priority DESC, run_at, id
+SELECT {COLUMNS} FROM claimed
 """
 
 _OPEN = "(SELECT max_running IS NULL AND paused_at IS NULL FROM queue WHERE name = %(queue)s)"
-CLAIM = _CLAIM.format(open=_OPEN)
-CLAIM_LIMITED = _CLAIM.format(open="true")
+CLAIM = _READY.format(open=_OPEN) + _TAKEN + _TOLD
+CLAIM_PLACED = _READY.format(open=_OPEN) + _PLACED + _TOLD
+CLAIM_LIMITED = _READY.format(open="true") + _PLACED + _TOLD
 
 # Whoever claims from a queue with a limit does so alone; counting in a later statement sees what the last one took.
 LIMITED = """
@@ -93,13 +115,15 @@ WHERE state = 'running' AND worker = %s AND lease_until > clock_timestamp() AND 
 """
 
 # Skips a row that someone is just changing: the next beat is soon. What is owned is read without a lock.
+# `lease_until IS NOT NULL` says `state = 'running'` (a constraint of the table) without offering the planner the
+# index of running jobs, which holds all that have run while an old snapshot may need them.
 BEAT = """
 WITH mine AS (
     SELECT id, epoch, cancel_requested_at IS NOT NULL AS cancel, pause_requested_at IS NOT NULL AS pause
     FROM job JOIN unnest(%(ids)s::uuid[], %(epochs)s::int[]) AS beat(id, epoch) USING (id, epoch)
-    WHERE state = 'running'),
+    WHERE lease_until IS NOT NULL),
 free AS (
-    SELECT job.id FROM job JOIN mine USING (id, epoch) WHERE state = 'running'
+    SELECT job.id FROM job JOIN mine USING (id, epoch) WHERE lease_until IS NOT NULL
     FOR NO KEY UPDATE OF job SKIP LOCKED),
 beaten AS (
     UPDATE job SET lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)
@@ -107,35 +131,45 @@ beaten AS (
 SELECT id, cancel, pause FROM mine
 """
 
+# Lists travel as one text each: a list of Python objects costs more to send than the statement does.
 DONE = """
 UPDATE job
-SET state = 'succeeded', lease_until = NULL, slot = NULL, error = NULL, result = done.result::jsonb,
+SET state = 'succeeded', lease_until = NULL, slot = NULL, error = NULL, result = mine.result,
     finished_at = clock_timestamp()
-FROM unnest(%(ids)s::uuid[], %(epochs)s::int[], %(results)s::text[]) AS done(id, epoch, result)
-WHERE job.id = done.id AND job.epoch = done.epoch AND state = 'running'
-  AND cancel_requested_at IS NULL AND pipeline_id IS NULL
+FROM (
+    SELECT found.at, done.result
+    FROM ROWS FROM (unnest(string_to_array(%(ids)s, ',')::uuid[]), unnest(string_to_array(%(epochs)s, ',')::int[]),
+                    jsonb_array_elements(%(results)s::jsonb)) AS done(id, epoch, result)
+    CROSS JOIN LATERAL (  -- OFFSET 0: looked up by its id, one by one, whatever the planner thinks of the table
+        SELECT ctid AS at FROM job
+        WHERE job.id = done.id AND job.epoch = done.epoch AND lease_until IS NOT NULL
+          AND cancel_requested_at IS NULL AND pipeline_id IS NULL
+        OFFSET 0) AS found) AS mine
+WHERE job.ctid = mine.at
 RETURNING job.id
 """
 
-ENQUEUE = """
-WITH known AS (SELECT name FROM queue),
-made AS (
+# Jobs that differ in id, config and keys alone.
+_ENQUEUE = """
+WITH made AS (
     INSERT INTO job (id, step, kind, queue, name, config, priority, run_at, max_attempts,
-                     concurrency_key, concurrency_limit, unique_key, idempotency_key, request_hash)
-    SELECT spec.id, kind, kind, queue, spec.name, config::jsonb, priority, coalesce(run_at, statement_timestamp()),
-           max_attempts, concurrency_key, concurrency_limit, unique_key, idempotency_key, request_hash
-    FROM unnest(%(id)s::uuid[], %(kind)s::text[], %(queue)s::text[], %(name)s::text[], %(config)s::text[],
-                %(priority)s::int[], %(run_at)s::timestamptz[], %(max_attempts)s::int[],
-                %(concurrency_key)s::text[], %(concurrency_limit)s::int[], %(unique_key)s::text[],
-                %(idempotency_key)s::text[], %(request_hash)s::text[])
-      AS spec(id, kind, queue, name, config, priority, run_at, max_attempts, concurrency_key,
-              concurrency_limit, unique_key, idempotency_key, request_hash)
-      JOIN known ON known.name = spec.queue
+                     concurrency_key, concurrency_limit{keys})
+    SELECT spec.id, %(kind)s, %(kind)s, queue.name, %(name)s, spec.config, %(priority)s,
+           coalesce(%(run_at)s::timestamptz, statement_timestamp()), %(max_attempts)s,
+           %(concurrency_key)s, %(concurrency_limit)s{keys}
+    FROM queue
+    CROSS JOIN ROWS FROM (unnest(string_to_array(%(ids)s, ',')::uuid[]), jsonb_array_elements(%(configs)s::jsonb)
+                          {lists}) AS spec(id, config{keys})
+    WHERE queue.name = %(queue)s
     ON CONFLICT DO NOTHING
-    RETURNING id, queue),
-woken AS MATERIALIZED (SELECT pg_notify('raymill_job', queue) FROM (SELECT DISTINCT queue FROM made) AS queues)
-SELECT id, (SELECT count(*) FROM woken) FROM made
+    RETURNING 1)
+SELECT count(*), pg_notify('raymill_job', %(queue)s) FROM made
 """
+ENQUEUE = _ENQUEUE.format(keys="", lists="")
+ENQUEUE_KEYED = _ENQUEUE.format(
+    keys=", unique_key, idempotency_key, request_hash",
+    lists=", unnest(%(unique_key)s::text[]), unnest(%(idempotency_key)s::text[]), unnest(%(request_hash)s::text[])",
+)
 
 # What stands in the way of a job that was not made.
 KNOWN = """
@@ -161,26 +195,35 @@ class Floors:
     """A claim from the start that took a second is made again after so many."""
 
     def __init__(self) -> None:
-        self._floors: dict[int, dt.datetime] = {}
+        self._floors: dict[int, str] = {}
         self._restart_at = 0.0
 
-    def of(self, priorities: Sequence[int]) -> tuple[list[dt.datetime], bool]:
-        """The floors of `priorities`, and whether they are the start of all."""
+    def text(self) -> str:
+        """Of each priority, the most urgent first; `NO_FLOORS` when it is time for a claim from the start."""
         if time.monotonic() >= self._restart_at:
             self._floors.clear()
-        return [self._floors.get(priority, EPOCH_START) for priority in priorities], not self._floors
+        if not self._floors:
+            return NO_FLOORS
+        return ",".join([self._floors.get(priority, EPOCH_START) for priority in PRIORITIES])
 
     def took(self, claimed: Sequence[Claimed], limit: int, *, from_start: bool, seconds: float) -> None:
         if len(claimed) < limit:
             self._floors.clear()
             return
+        last: dict[int, dt.datetime] = {}
         for job in claimed:
-            self._floors[job.priority] = job.run_at - self.OVERLAP
+            last[job.priority] = job.run_at
+        for priority, run_at in last.items():
+            self._floors[priority] = (run_at - self.OVERLAP).isoformat()
         if from_start:
             self._restart_at = time.monotonic() + max(1.0, seconds * self.SHARE)
 
 
+COMPLETE_TRIES = 3
+"""A row that changed just then (by a heartbeat) is left out by the statement, and there for the next one."""
+
 PRIORITIES = sorted(Priority, reverse=True)
+NO_FLOORS = ",".join([EPOCH_START] * len(PRIORITIES))
 
 
 def raw(session: Session) -> Connection:
@@ -207,25 +250,50 @@ def enqueue(connection: Connection, specs: Sequence[JobSpec]) -> list[uuid.UUID]
             raise Invalid(
                 f"priority {spec.priority} is unknown: it is 0 (low), 1 (normal), 2 (high) or 3 (urgent)"
             )
-    columns = {
-        "id": [spec.id for spec in specs],
-        "kind": [spec.kind for spec in specs],
-        "queue": [spec.queue for spec in specs],
-        "name": [spec.name or spec.kind for spec in specs],
-        "config": [json.dumps(spec.config) for spec in specs],
-        "priority": [int(spec.priority) for spec in specs],
-        "run_at": [spec.run_at for spec in specs],
-        "max_attempts": [spec.max_attempts for spec in specs],
-        "concurrency_key": [spec.concurrency_key for spec in specs],
-        "concurrency_limit": [spec.concurrency_limit for spec in specs],
-        "unique_key": [spec.unique_key for spec in specs],
-        "idempotency_key": [spec.idempotency_key for spec in specs],
-        "request_hash": [spec.request_hash() if spec.idempotency_key else None for spec in specs],
-    }
+    groups: dict[object, list[JobSpec]] = {}
+    for spec in specs:
+        groups.setdefault(spec.group(), []).append(spec)
     failpoint("enqueue:before")
-    made = {row[0] for row in connection.execute(ENQUEUE, columns)}
+    if len(groups) == 1:
+        made = _enqueue_alike(connection, specs)
+    else:
+        with connection.transaction():
+            alike = [_enqueue_alike(connection, group) for group in groups.values()]
+            made = all(alike)
     failpoint("enqueue:written")
-    return [spec.id if spec.id in made else _known(connection, spec) for spec in specs]
+    if made:
+        return [spec.id for spec in specs]
+    there = connection.execute("SELECT id FROM job WHERE id = ANY(%s)", ([spec.id for spec in specs],))
+    known = {row[0] for row in there}
+    return [spec.id if spec.id in known else _known(connection, spec) for spec in specs]
+
+
+def _enqueue_alike(connection: Connection, specs: Sequence[JobSpec]) -> bool:
+    """Whether all were made."""
+    first = specs[0]
+    parameters: dict[str, object] = {
+        "ids": ",".join([str(spec.id) for spec in specs]),
+        "configs": json.dumps([spec.config for spec in specs]),
+        "kind": first.kind,
+        "name": first.name or first.kind,
+        "queue": first.queue,
+        "priority": int(first.priority),
+        "run_at": first.run_at,
+        "max_attempts": first.max_attempts,
+        "concurrency_key": first.concurrency_key,
+        "concurrency_limit": first.concurrency_limit,
+    }
+    statement = ENQUEUE
+    if any(spec.unique_key or spec.idempotency_key for spec in specs):
+        statement = ENQUEUE_KEYED
+        parameters |= {
+            "unique_key": [spec.unique_key for spec in specs],
+            "idempotency_key": [spec.idempotency_key for spec in specs],
+            "request_hash": [spec.request_hash() if spec.idempotency_key else None for spec in specs],
+        }
+    row = connection.execute(statement, parameters).fetchone()
+    assert row is not None
+    return row[0] == len(specs)
 
 
 def _known(connection: Connection, spec: JobSpec) -> uuid.UUID:
@@ -267,27 +335,36 @@ def claim(
         floors: of this worker and queue; None looks at all that is ready.
     """
     started = time.monotonic()
-    starts, from_start = (
-        floors.of(PRIORITIES) if floors is not None else ([EPOCH_START] * len(PRIORITIES), True)
-    )
+    begin = floors.text() if floors is not None else NO_FLOORS
     parameters = {
         "queue": queue,
         "limit": limit,
         "worker": worker,
         "lease_s": lease_s,
-        "priorities": [int(priority) for priority in PRIORITIES],
-        "floors": starts,
+        "floors": begin,
     }
+    claimed = _claimed(connection, CLAIM, parameters)
+    if claimed is None:
+        claimed = _claimed(connection, CLAIM_PLACED, parameters)
+    if claimed is None:
+        return []  # another worker has just taken the key's last slot: it is seen next time
+    if not claimed:
+        with connection.transaction():
+            claimed = _claim_limited(connection, parameters)
+    if floors is not None:
+        floors.took(claimed, limit, from_start=begin is NO_FLOORS, seconds=time.monotonic() - started)
+    return claimed
+
+
+def _claimed(connection: Connection, statement: str, parameters: dict[str, object]) -> list[Claimed] | None:
+    """None when two jobs would have the same slot of a concurrency key."""
     try:
         with _nested(connection):
-            claimed = [Claimed._make(row) for row in connection.execute(CLAIM, parameters)]
-        if not claimed:
-            with connection.transaction():
-                claimed = _claim_limited(connection, parameters)
+            rows = connection.cursor(binary=True).execute(statement, parameters).fetchall()
     except psycopg.errors.UniqueViolation:
-        return []  # another worker has just taken the key's last slot: it is seen next time
-    if floors is not None:
-        floors.took(claimed, limit, from_start=from_start, seconds=time.monotonic() - started)
+        return None
+    claimed = [Claimed._make(row) for row in rows]
+    claimed.sort(key=lambda job: (-job.priority, job.run_at, job.id))
     return claimed
 
 
@@ -306,7 +383,7 @@ def _claim_limited(connection: Connection, parameters: dict[str, object]) -> lis
     if room < 1:
         return []
     limited = {**parameters, "limit": min(room, int(str(parameters["limit"])))}
-    return [Claimed._make(row) for row in connection.execute(CLAIM_LIMITED, limited)]
+    return _claimed(connection, CLAIM_LIMITED, limited) or []
 
 
 def queues(connection: Connection, runner: str) -> list[str]:
@@ -339,9 +416,16 @@ def complete(connection: Connection, done: Sequence[Done]) -> set[uuid.UUID]:
     Returns:
         Those that ended; the others need `succeed`, which says why not.
     """
-    parameters = {
-        "ids": [each.id for each in done],
-        "epochs": [each.epoch for each in done],
-        "results": [json.dumps(each.result) for each in done],
-    }
-    return {row[0] for row in connection.execute(DONE, parameters)}  # type: ignore[misc]
+    ended: set[uuid.UUID] = set()
+    for _ in range(COMPLETE_TRIES):
+        left = [each for each in done if each.id not in ended]
+        parameters = {
+            "ids": ",".join([str(each.id) for each in left]),
+            "epochs": ",".join([str(each.epoch) for each in left]),
+            "results": json.dumps([each.result for each in left]),
+        }
+        rows = connection.cursor(binary=True).execute(DONE, parameters).fetchall()
+        ended |= {row[0] for row in rows if isinstance(row[0], uuid.UUID)}
+        if len(ended) == len(done):
+            break
+    return ended

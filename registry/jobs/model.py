@@ -88,6 +88,19 @@ class JobSpec:
     idempotency_key: str | None = None
     """A job of it is that one, also after it ended."""
 
+    def group(self) -> tuple[object, ...]:
+        """Alike for jobs that differ in id, config and keys alone."""
+        return (
+            self.kind,
+            self.queue,
+            self.name,
+            self.priority,
+            self.run_at,
+            self.max_attempts,
+            self.concurrency_key,
+            self.concurrency_limit,
+        )
+
     def request_hash(self) -> str:
         """Of what was asked for, whatever id it got."""
         asked = {

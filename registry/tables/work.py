@@ -135,6 +135,8 @@ class Job(Base):
             unique=True,
             postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
+        # What the foreign key asks when a job is moved to the history: without it each would read the whole table.
+        Index("job_reused_idx", "reused_job_id", postgresql_where=text("reused_job_id IS NOT NULL")),
         Index("job_pipeline_id_idx", "pipeline_id", postgresql_where=text("pipeline_id IS NOT NULL")),
         Index(
             "job_attention_idx", "state", "id", postgresql_where=text("state IN ('dead', 'failed', 'paused')")

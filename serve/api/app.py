@@ -33,6 +33,7 @@ from raymill.serve.api.routes import (
     feedback,
     governance,
     health,
+    hooks,
     identity,
     jobs,
     llms,
@@ -43,6 +44,7 @@ from raymill.serve.api.routes import (
     routes,
     status,
     teams,
+    triggers,
     usage,
 )
 from raymill.serve.loopback import keep_to_loopback
@@ -81,6 +83,8 @@ def create_app(parts: Parts) -> FastAPI:
         pipelines,
         jobs,
         queues,
+        triggers,
+        hooks,
         ws,
         llms,
         governance,

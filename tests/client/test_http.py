@@ -324,7 +324,7 @@ def test_the_asyncio_client_does_the_same(
     service.on("GET", "/api/v1/llms", reply(data={"data": [llm("a")], "next_cursor": None}))
     service.on("GET", f"/api/v1/pipelines/{PIPELINE}", reply(data=pipeline("succeeded")))
 
-    async def work() -> tuple[list[int], list[str], str]:
+    async def work() -> tuple[list[int | None], list[str], str]:
         async with AsyncRaymill(service.url, "rk-test", retry=fast) as client:
             started = await client.pipelines.create({})
             ids = [one.id async for one in client.pipelines.events(started.id)]

@@ -161,8 +161,10 @@ def until(true: Callable[[], bool], timeout_s: float = 30.0) -> None:
 
 
 def test_a_worker_that_slept_past_its_lease_ends_nothing_P2(database: Database, processes: Processes) -> None:
-    spec = JobSpec(kind="chaos", config={"seconds": 1.0})
-    later = JobSpec(kind="plain", run_at=dt.datetime.now(dt.UTC) + dt.timedelta(seconds=10))  # engines wait for it
+    spec = JobSpec(kind="chaos", config={"seconds": 1.0, "number": 0})
+    later = JobSpec(
+        kind="plain", run_at=dt.datetime.now(dt.UTC) + dt.timedelta(seconds=10)
+    )  # engines wait for it
     with database.transaction() as session:
         jobs.enqueue(jobs.raw(session), [spec, later])
     sleeper = processes.engine()

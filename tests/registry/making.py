@@ -63,7 +63,10 @@ def claim_one(database: Database, *, queue: str = "short", lease_s: float = 30.0
 
 
 def succeed(
-    database: Database, job: Job | Claimed, result: JsonObject | None = None, artifacts: Sequence[Published] = ()
+    database: Database,
+    job: Job | Claimed,
+    result: JsonObject | None = None,
+    artifacts: Sequence[Published] = (),
 ) -> JobState:
     """End `job` with the effects of its kind."""
     effects = KINDS[job.kind].effects if job.kind in KINDS else None

@@ -59,7 +59,13 @@ def of_the_control_plane(session: Session) -> list[Base]:
     made = {"created_by": "ada", "config": {}, "enabled": True}
     return [
         tables.JobHistory(
-            id=new_id(), finished_at=now, kind="note", queue="short", state=JobState.SUCCEEDED, job={}, events=[]
+            id=new_id(),
+            finished_at=now,
+            kind="note",
+            queue="short",
+            state=JobState.SUCCEEDED,
+            job={},
+            events=[],
         ),
         tables.Trigger(name="nightly", on="cron", recipe={}, next_at=now, **made),
         tables.TriggerEvent(on="cron", subject="nightly", key="k1", data={}),

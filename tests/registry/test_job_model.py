@@ -176,16 +176,15 @@ class EngineMachine(RuleBasedStateMachine):
             assert not owned
             return
         assert owned
+        job.failures[why] = job.failures.get(why, 0) + (not job.cancel)
         if job.cancel:
-            return self.end(claimed.id, CANCELLED)
-        job.failures[why] = job.failures.get(why, 0) + 1
-        if why is ErrorClass.INPUT:
+            self.end(claimed.id, CANCELLED)
+        elif why is ErrorClass.INPUT:
             self.end(claimed.id, FAILED)
         elif job.failures[why] >= (RETRIES[why].tries or 3):
             self.end(claimed.id, DEAD)
         else:
             self.another(job)
-        return None
 
     @rule(claimed=claims)
     def give_back(self, claimed: Claimed | None) -> None:
@@ -333,7 +332,9 @@ class EngineMachine(RuleBasedStateMachine):
             effects = session.scalars(
                 select(AuditEvent.object).where(AuditEvent.action == "model.effect")
             ).all()
-            ended = {row.id: row.finished_at for row in session.execute(select(Pipeline.id, Pipeline.finished_at))}
+            ended = {
+                row.id: row.finished_at for row in session.execute(select(Pipeline.id, Pipeline.finished_at))
+            }
         assert {row.id: (row.state, row.epoch) for row in rows} == {
             job_id: (job.state, job.epoch) for job_id, job in self.model.items()
         }

@@ -126,7 +126,9 @@ def test_no_job_is_claimed_twice_by_claimers_at_once(database: Database) -> None
 
     def work(_: int) -> list[str]:
         mine = []
-        while found := database.patiently(lambda session: jobs.claim(jobs.raw(session), "short", "w", limit=3)):
+        while found := database.patiently(
+            lambda session: jobs.claim(jobs.raw(session), "short", "w", limit=3)
+        ):
             mine += [job.step for job in found]
         return mine
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -424,14 +425,17 @@ def test_beats_and_ends_of_the_same_jobs_do_not_wait_for_each_other(database: Da
                 lambda connection: jobs.beat(connection, [(job.id, job.epoch) for job in reversed(taken)])
             )
             count += 1
+            time.sleep(0.005)
         held.close()
         return count
 
     with ThreadPoolExecutor(2) as threads:
         beating = [threads.submit(beat) for _ in range(2)]
-        for start in range(0, 200, 20):
-            assert len(complete(database, *taken[start : start + 20])) == 20
-        stop.set()
+        try:
+            for start in range(0, 200, 20):
+                assert len(complete(database, *taken[start : start + 20])) == 20
+        finally:
+            stop.set()
         assert all(each.result() > 0 for each in beating)
 
 
@@ -445,8 +449,7 @@ def test_a_claim_uses_the_index_of_what_is_ready(database: Database) -> None:
             "limit": 1,
             "worker": "w",
             "lease_s": 30.0,
-            "priorities": [3, 2, 1, 0],
-            "floors": [jobs.LONG_AGO] * 4,
+            "floors": jobs.claims.NO_FLOORS,
         }
         return "\n".join(str(row[0]) for row in jobs.raw(session).execute(statement, parameters))
 

@@ -190,6 +190,7 @@ def _alter_job() -> None:
             "unique_key IS NOT NULL AND state IN ('queued', 'running', 'paused')",
         ),
         ("idempotency", ["idempotency_key"], True, "idempotency_key IS NOT NULL"),
+        ("reused", ["reused_job_id"], False, "reused_job_id IS NOT NULL"),
         ("pipeline_id", ["pipeline_id"], False, "pipeline_id IS NOT NULL"),
         ("attention", ["state", "id"], False, "state IN ('dead', 'failed', 'paused')"),
     ):
@@ -218,6 +219,7 @@ def downgrade() -> None:
         "concurrency",
         "unique",
         "idempotency",
+        "reused",
         "pipeline_id",
         "attention",
         "depends_on",

@@ -15,7 +15,7 @@ from raymill.cluster.job_logs import job_log
 from raymill.cluster.kinds import Kind, all_kinds, kind_of
 from raymill.policies.errors import Invalid, NotFound
 from raymill.registry import audit, jobs
-from raymill.registry.jobs import JobSpec
+from raymill.registry.jobs import JobSpec, history
 from raymill.registry.jobs.stats import queue_stats
 from raymill.registry.tables import Job, JobState, Queue
 from raymill.serve.api import control_wire, events, wire
@@ -107,8 +107,9 @@ def redrive(body: control_types.Redrive, who: Operator, opened: SessionDep) -> c
 
 @router.get("/{job_id}")
 def get(job_id: uuid.UUID, _: Viewer, opened: SessionDep) -> types.Job:
-    """One job."""
-    return wire.job(_row(opened, job_id))
+    """One job; also one that was moved to the history."""
+    moved = None if opened.get(Job, job_id) is not None else history.find(opened, job_id)
+    return wire.job(_row(opened, job_id) if moved is None else history.as_job(moved))
 
 
 @router.post("/{job_id}/cancel")
