@@ -27,6 +27,9 @@ from raymill.registry.tables import Alias, AliasMove, Hook, Job, JsonObject, Llm
 TIMEOUT_S = 10.0
 """For the whole delivery, from the look-up of the name to the answer's head."""
 
+CONNECT_S = 3.0
+"""For one address of the receiver; then the next one is tried."""
+
 MAX_ANSWER_BYTES = 500
 AGAIN = frozenset({408, 425, 429})
 """Refusals that say "later"; every other 4xx says "never"."""
@@ -85,13 +88,24 @@ def deliver(url: str, body: bytes, headers: dict[str, str], *, timeout_s: float 
 
 async def _post(url: str, body: bytes, headers: dict[str, str]) -> tuple[int, str]:
     asked = httpx.URL(url)
-    address = await _resolve(asked)
+    *others, last = await _resolve(asked)
+    for address in others:
+        try:
+            return await _post_to(address, asked, body, headers)
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            continue  # nothing was sent; many names have an address that nobody listens at, localhost too
+    return await _post_to(last, asked, body, headers)
+
+
+async def _post_to(address: str, asked: httpx.URL, body: bytes, headers: dict[str, str]) -> tuple[int, str]:
     # Sent to the very address that was looked at: a name may lead elsewhere the next time it is asked for.
     target = asked.copy_with(host=address)
     named = {**headers, "host": asked.netloc.decode("ascii")}
     extensions = {"sni_hostname": asked.host} if asked.scheme == "https" else {}
     async with (
-        httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=None) as client,
+        httpx.AsyncClient(
+            follow_redirects=False, trust_env=False, timeout=httpx.Timeout(None, connect=CONNECT_S)
+        ) as client,
         client.stream("POST", target, content=body, headers=named, extensions=extensions) as response,
     ):
         said = b""
@@ -103,8 +117,8 @@ async def _post(url: str, body: bytes, headers: dict[str, str]) -> tuple[int, st
         return response.status_code, " ".join(said[:MAX_ANSWER_BYTES].decode(errors="replace").split())
 
 
-async def _resolve(url: httpx.URL) -> str:
-    """An address of the host. Raises Invalid when any of its addresses is a machine's metadata."""
+async def _resolve(url: httpx.URL) -> list[str]:
+    """The host's addresses, best first. Raises Invalid when any of them is a machine's metadata."""
     loop = asyncio.get_running_loop()
     port = url.port or (443 if url.scheme == "https" else 80)
     found = await loop.getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
@@ -112,7 +126,7 @@ async def _resolve(url: httpx.URL) -> str:
     for address in addresses:
         if hooks.is_forbidden(ipaddress.ip_address(address)):
             raise Invalid(f"{url.host} leads to {address}, a machine's metadata: name the receiver's own")
-    return addresses[0]
+    return list(dict.fromkeys(addresses))
 
 
 # --- promote, roll back -----------------------------------------------------------------------------------
@@ -154,30 +168,36 @@ def run_rollback(context: JobContext) -> Outcome:
         Denied, Tampered: as `run_promote`.
     """
 
-    def gather(session: Session) -> tuple[Hook, promotion.Case | str]:
+    def gather(session: Session) -> tuple[Hook, promotion.Case | str, int]:
         hook = _hook(session, context.config)
         alias = hook.config["alias"]
         made = _made(session, _pipeline_id(context))
         row = session.get(Alias, (made.llm_id, alias)) if made is not None else None
         if made is None or row is None or row.version_id != made.id:
-            return hook, f"{alias} is not at a version that pipeline {context.config['pipeline_id']} made"
+            return hook, f"{alias} is not at a version that pipeline {context.config['pipeline_id']} made", 0
         before = _before(session, made, alias)
         if before is None:
             raise Conflict(
                 f"{made.llm.name}@{alias} was never at a version before {made.number}: promote one"
             )
-        return hook, promotion.gather(session, before.llm.name, before.number, alias, {})
+        return hook, promotion.gather(session, before.llm.name, before.number, alias, {}), made.number
 
-    hook, case = context.database.patiently(gather)
+    hook, case, leaves = context.database.patiently(gather)
     if isinstance(case, str):
         return Outcome(result={"digest": _digest(context), "hook": hook.name, "skipped": case})
-    return _decided(context, hook, case, {})
+    return _decided(context, hook, case, {}, leaves=leaves)
 
 
 def register(session: Session, job: Job, result: JsonObject) -> None:
     """Effects of both: the decision, the signatures and the alias's move commit with the job."""
     envelopes = result.pop("envelopes", None)
     if envelopes is None:  # there was nothing to roll back
+        return
+    leaves = result.pop("leaves", None)
+    if leaves is not None and not _is_at(session, result["llm"], result["alias"], leaves):
+        # Somebody has promoted another one while we looked: theirs stays.
+        result["skipped"] = f"{result['alias']} has moved on from version {leaves}"
+        del result["actor"]
         return
     case = promotion.gather(session, result["llm"], result["version"], result["alias"], result["require"])
     decision = Decision(  # what was decided on, also if a score came since
@@ -191,7 +211,18 @@ def register(session: Session, job: Job, result: JsonObject) -> None:
     result["promotion_id"] = str(row.id)
 
 
-def _decided(context: JobContext, hook: Hook, case: promotion.Case, require: JsonObject) -> Outcome:
+def _is_at(session: Session, llm: str, alias: str, number: int) -> bool:
+    """Whether the alias is at that version; it cannot move before the caller's commit."""
+    rows = select(Alias).join(Llm, Llm.id == Alias.llm_id).where(Llm.name == llm, Alias.name == alias)
+    locked = rows.with_for_update(of=Alias).execution_options(populate_existing=True)
+    row = session.scalar(locked)
+    return row is not None and session.get_one(LlmVersion, row.version_id).number == number
+
+
+def _decided(
+    context: JobContext, hook: Hook, case: promotion.Case, require: JsonObject, leaves: int | None = None
+) -> Outcome:
+    """What the policy says. `leaves`: the version that the alias must still be at when the job ends."""
     from raymill.cluster.settings import Settings
 
     settings = Settings()
@@ -216,6 +247,7 @@ def _decided(context: JobContext, hook: Hook, case: promotion.Case, require: Jso
             "bundle_digest": decision.bundle_digest,
             "envelopes": envelopes,
             "require": require,
+            "leaves": leaves,
             "input": decision.input,
         }
     )
@@ -234,12 +266,12 @@ def _made(session: Session, pipeline_id: uuid.UUID) -> LlmVersion | None:
 
 
 def _before(session: Session, version: LlmVersion, alias: str) -> LlmVersion | None:
-    """Where the alias was last, other than at `version`."""
+    """Where the alias was before it first came to `version`: never one that was taken back in favor of it."""
     moves = (
-        select(AliasMove.version_id)
+        select(AliasMove.previous_version_id)
         .where(AliasMove.llm_id == version.llm_id, AliasMove.alias == alias)
-        .where(AliasMove.version_id != version.id)
-        .order_by(AliasMove.id.desc())
+        .where(AliasMove.version_id == version.id)
+        .order_by(AliasMove.id)
         .limit(1)
     )
     found = session.scalar(moves)

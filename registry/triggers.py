@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
 from raymill.policies.errors import Conflict, Invalid, NotFound, RaymillError
@@ -373,6 +373,10 @@ def _start(session: Session, trigger: Trigger, event: TriggerEvent, planned: Pla
                 )
         except RaymillError as refused:
             error = str(refused)
+        except DataError as refused:  # would be so each time, and hold up the events behind it
+            log.exception("trigger %s: its pipeline cannot be stored", trigger.name)
+            reason = " ".join(str(refused.orig).replace("\x00", "").split())[:300]
+            error = f"its pipeline cannot be stored ({reason}): correct the recipe"
     what = f"trigger/{trigger.name}"
     if pipeline is None:
         trigger.last_error = error

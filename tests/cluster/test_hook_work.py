@@ -20,7 +20,7 @@ from raymill.cluster.attempt import Attempt
 from raymill.cluster.kinds import KINDS
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Invalid, Unavailable
-from raymill.registry import hooks, jobs, webhooks
+from raymill.registry import hooks, jobs, promotion, webhooks
 from raymill.registry.database import Database
 from raymill.registry.jobs import ErrorClass
 from raymill.registry.tables import Alias, AliasMove, Job, JobState, LlmVersion, Promotion, TriggerEvent
@@ -189,6 +189,26 @@ def test_a_name_that_leads_to_a_machines_metadata_is_refused(monkeypatch: pytest
         work.deliver("http://innocent.example/", b"{}", {})
 
 
+def test_the_next_address_is_tried_when_nobody_listens_at_the_first(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import socket
+
+    look_up = socket.getaddrinfo
+
+    def lead(host: Any, port: Any, *args: Any, **named: Any) -> Any:
+        if host != "dual.test":
+            return look_up(host, port, *args, **named)
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)),
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lead)
+    assert work.deliver(receiver.url.replace("localhost", "dual.test"), b"{}", {}) == 200
+    assert len(receiver.seen) == 1
+
+
 def test_a_hook_that_is_off_or_gone_does_nothing_more(
     database: Database, settings: Settings, receiver: Receiver
 ) -> None:
@@ -286,6 +306,39 @@ def test_an_alias_goes_back_only_from_the_version_that_the_pipeline_made(
         moves = session.scalars(select(AliasMove).order_by(AliasMove.id)).all()
         numbers = [session.get_one(LlmVersion, move.version_id).number for move in moves]
     assert numbers == [first, second, first]
+
+
+def test_a_promotion_that_comes_while_a_roll_back_is_decided_stays(
+    world: World, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert world.promote(world.make_version()).allowed
+    add(world.database, settings, "pipeline.succeeded", action="rollback")
+    second = world.make_version()
+    assert world.promote(second).allowed
+    sign, third = promotion.sign, 0
+
+    def promote_meanwhile(*args: Any) -> Any:
+        nonlocal third
+        if not third:
+            third = world.make_version()
+            assert world.promote(third).allowed
+        return sign(*args)
+
+    monkeypatch.setattr(promotion, "sign", promote_meanwhile)
+    job = act(world.database, settings)
+    assert job.state is JobState.SUCCEEDED
+    assert (job.result or {})["skipped"] == f"production has moved on from version {second}"
+    assert alias_at(world) == third
+
+
+def test_a_version_that_was_taken_back_is_not_gone_back_to(world: World) -> None:
+    first, second = world.make_version(), world.make_version()
+    for number in (first, second, first):
+        assert world.promote(number).allowed
+    with world.database.transaction() as session:
+        versions = session.scalars(select(LlmVersion).order_by(LlmVersion.number)).all()
+        assert work._before(session, versions[0], "production") is None
+        assert work._before(session, versions[1], "production") is versions[0]
 
 
 def test_a_first_version_has_nowhere_to_go_back_to(world: World, settings: Settings) -> None:

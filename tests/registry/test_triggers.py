@@ -310,6 +310,22 @@ def test_a_queue_that_is_not_there_is_an_error_of_the_trigger(database: Database
     assert pipelines(database) == []
 
 
+def test_a_pipeline_that_cannot_be_stored_holds_nobody_up(database: Database) -> None:
+    add(database, "bad")
+    add(database, "good", config={"name": "letters"})
+    tell(database, "dataset", "tickets", "1")
+    tell(database, "dataset", "letters", "1")
+
+    def plan_badly(trigger: Trigger) -> Planned:
+        recipe = {"model": "a\x00b"} if trigger.name == "bad" else trigger.recipe
+        return Planned(name="triage", recipe=recipe, steps=[step("only")])
+
+    fired = triggers.fire(database, plan_badly)
+    assert [(one.trigger, one.pipeline_id is None) for one in fired] == [("bad", True), ("good", False)]
+    assert "cannot be stored" in (read(database, "bad").last_error or "")
+    assert all(event.taken_at for event in events(database))
+
+
 def test_a_long_key_is_hashed_and_still_the_same(database: Database) -> None:
     trigger = add(database, on="drift")
     assert tell(database, "drift", "s" * 500, "k" * 5000)
