@@ -35,6 +35,7 @@ import psycopg
 from sqlalchemy import text
 
 from raymill.cluster.chaos_kinds import EFFECT
+from raymill.cluster.ray_head import free_ports
 from raymill.cluster.service import read_service
 from raymill.cluster.settings import Settings
 from raymill.cluster.supervisor import leftovers
@@ -387,7 +388,7 @@ def main() -> int:
     home.chmod(0o755)
     os.environ |= {
         "RAYMILL_HOME": str(home / "service"),
-        "RAYMILL_PORT": str(_free_port()),
+        "RAYMILL_PORT": str(free_ports(1)[0]),
         "RAYMILL_LEASE_S": str(arguments.lease_s),
         "RAYMILL_KINDS": "raymill.cluster.chaos_kinds",
     }
@@ -418,14 +419,6 @@ def main() -> int:
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

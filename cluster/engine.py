@@ -15,7 +15,6 @@ from functools import partial
 
 import ray
 from ray.job_submission import JobSubmissionClient
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from raymill.cluster.dispatcher import Dispatcher
@@ -25,7 +24,7 @@ from raymill.cluster.service import read_service
 from raymill.cluster.settings import Settings
 from raymill.cluster.wake import Wake
 from raymill.registry import jobs
-from raymill.registry.database import Database
+from raymill.registry.database import Database, clock
 from raymill.registry.failpoints import failpoint
 from raymill.registry.tables import Job
 
@@ -72,7 +71,7 @@ class Sweeper:
         # An index walks over the entries of jobs that have ended while an old snapshot may need them: those before
         # the last look are left out, but for a full look once a minute.
         full = time.monotonic() >= self._full_at
-        now: dt.datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+        now = clock(session)
         since = jobs.LONG_AGO if full else self._since
         found = jobs.sweep(session, since=since, last_log=partial(last_lines, self._settings))
         if len(found) < jobs.SWEEP_LIMIT:

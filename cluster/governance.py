@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
+from functools import partial
 
 from sqlalchemy.orm import Session
 
@@ -25,9 +27,6 @@ def run_promote(context: JobContext) -> Outcome:
         Denied: the policy refuses; each reason is named, and the refusal is on record.
         Tampered: an artifact is not what was registered.
     """
-    from raymill.cluster.settings import Settings
-
-    settings = Settings()
     alias, require = context.config["to"], context.config["require"]
 
     def gather(session: Session) -> promotion.Case:
@@ -35,34 +34,58 @@ def run_promote(context: JobContext) -> Outcome:
         return promotion.gather(session, version.llm.name, version.number, alias, require)
 
     case = context.database.patiently(gather)
+    result = decided(context, case, require, what=context.name, requester=partial(_requester, context))
+    return Outcome(result={**result, "allowed": True})
+
+
+def register_promotion(session: Session, job: Job, result: JsonObject) -> None:
+    """Effects of `promote`: the decision, the signatures and the alias's move commit with the job."""
+    register_decision(session, job, result, _creator(session, job))
+
+
+def decided(
+    context: JobContext,
+    case: promotion.Case,
+    require: JsonObject,
+    *,
+    what: str,
+    requester: Callable[[Session], Actor],
+) -> JsonObject:
+    """Sign, and ask the policy. The result of a job whose effects are `register_decision`.
+
+    Args:
+        what: how a refusal calls the version.
+
+    Raises:
+        Denied: the policy refuses; each reason is named, and the refusal is on record.
+        Tampered: an artifact is not what was registered.
+    """
+    from raymill.cluster.settings import Settings
+
+    settings = Settings()
     envelopes = promotion.sign(case, settings.artifacts, settings.keys_dir / "signing")
     decision = promotion.decide(case, envelopes)
     if not decision.allowed:
         job_id = uuid.UUID(context.job_id)
         context.database.patiently(
-            lambda session: promotion.record(
-                session, case, decision, {}, _requester(session.get_one(Job, job_id), session), job_id
-            )
+            lambda session: promotion.record(session, case, decision, {}, requester(session), job_id)
         )
-        raise Denied(f"{context.name} was refused for {alias}: {'; '.join(decision.reasons)}")
-    return Outcome(
-        result={
-            "digest": decision.input_digest,
-            "llm": case.input["name"],
-            "version": case.input["version"],
-            "alias": alias,
-            "allowed": True,
-            "input_digest": decision.input_digest,
-            "bundle_digest": decision.bundle_digest,
-            "envelopes": envelopes,
-            "require": require,
-            "input": decision.input,
-        }
-    )
+        raise Denied(f"{what} was refused for {case.alias}: {'; '.join(decision.reasons)}")
+    return {
+        "digest": decision.input_digest,
+        "llm": case.input["name"],
+        "version": case.input["version"],
+        "alias": case.alias,
+        "input_digest": decision.input_digest,
+        "bundle_digest": decision.bundle_digest,
+        "envelopes": envelopes,
+        "require": require,
+        "input": decision.input,
+    }
 
 
-def register_promotion(session: Session, job: Job, result: JsonObject) -> None:
-    """Effects of `promote`: the decision, the signatures and the alias's move commit with the job."""
+def register_decision(session: Session, job: Job, result: JsonObject, requester: Actor) -> None:
+    """Record what `decided` came to, and move the alias."""
     case = promotion.gather(session, result["llm"], result["version"], result["alias"], result["require"])
     # What was decided on, also if a score came since.
     decision = Decision(
@@ -72,7 +95,7 @@ def register_promotion(session: Session, job: Job, result: JsonObject) -> None:
         input_digest=result["input_digest"],
         bundle_digest=result["bundle_digest"],
     )
-    row = promotion.record(session, case, decision, result.pop("envelopes"), _requester(job, session), job.id)
+    row = promotion.record(session, case, decision, result.pop("envelopes"), requester, job.id)
     result["promotion_id"] = str(row.id)
 
 
@@ -103,6 +126,11 @@ def run_deploy(context: JobContext) -> Outcome:
     raise Unavailable(f"{context.name} was not ready within {DEPLOY_TIMEOUT_S:.0f} s: see `raymill status`")
 
 
-def _requester(job: Job, session: Session) -> Actor:
+def _requester(context: JobContext, session: Session) -> Actor:
+    return _creator(session, session.get_one(Job, uuid.UUID(context.job_id)))
+
+
+def _creator(session: Session, job: Job) -> Actor:
+    """Who started the pipeline that a job is a step of."""
     pipeline = session.get_one(Pipeline, job.pipeline_id)
     return Actor(name=pipeline.created_by)

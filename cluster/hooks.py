@@ -17,9 +17,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from raymill.cluster.context import JobContext, Outcome
-from raymill.policies.engine import Decision
-from raymill.policies.errors import Conflict, Denied, Invalid, NotFound, Unavailable
-from raymill.registry import hooks, promotion, webhooks
+from raymill.cluster.governance import decided, register_decision
+from raymill.policies.errors import Conflict, Invalid, NotFound, Unavailable
+from raymill.registry import hooks, named, promotion, webhooks
 from raymill.registry.artifacts import address_of
 from raymill.registry.audit import Actor
 from raymill.registry.tables import Alias, AliasMove, Hook, Job, JsonObject, Llm, LlmVersion
@@ -48,7 +48,7 @@ def run_webhook(context: JobContext) -> Outcome:
     from raymill.cluster.settings import Settings
 
     hook = context.database.patiently(lambda session: _hook(session, context.config))
-    secret = hooks.open_secret(Settings().secret_box, hook)
+    secret = named.open_secret(Settings().secret_box, hook)
     said = {key: context.config[key] for key in ("event", "at", "job", "pipeline") if key in context.config}
     body = json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode()
     headers = {
@@ -190,25 +190,15 @@ def run_rollback(context: JobContext) -> Outcome:
 
 def register(session: Session, job: Job, result: JsonObject) -> None:
     """Effects of both: the decision, the signatures and the alias's move commit with the job."""
-    envelopes = result.pop("envelopes", None)
-    if envelopes is None:  # there was nothing to roll back
+    if "envelopes" not in result:  # there was nothing to roll back
         return
-    leaves = result.pop("leaves", None)
+    leaves, actor = result.pop("leaves", None), Actor(name=result.pop("actor"))
     if leaves is not None and not _is_at(session, result["llm"], result["alias"], leaves):
         # Somebody has promoted another one while we looked: theirs stays.
         result["skipped"] = f"{result['alias']} has moved on from version {leaves}"
-        del result["actor"]
+        del result["envelopes"]
         return
-    case = promotion.gather(session, result["llm"], result["version"], result["alias"], result["require"])
-    decision = Decision(  # what was decided on, also if a score came since
-        allowed=True,
-        reasons=(),
-        input=result["input"],
-        input_digest=result["input_digest"],
-        bundle_digest=result["bundle_digest"],
-    )
-    row = promotion.record(session, case, decision, envelopes, Actor(name=result.pop("actor")), job.id)
-    result["promotion_id"] = str(row.id)
+    register_decision(session, job, result, actor)
 
 
 def _is_at(session: Session, llm: str, alias: str, number: int) -> bool:
@@ -223,34 +213,10 @@ def _decided(
     context: JobContext, hook: Hook, case: promotion.Case, require: JsonObject, leaves: int | None = None
 ) -> Outcome:
     """What the policy says. `leaves`: the version that the alias must still be at when the job ends."""
-    from raymill.cluster.settings import Settings
-
-    settings = Settings()
-    envelopes = promotion.sign(case, settings.artifacts, settings.keys_dir / "signing")
-    decision = promotion.decide(case, envelopes)
+    actor = Actor(name=hook.created_by)
     what = f"{case.input['name']} {case.input['version']}"
-    if not decision.allowed:
-        actor, job_id = Actor(name=hook.created_by), uuid.UUID(context.job_id)
-        context.database.patiently(
-            lambda session: promotion.record(session, case, decision, {}, actor, job_id)
-        )
-        raise Denied(f"{what} was refused for {case.alias}: {'; '.join(decision.reasons)}")
-    return Outcome(
-        result={
-            "digest": decision.input_digest,
-            "hook": hook.name,
-            "actor": hook.created_by,
-            "llm": case.input["name"],
-            "version": case.input["version"],
-            "alias": case.alias,
-            "input_digest": decision.input_digest,
-            "bundle_digest": decision.bundle_digest,
-            "envelopes": envelopes,
-            "require": require,
-            "leaves": leaves,
-            "input": decision.input,
-        }
-    )
+    result = decided(context, case, require, what=what, requester=lambda _: actor)
+    return Outcome(result={**result, "hook": hook.name, "actor": actor.name, "leaves": leaves})
 
 
 def _made(session: Session, pipeline_id: uuid.UUID) -> LlmVersion | None:

@@ -5,6 +5,7 @@ Isolation is read committed; what must be serial takes a row or advisory lock an
 
 from __future__ import annotations
 
+import datetime as dt
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -183,6 +184,12 @@ def _wait_or_raise(
             f"Postgres did not answer for {timeout_s:.0f} s: see that it runs and is reachable"
         ) from error
     time.sleep(random.uniform(0, min(5.0, 0.1 * 2 ** min(attempt, 6))))
+
+
+def clock(session: Session) -> dt.datetime:
+    """The database's time now, which what it keeps is compared with."""
+    now: dt.datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return now
 
 
 def normal_url(url: str) -> URL:

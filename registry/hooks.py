@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sqlalchemy import or_, select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from raymill.policies.errors import Conflict, Invalid, NotFound
-from raymill.registry import audit, webhooks
+from raymill.policies.errors import Invalid
+from raymill.registry import audit, named
 from raymill.registry.audit import Actor
-from raymill.registry.secrets import SecretBox, master_key_id
+from raymill.registry.named import NAME
+from raymill.registry.secrets import SecretBox
 from raymill.registry.tables import Hook, Job, JobState, JsonObject, Pipeline, new_id
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ EVENTS = (
     "pipeline.cancelled",
 )
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 PRINTABLE = re.compile(r"[\x21-\x7e]{1,2000}")
-SECRET_ID = "hook"
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 METADATA = frozenset({ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("100.100.100.200")})
@@ -97,13 +95,8 @@ def create(
     if action == "webhook":
         if box is None:
             raise Invalid("a webhook needs a secret: give the box that seals it", param="action")
-        secret = webhooks.new_secret()
-        row.secret = box.seal(secret, owner=str(row.id), secret_id=SECRET_ID)
-    try:
-        with session.begin_nested():
-            session.add(row)
-    except IntegrityError:
-        raise Conflict(f"hook {name!r} exists already: delete it, or choose another name") from None
+        secret = named.give_secret(box, row)
+    named.add(session, row)
     detail: JsonObject = {"on": row.on, "subject": subject, "does": action, "config": row.config}
     audit.record(session, actor, "hook.create", f"hook/{name}", **detail)
     session.refresh(row)
@@ -112,11 +105,7 @@ def create(
 
 def find(session: Session, name: str, *, lock: bool = False) -> Hook:
     """Raises NotFound."""
-    rows = select(Hook).where(Hook.name == name)
-    row = session.scalar(rows.with_for_update() if lock else rows)
-    if row is None:
-        raise NotFound(f"no hook {name!r}: `raymill hook list` shows the ones there are")
-    return row
+    return named.find(session, Hook, name, lock=lock)
 
 
 def enable(session: Session, name: str, actor: Actor, *, enabled: bool) -> Hook:
@@ -136,23 +125,6 @@ def remove(session: Session, name: str, actor: Actor) -> Hook:
     audit.record(session, actor, "hook.delete", f"hook/{name}", on=row.on, does=row.action)
     session.flush()
     return row
-
-
-def open_secret(box: SecretBox, row: Hook) -> str:
-    """What signs the deliveries. Raises as `SecretBox.open`."""
-    assert row.secret is not None, "only webhooks have a secret"
-    return box.open(row.secret, owner=str(row.id), secret_id=SECRET_ID)
-
-
-def reseal_all(session: Session, box: SecretBox) -> int:
-    """Seal every secret under the current master key. Returns how many were sealed anew."""
-    count = 0
-    for row in session.scalars(select(Hook).where(Hook.secret.is_not(None)).with_for_update()):
-        if row.secret is not None and master_key_id(row.secret) != box.current_id():
-            row.secret = box.reseal(row.secret, owner=str(row.id), secret_id=SECRET_ID)
-            count += 1
-    session.flush()
-    return count
 
 
 def checked_config(action: str, config: JsonObject) -> JsonObject:

@@ -14,24 +14,24 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import logging
-import re
 import uuid
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
-from raymill.policies.errors import Conflict, Invalid, NotFound, RaymillError
-from raymill.registry import audit, cron, webhooks
+from raymill.policies.errors import Conflict, Invalid, RaymillError
+from raymill.registry import audit, cron, named
 from raymill.registry.audit import SYSTEM, Actor
-from raymill.registry.database import Database
+from raymill.registry.database import Database, clock
 from raymill.registry.jobs.events import notify
 from raymill.registry.jobs.model import StepSpec
 from raymill.registry.jobs.submit import create_pipeline
-from raymill.registry.secrets import SecretBox, master_key_id
+from raymill.registry.named import NAME
+from raymill.registry.secrets import SecretBox
 from raymill.registry.tables import JsonObject, Pipeline, Trigger, TriggerEvent, new_id
 
 log = logging.getLogger(__name__)
@@ -39,12 +39,10 @@ log = logging.getLogger(__name__)
 CHANNEL = "raymill_trigger"
 """Notified when something has happened."""
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 KINDS = ("cron", "webhook", "dataset", "promotion", "drift")
 MANUAL = "manual"
 """An event of this kind starts one trigger, whatever that waits for."""
 
-SECRET_ID = "webhook"
 MAX_SUBJECT_CHARS = 200
 MAX_KEY_CHARS = 120
 """A pipeline's idempotency key holds the trigger's id and the event's key, in 200 characters."""
@@ -118,13 +116,8 @@ def create(
     if on == "webhook":
         if box is None:
             raise Invalid("a webhook needs a secret: give the box that seals it", param="on")
-        secret = webhooks.new_secret()
-        row.secret = box.seal(secret, owner=str(row.id), secret_id=SECRET_ID)
-    try:
-        with session.begin_nested():
-            session.add(row)
-    except IntegrityError:
-        raise Conflict(f"trigger {name!r} exists already: delete it, or choose another name") from None
+        secret = named.give_secret(box, row)
+    named.add(session, row)
     audit.record(session, actor, "trigger.create", f"trigger/{name}", on=on, config=row.config)
     session.refresh(row)
     return row, secret
@@ -132,11 +125,7 @@ def create(
 
 def find(session: Session, name: str, *, lock: bool = False) -> Trigger:
     """Raises NotFound."""
-    rows = select(Trigger).where(Trigger.name == name)
-    row = session.scalar(rows.with_for_update() if lock else rows)
-    if row is None:
-        raise NotFound(f"no trigger {name!r}: `raymill trigger list` shows the ones there are")
-    return row
+    return named.find(session, Trigger, name, lock=lock)
 
 
 def enable(session: Session, name: str, actor: Actor, *, enabled: bool) -> Trigger:
@@ -157,23 +146,6 @@ def remove(session: Session, name: str, actor: Actor) -> Trigger:
     audit.record(session, actor, "trigger.delete", f"trigger/{name}", on=row.on)
     session.flush()
     return row
-
-
-def open_secret(box: SecretBox, row: Trigger) -> str:
-    """The secret that a webhook's sender signs with. Raises as `SecretBox.open`."""
-    assert row.secret is not None, "only webhooks have a secret"
-    return box.open(row.secret, owner=str(row.id), secret_id=SECRET_ID)
-
-
-def reseal_all(session: Session, box: SecretBox) -> int:
-    """Seal every secret under the current master key. Returns how many were sealed anew."""
-    count = 0
-    for row in session.scalars(select(Trigger).where(Trigger.secret.is_not(None)).with_for_update()):
-        if row.secret is not None and master_key_id(row.secret) != box.current_id():
-            row.secret = box.reseal(row.secret, owner=str(row.id), secret_id=SECRET_ID)
-            count += 1
-    session.flush()
-    return count
 
 
 def checked_config(on: str, config: JsonObject) -> JsonObject:
@@ -265,7 +237,7 @@ def due(session: Session) -> int:
     Returns:
         How many triggers fire.
     """
-    now = _now(session)
+    now = clock(session)
     rows = session.scalars(
         select(Trigger)
         .where(Trigger.enabled, Trigger.next_at <= now)
@@ -314,7 +286,7 @@ def fire(database: Database, plan: Plan) -> list[Fired]:
 
 def forget(session: Session, *, older_than_days: int = 30) -> int:
     """Delete events that were taken long ago: what has their keys would be news again. Returns how many."""
-    before = _now(session) - dt.timedelta(days=older_than_days)
+    before = clock(session) - dt.timedelta(days=older_than_days)
     gone = delete(TriggerEvent).where(TriggerEvent.taken_at < before).returning(TriggerEvent.id)
     return len(session.scalars(gone).all())
 
@@ -346,7 +318,7 @@ def _take(session: Session, event_id: int, plans: dict[uuid.UUID, Planned | str]
     )
     if event is None:  # another engine has it
         return []
-    event.taken_at = _now(session)
+    event.taken_at = clock(session)
     fired = []
     for trigger in _waiting(session, event, lock=True):
         if trigger.id in plans:
@@ -436,12 +408,7 @@ def _causes(session: Session, event: TriggerEvent) -> set[uuid.UUID]:
 def _next_time(session: Session, row: Trigger) -> dt.datetime | None:
     if row.on != "cron":
         return None
-    return cron.next_time(row.config["schedule"], row.config["timezone"], _now(session))
-
-
-def _now(session: Session) -> dt.datetime:
-    now: dt.datetime = session.execute(select(func.clock_timestamp())).scalar_one()
-    return now
+    return cron.next_time(row.config["schedule"], row.config["timezone"], clock(session))
 
 
 def _uuid(text: str) -> uuid.UUID | None:

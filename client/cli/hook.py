@@ -9,7 +9,7 @@ import typer
 
 from raymill.client.cli.app import DEFAULT_LIMIT, Json, Limit, connect, new_app
 from raymill.client.cli.given import yaml_section
-from raymill.client.cli.output import out, out_json, say, table
+from raymill.client.cli.output import out, out_json, out_switched, say, table
 from raymill.client.trigger_types import Hook, HookAction, HookEvent
 from raymill.client.types import JsonObject
 
@@ -142,4 +142,4 @@ def does(hook: Hook) -> str:
 def _enable(name: str, enabled: bool, as_json: bool) -> None:
     with connect() as client:
         found = client.hooks.enable(name, enabled=enabled)
-    out_json(found) if as_json else out(f"{found.name} is {'enabled' if found.enabled else 'disabled'}")
+    out_json(found) if as_json else out_switched(found)

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel
 
@@ -32,6 +32,19 @@ def out_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
     else:
         data = [one.model_dump(mode="json") for one in value]
     out(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+class Switched(Protocol):
+    """Something with a name that can be enabled and disabled."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def enabled(self) -> bool: ...
+
+
+def out_switched(found: Switched) -> None:
+    out(f"{found.name} is {'enabled' if found.enabled else 'disabled'}")
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

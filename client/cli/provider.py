@@ -10,7 +10,7 @@ import typer
 from raymill.client.cli import provider_key
 from raymill.client.cli.app import DEFAULT_LIMIT, Json, Limit, connect, new_app
 from raymill.client.cli.given import KeyEnv, KeyStdin, dollars, secret, yaml_section
-from raymill.client.cli.output import out, out_json, table
+from raymill.client.cli.output import out, out_json, out_switched, table
 from raymill.client.gateway_types import Provider, ProviderCheck
 from raymill.policies.errors import RaymillError
 
@@ -206,4 +206,4 @@ def verdict(check: ProviderCheck) -> str:
 def _enable(name: str, enabled: bool, as_json: bool) -> None:
     with connect() as client:
         found = client.providers.change(name, enabled=enabled)
-    out_json(found) if as_json else out(f"{found.name} is {'enabled' if found.enabled else 'disabled'}")
+    out_json(found) if as_json else out_switched(found)

@@ -9,7 +9,7 @@ import typer
 
 from raymill.client.cli.app import DEFAULT_LIMIT, Json, Limit, connect, new_app
 from raymill.client.cli.given import pairs
-from raymill.client.cli.output import out, out_json, say, table
+from raymill.client.cli.output import out, out_json, out_switched, say, table
 from raymill.client.trigger_types import NewTrigger, Trigger, TriggerKind
 from raymill.client.types import JsonObject
 
@@ -171,4 +171,4 @@ def _tell_new(made: NewTrigger, url: str) -> None:
 def _enable(name: str, enabled: bool, as_json: bool) -> None:
     with connect() as client:
         found = client.triggers.enable(name, enabled=enabled)
-    out_json(found) if as_json else out(f"{found.name} is {'enabled' if found.enabled else 'disabled'}")
+    out_json(found) if as_json else out_switched(found)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from raymill.policies.errors import Conflict, Invalid, NotFound
 from raymill.registry import audit
 from raymill.registry.audit import Actor
+from raymill.registry.database import clock
 from raymill.registry.jobs.ends import end
 from raymill.registry.jobs.events import notify, tell_state
 from raymill.registry.jobs.submit import make_ready
@@ -78,7 +79,7 @@ def resume_job(session: Session, job_id: uuid.UUID, actor: Actor) -> Job:
     audit.record(session, actor, "job.resume", f"job/{job.id}", step=job.step)
     job.pause_requested_at = None
     if job.state is JobState.PAUSED:
-        job.state, job.run_at = JobState.QUEUED, session.execute(select(func.clock_timestamp())).scalar_one()
+        job.state, job.run_at = JobState.QUEUED, clock(session)
         session.flush()
         tell_state(session, job)
         notify(session, "raymill_job", job.queue)
@@ -161,28 +162,17 @@ def redrive_matching(
 
 def cancel_pipeline(session: Session, pipeline_id: uuid.UUID, actor: Actor) -> Pipeline:
     """Ask for the end of every job of a pipeline that has not ended. Raises NotFound."""
-    pipeline = _pipeline(session, pipeline_id)
-    for job_id in _jobs_of(session, pipeline_id):
-        cancel_job(session, job_id, actor)
-    return pipeline
+    return _each_open_job(session, pipeline_id, actor, cancel_job)
 
 
 def pause_pipeline(session: Session, pipeline_id: uuid.UUID, actor: Actor) -> Pipeline:
     """Let every job of a pipeline rest that has not ended. Raises NotFound."""
-    pipeline = _pipeline(session, pipeline_id)
-    for job_id in _jobs_of(session, pipeline_id):
-        if not session.get_one(Job, job_id).state.terminal:
-            pause_job(session, job_id, actor)
-    return pipeline
+    return _each_open_job(session, pipeline_id, actor, pause_job)
 
 
 def resume_pipeline(session: Session, pipeline_id: uuid.UUID, actor: Actor) -> Pipeline:
     """Let every paused job of a pipeline go on. Raises NotFound."""
-    pipeline = _pipeline(session, pipeline_id)
-    for job_id in _jobs_of(session, pipeline_id):
-        if not session.get_one(Job, job_id).state.terminal:
-            resume_job(session, job_id, actor)
-    return pipeline
+    return _each_open_job(session, pipeline_id, actor, resume_job)
 
 
 def retry_pipeline(session: Session, pipeline_id: uuid.UUID, actor: Actor) -> Pipeline:
@@ -196,6 +186,17 @@ def retry_pipeline(session: Session, pipeline_id: uuid.UUID, actor: Actor) -> Pi
             ended = True
     if not ended:
         raise Conflict(f"pipeline {pipeline_id} is {pipeline.state.value}: no step of it ended badly")
+    return pipeline
+
+
+def _each_open_job(
+    session: Session, pipeline_id: uuid.UUID, actor: Actor, do: Callable[[Session, uuid.UUID, Actor], Job]
+) -> Pipeline:
+    """Do it to the jobs that have not ended, and not been ended by what was done to one before."""
+    pipeline = _pipeline(session, pipeline_id)
+    for job_id in _jobs_of(session, pipeline_id):
+        if not session.get_one(Job, job_id).state.terminal:
+            do(session, job_id, actor)
     return pipeline
 
 
@@ -216,7 +217,7 @@ def _jobs_of(session: Session, pipeline_id: uuid.UUID) -> Sequence[uuid.UUID]:
 def _again(session: Session, job: Job) -> None:
     job.state, job.error, job.finished_at, job.cancel_requested_at = JobState.QUEUED, None, None, None
     job.failures, job.losses, job.ended_by, job.last_log = {}, 0, None, None
-    job.run_at = session.execute(select(func.clock_timestamp())).scalar_one()
+    job.run_at = clock(session)
     parents = session.scalars(select(Job).where(Job.id.in_(job.depends_on))).all() if job.depends_on else []
     job.waiting_on = sum(parent.state is not JobState.SUCCEEDED for parent in parents)
     session.flush()

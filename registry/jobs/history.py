@@ -11,14 +11,16 @@ import datetime as dt
 import uuid
 from typing import NamedTuple
 
-from sqlalchemy import bindparam, func, select, text
+from sqlalchemy import bindparam, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 from sqlalchemy.types import Uuid
 
 from raymill.registry import audit
 from raymill.registry.audit import SYSTEM
+from raymill.registry.database import clock
 from raymill.registry.tables import Base, Job, JobEvent, JobHistory
+from raymill.registry.tables.base import first_id_at
 
 DEAD_FACTOR = 10
 """Dead letters wait for somebody to look at them: so many times longer."""
@@ -72,11 +74,11 @@ def retain(
     session: Session, older_than_days: int = 14, limit: int = 1000, *, after: uuid.UUID = START
 ) -> Retained:
     """Move one batch of finished jobs into the history, in the caller's transaction; others may do so meanwhile."""
-    now: dt.datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+    now = clock(session)
     ended = now - dt.timedelta(days=older_than_days)
     parameters = {
         "after": after,
-        "young": _first_id_of(ended),
+        "young": first_id_at(ended),
         "ended": ended,
         "died": now - dt.timedelta(days=older_than_days * DEAD_FACTOR),
         "limit": limit,
@@ -94,7 +96,7 @@ def retain(
 
 def drop_old(session: Session, months: int = 12) -> list[str]:
     """Drop the months that ended more than `months` months ago. Returns the names of their partitions."""
-    now: dt.datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+    now = clock(session)
     first_kept = _partition(_months_before(_month(now), months))
     dropped = [name for name in session.scalars(PARTITIONS) if name < first_kept]
     for name in dropped:
@@ -163,11 +165,6 @@ def _months_before(month: dt.date, count: int) -> dt.date:
 
 def _partition(month: dt.date) -> str:
     return f"{PREFIX}{month:%Y_%m}"
-
-
-def _first_id_of(moment: dt.datetime) -> uuid.UUID:
-    """No id that is made later is smaller."""
-    return uuid.UUID(int=(int(moment.timestamp() * 1000) & ((1 << 48) - 1)) << 80)
 
 
 def _unheard_of() -> str:

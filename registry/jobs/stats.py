@@ -10,13 +10,15 @@ Times are seconds.
 from __future__ import annotations
 
 import datetime as dt
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
+
+from raymill.registry.database import clock
+from raymill.registry.tables.base import first_id_at
 
 RECENT = 100_000
 """Jobs of the last day that are looked at for what finished in the last hour."""
@@ -107,8 +109,7 @@ class QueueStats:
 
 def queue_stats(session: Session) -> list[QueueStats]:
     """Every queue, by name. Takes milliseconds, whatever number of jobs has ended."""
-    now: dt.datetime = session.execute(text("SELECT statement_timestamp()")).scalar_one()
-    day_ago = first_id_at(now - dt.timedelta(days=1))
+    day_ago = first_id_at(clock(session) - dt.timedelta(days=1))
     found: dict[str, dict[str, Any]] = {row.queue: dict(row._mapping) for row in session.execute(QUEUES)}
     for statement, parameters in (
         (READY, {}),
@@ -120,11 +121,6 @@ def queue_stats(session: Session) -> list[QueueStats]:
     ):
         _merge(found, (dict(row._mapping) for row in session.execute(statement, parameters)))
     return [QueueStats(**values) for values in found.values()]
-
-
-def first_id_at(moment: dt.datetime) -> uuid.UUID:
-    """Not above any id that was made at `moment` or later (see `tables.base.new_id`)."""
-    return uuid.UUID(int=int(moment.timestamp() * 1000) << 80)
 
 
 def _merge(found: dict[str, dict[str, Any]], rows: Iterable[dict[str, Any]]) -> None:

@@ -41,6 +41,11 @@ def new_id() -> uuid.UUID:
     return uuid.UUID(int=value)
 
 
+def first_id_at(moment: dt.datetime) -> uuid.UUID:
+    """Not above any id that `new_id` gives at `moment` or later."""
+    return uuid.UUID(int=(int(moment.timestamp() * 1000) & ((1 << 48) - 1)) << 80)
+
+
 class Base(DeclarativeBase):
     """Every constraint gets a name, so that a migration can drop it."""
 

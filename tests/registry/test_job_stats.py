@@ -12,8 +12,9 @@ from tests.registry.making import ADA, claim, claim_one, make_pipeline, step, su
 from raymill.registry import jobs
 from raymill.registry.database import Database
 from raymill.registry.jobs import Done, ErrorClass, JobSpec
-from raymill.registry.jobs.stats import QueueStats, first_id_at, queue_stats
+from raymill.registry.jobs.stats import QueueStats, queue_stats
 from raymill.registry.tables import Job, new_id
+from raymill.registry.tables.base import first_id_at
 
 HOUR = dt.timedelta(hours=1)
 

@@ -14,7 +14,7 @@ from sqlalchemy import select, update
 from tests.registry.making import ADA, World, claim, claim_one, job_of, make_pipeline, step, succeed
 
 from raymill.policies.errors import Conflict, Invalid, NotFound
-from raymill.registry import cron, triggers, webhooks
+from raymill.registry import cron, named, triggers, webhooks
 from raymill.registry.artifacts import Published
 from raymill.registry.audit import Actor
 from raymill.registry.database import Database
@@ -178,9 +178,9 @@ def test_a_webhooks_secret_is_sealed_and_survives_a_new_master_key(
         assert secret.encode() not in row.secret
     box.rotate()
     with database.transaction() as session:
-        assert triggers.reseal_all(session, box) == 1
-        assert triggers.reseal_all(session, box) == 0
-        assert triggers.open_secret(box, triggers.find(session, "git")) == secret
+        assert named.reseal_all(session, box) == 1
+        assert named.reseal_all(session, box) == 0
+        assert named.open_secret(box, triggers.find(session, "git")) == secret
 
 
 # --- cron -------------------------------------------------------------------------------------------------

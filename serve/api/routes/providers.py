@@ -12,7 +12,7 @@ from raymill.client import gateway_types as types
 from raymill.client.types import Page
 from raymill.client.validation import checked
 from raymill.policies.errors import Conflict, Unavailable
-from raymill.registry import hooks, prices, provider_keys, providers, tables, triggers
+from raymill.registry import named, prices, provider_keys, providers, tables
 from raymill.registry.provider_settings import ProviderSettings, merge_patch, presets
 from raymill.registry.secrets import SecretBox
 from raymill.serve.api import gateway_wire as wire
@@ -186,8 +186,7 @@ def rotate_master_key(who: Admin, opened: SessionDep, found: PartsDep) -> types.
     box = found.settings.secret_box
     box.rotate()
     count = provider_keys.reseal_all(opened, box, who.actor)
-    triggers.reseal_all(opened, box)
-    hooks.reseal_all(opened, box)
+    named.reseal_all(opened, box)
     return types.MasterKey(id=box.current_id(), resealed=count)
 
 

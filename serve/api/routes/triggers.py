@@ -17,7 +17,7 @@ from raymill.client.control_types import NAME
 from raymill.client.recipe import parse_recipe
 from raymill.client.types import JsonObject, Page
 from raymill.policies.errors import Conflict, Invalid, NotFound
-from raymill.registry import tables, triggers, webhooks
+from raymill.registry import named, tables, triggers, webhooks
 from raymill.serve.api.context import (
     IdempotencyKey,
     Operator,
@@ -144,7 +144,7 @@ def _receive(found: Parts, name: str, signature: str, delivery: str, body: bytes
         if row is None or row.secret is None:
             raise Unauthenticated(NO_ENTRY)
         try:
-            webhooks.check(triggers.open_secret(found.settings.secret_box, row), signature, body)
+            webhooks.check(named.open_secret(found.settings.secret_box, row), signature, body)
         except webhooks.WrongSignature:
             raise Unauthenticated(NO_ENTRY) from None
         if not row.enabled:

@@ -1,0 +1,70 @@
+"""What triggers and hooks have in common: a unique name, a switch, and for some a secret that is sealed."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from raymill.policies.errors import Conflict, NotFound
+from raymill.registry import webhooks
+from raymill.registry.secrets import SecretBox, master_key_id
+from raymill.registry.tables import Hook, Trigger
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+Named = Trigger | Hook
+Row = TypeVar("Row", Trigger, Hook)
+
+
+def add(session: Session, row: Named) -> None:
+    """Raises Conflict: the name is taken."""
+    try:
+        with session.begin_nested():
+            session.add(row)
+    except IntegrityError:
+        raise Conflict(
+            f"{row.__tablename__} {row.name!r} exists already: delete it, or choose another name"
+        ) from None
+
+
+def find(session: Session, table: type[Row], name: str, *, lock: bool = False) -> Row:
+    """Raises NotFound."""
+    rows = select(table).where(table.name == name)
+    row = session.scalar(rows.with_for_update() if lock else rows)
+    if row is None:
+        noun = table.__tablename__
+        raise NotFound(f"no {noun} {name!r}: `raymill {noun} list` shows the ones there are")
+    return row
+
+
+def give_secret(box: SecretBox, row: Named) -> str:
+    """A new secret for a row that has its id; sealed in it, and returned to be shown this once."""
+    secret = webhooks.new_secret()
+    row.secret = box.seal(secret, owner=str(row.id), secret_id=row.__tablename__)
+    return secret
+
+
+def open_secret(box: SecretBox, row: Named) -> str:
+    """Raises as `SecretBox.open`."""
+    assert row.secret is not None, "only webhooks have a secret"
+    return box.open(row.secret, owner=str(row.id), secret_id=row.__tablename__)
+
+
+def reseal_all(session: Session, box: SecretBox) -> int:
+    """Seal the secrets of all triggers and hooks under the current master key. Returns how many were sealed anew."""
+    count = _reseal(session, box, Trigger) + _reseal(session, box, Hook)
+    session.flush()
+    return count
+
+
+def _reseal(session: Session, box: SecretBox, table: type[Row]) -> int:
+    count = 0
+    for row in session.scalars(select(table).where(table.secret.is_not(None)).with_for_update()):
+        if row.secret is not None and master_key_id(row.secret) != box.current_id():
+            row.secret = box.reseal(row.secret, owner=str(row.id), secret_id=row.__tablename__)
+            count += 1
+    return count
