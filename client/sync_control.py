@@ -45,7 +45,7 @@ class Pipelines(Resource):
         return self._http.send(endpoints.cancel_pipeline(pipeline_id))
 
     def pause(self, pipeline_id: Id) -> types.Pipeline:
-        """Let its steps rest: those that wait at once, one that runs when it has left a checkpoint."""
+        """Let its steps rest: those that wait at once, one that runs once its worker has stopped."""
         return self._http.send(control_endpoints.pause_pipeline(pipeline_id))
 
     def resume(self, pipeline_id: Id) -> types.Pipeline:
@@ -140,7 +140,7 @@ class Jobs(Resource):
         return self._http.send(control_endpoints.submit_job(body), idempotency_key)
 
     def pause(self, job_id: Id) -> types.Job:
-        """Let it rest: at once when it waits, else as soon as it has left a checkpoint."""
+        """Let it rest: at once when it waits, else once its worker has stopped."""
         return self._http.send(control_endpoints.pause_job(job_id))
 
     def resume(self, job_id: Id) -> types.Job:

@@ -45,7 +45,7 @@ class Cancelled(RaymillError):
 
 
 class Paused(RaymillError):
-    """Someone asked for a rest of this job: leave a checkpoint and stop."""
+    """Someone asked for a rest of this job: stop; the next attempt goes on from the last checkpoint."""
 
     code = "paused"
 

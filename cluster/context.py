@@ -78,7 +78,7 @@ class JobContext(Protocol):
         ...
 
     def check(self) -> None:
-        """Raise `Cancelled` when the job was cancelled or its lease is lost. Call it in loops."""
+        """Raise `Cancelled`, `Paused` or `LeaseLost` when the work must stop. Call it in loops."""
         ...
 
 

@@ -11,12 +11,13 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from raymill.registry import jobs
-from raymill.registry.database import Database
+from raymill.registry.database import Database, Held
 from raymill.registry.failpoints import failpoint
 from raymill.registry.jobs import Beat, Done
 
@@ -101,18 +102,28 @@ class Keeper:
         while not self._stop.wait(FLUSH_S):
             kept = self.running()
             for attempt in kept:
-                attempt.flush()
+                self._guarded(attempt.flush)
             if kept and time.monotonic() >= next_beat:
                 next_beat = time.monotonic() + self._lease_s / 6
-                mine = [(attempt.id, attempt.epoch) for attempt in kept]
-                failpoint("beat:before")
-                answers = held.run(partial(jobs.beat, jobs=mine, lease_s=self._lease_s), timeout_s=FOREVER_S)
-                failpoint("beat:after")
-                for attempt, answer in zip(kept, answers, strict=True):
-                    attempt.beaten(answer)
+                self._guarded(partial(self._beat_all, held, kept))
             for attempt in kept:
-                attempt.look()
+                self._guarded(attempt.look)
         held.close()
+
+    def _beat_all(self, held: Held, kept: list[Kept]) -> None:
+        mine = [(attempt.id, attempt.epoch) for attempt in kept]
+        failpoint("beat:before")
+        answers = held.run(partial(jobs.beat, jobs=mine, lease_s=self._lease_s), timeout_s=FOREVER_S)
+        failpoint("beat:after")
+        for attempt, answer in zip(kept, answers, strict=True):
+            attempt.beaten(answer)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """One attempt whose events the database refuses must not cost all the others their leases."""
+        try:
+            work()
+        except Exception:
+            log.exception("an attempt could not be kept up with; the others go on")
 
     def _end(self) -> None:
         held = self._database.hold()

@@ -1,8 +1,8 @@
 """The loop of triggers and of tidying up: a thread of the reconciler's process.
 
 Every second, and when something has happened, it fires what is due. Once an hour it looks for drift in the gateway's
-use, moves finished jobs into the history and drops its oldest months. It holds nothing: any number of processes may run one, and one that is killed
-leaves nothing half done.
+use, moves finished jobs into the history and drops its oldest months. It holds nothing: any number of processes may
+run one, and one that is killed leaves nothing half done.
 """
 
 from __future__ import annotations

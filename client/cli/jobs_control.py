@@ -73,7 +73,7 @@ def submit(
 
 
 def pause(job_id: JobId, as_json: Json = False) -> None:
-    """Let it rest: at once when it waits, else as soon as it has left a checkpoint."""
+    """Let it rest: at once when it waits, else once its worker has stopped."""
     with connect() as client:
         job = client.jobs.pause(job_id)
     if as_json:

@@ -64,14 +64,14 @@ def cancel(pipeline_id: PipelineId, as_json: Json = False) -> None:
 
 @app.command()
 def pause(pipeline_id: PipelineId, as_json: Json = False) -> None:
-    """Let its steps rest: those that wait at once, one that runs when it has left a checkpoint."""
+    """Let its steps rest: those that wait at once, one that runs once its worker has stopped."""
     with connect() as client:
         pipeline = client.pipelines.pause(pipeline_id)
     if as_json:
         out_json(pipeline)
         return
     asked = [job.step for job in pipeline.jobs if job.pause_requested_at is not None]
-    out(f"{pipeline.id} rests" + (f" once {', '.join(asked)} has left a checkpoint" if asked else ""))
+    out(f"{pipeline.id} rests" + (f" once {', '.join(asked)} has stopped" if asked else ""))
 
 
 @app.command()

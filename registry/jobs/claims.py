@@ -22,7 +22,9 @@ from raymill.registry.jobs.model import LEASE_S, Beat, Claimed, Done, JobSpec, P
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
-EPOCH_START = "-infinity"
+PRIORITIES = sorted(Priority, reverse=True)
+START = "-infinity"
+NO_FLOORS = ",".join([START] * len(PRIORITIES))
 
 COLUMNS = ", ".join(Claimed._fields)
 
@@ -31,7 +33,7 @@ COLUMNS = ", ".join(Claimed._fields)
 _READY = """
 WITH ready AS MATERIALIZED (
     SELECT job.id, job.at, job.concurrency_key, job.concurrency_limit, job.priority, job.run_at
-    FROM unnest('{{3,2,1,0}}'::int[], string_to_array(%(floors)s, ',')::timestamptz[]) AS floor(priority, run_at)
+    FROM unnest('{{{priorities}}}'::int[], string_to_array(%(floors)s, ',')::timestamptz[]) AS floor(priority, run_at)
     CROSS JOIN LATERAL (
         SELECT id, ctid AS at, concurrency_key, concurrency_limit, priority, run_at FROM job
         WHERE state = 'queued' AND waiting_on = 0 AND queue = %(queue)s AND priority = floor.priority
@@ -97,9 +99,10 @@ SELECT {COLUMNS} FROM claimed
 """
 
 _OPEN = "(SELECT max_running IS NULL AND paused_at IS NULL FROM queue WHERE name = %(queue)s)"
-CLAIM = _READY.format(open=_OPEN) + _TAKEN + _TOLD
-CLAIM_PLACED = _READY.format(open=_OPEN) + _PLACED + _TOLD
-CLAIM_LIMITED = _READY.format(open="true") + _PLACED + _TOLD
+_ORDER = ",".join(str(int(priority)) for priority in PRIORITIES)
+CLAIM = _READY.format(open=_OPEN, priorities=_ORDER) + _TAKEN + _TOLD
+CLAIM_PLACED = _READY.format(open=_OPEN, priorities=_ORDER) + _PLACED + _TOLD
+CLAIM_LIMITED = _READY.format(open="true", priorities=_ORDER) + _PLACED + _TOLD
 
 # Whoever claims from a queue with a limit does so alone; counting in a later statement sees what the last one took.
 LIMITED = """
@@ -204,7 +207,7 @@ class Floors:
             self._floors.clear()
         if not self._floors:
             return NO_FLOORS
-        return ",".join([self._floors.get(priority, EPOCH_START) for priority in PRIORITIES])
+        return ",".join([self._floors.get(priority, START) for priority in PRIORITIES])
 
     def took(self, claimed: Sequence[Claimed], limit: int, *, from_start: bool, seconds: float) -> None:
         if len(claimed) < limit:
@@ -221,9 +224,6 @@ class Floors:
 
 COMPLETE_TRIES = 3
 """A row that changed just then (by a heartbeat) is left out by the statement, and there for the next one."""
-
-PRIORITIES = sorted(Priority, reverse=True)
-NO_FLOORS = ",".join([EPOCH_START] * len(PRIORITIES))
 
 
 def raw(session: Session) -> Connection:

@@ -47,7 +47,7 @@ def cancel_job(session: Session, job_id: uuid.UUID, actor: Actor) -> Job:
 
 
 def pause_job(session: Session, job_id: uuid.UUID, actor: Actor) -> Job:
-    """Let a job rest: at once when it waits, else as soon as its worker has left a checkpoint.
+    """Let a job rest: at once when it waits, else once its worker has stopped.
 
     Raises:
         NotFound: no such job.

@@ -180,7 +180,7 @@ def end_cancel(session: Session, job_id: uuid.UUID, epoch: int) -> None:
 
 
 def end_pause(session: Session, job_id: uuid.UUID, epoch: int) -> JobState:
-    """The worker has seen the pause, and left a checkpoint where it can."""
+    """The worker has seen the pause and stopped."""
     job = owned(session, job_id, epoch)
     if job.cancel_requested_at is not None:
         end(session, job, JobState.CANCELLED)

@@ -40,17 +40,9 @@ def create_pipeline(
         NotFound: a step names a queue that there is not.
     """
     request_hash = hashlib.sha256(canonical_json({"name": name, "recipe": recipe})).hexdigest()
-    if idempotency_key is not None:
-        session.execute(
-            text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": idempotency_key}
-        )
-        known = session.scalar(select(Pipeline).where(Pipeline.idempotency_key == idempotency_key))
-        if known is not None:
-            if known.request_hash != request_hash:
-                raise Conflict(
-                    f"Idempotency-Key {idempotency_key!r} was used with another recipe: use a new key"
-                )
-            return known
+    known = _known(session, idempotency_key, request_hash) if idempotency_key is not None else None
+    if known is not None:
+        return known
     queues = set(session.scalars(select(Queue.name)))
     for spec in steps:
         if spec.queue not in queues:
@@ -90,6 +82,15 @@ def create_pipeline(
             make_ready(session, job)
     audit.record(session, actor, "pipeline.create", f"pipeline/{pipeline.id}", name=name, steps=list(jobs))
     return pipeline
+
+
+def _known(session: Session, key: str, request_hash: str) -> Pipeline | None:
+    """The pipeline of a key; the next one that asks for the key waits for this transaction. Raises Conflict."""
+    session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": key})
+    known = session.scalar(select(Pipeline).where(Pipeline.idempotency_key == key))
+    if known is not None and known.request_hash != request_hash:
+        raise Conflict(f"Idempotency-Key {key!r} was used with another recipe: use a new key")
+    return known
 
 
 def make_ready(session: Session, job: Job) -> None:

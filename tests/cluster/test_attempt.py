@@ -169,6 +169,23 @@ def test_a_long_job_keeps_its_lease(
     assert run_next(database, settings) is JobState.SUCCEEDED
 
 
+def test_events_that_the_database_refuses_cost_no_lease(
+    database: Database, settings: Settings, does: Callable[..., None]
+) -> None:
+    def make(context: JobContext) -> Outcome:
+        context.event("k" * 40, much="longer than a kind may be")
+        time.sleep(1.5 * settings.lease_s)
+        with database.transaction() as session:
+            assert jobs.sweep(session) == []
+        context.event("step", step=1)
+        return Outcome(result={"digest": "d"})
+
+    does(make)
+    make_pipeline(database)
+    assert run_next(database, settings) is JobState.SUCCEEDED
+    assert events_of(database, "step") == [{"step": 1}]
+
+
 # --- bad ends ---------------------------------------------------------------------------------------------
 
 

@@ -120,7 +120,7 @@ def cancel(job_id: uuid.UUID, who: Operator, opened: SessionDep) -> types.Job:
 
 @router.post("/{job_id}/pause")
 def pause(job_id: uuid.UUID, who: Operator, opened: SessionDep) -> types.Job:
-    """Let it rest: at once when it waits, else as soon as it has left a checkpoint."""
+    """Let it rest: at once when it waits, else once its worker has stopped."""
     return wire.job(jobs.pause_job(opened, job_id, who.actor))
 
 

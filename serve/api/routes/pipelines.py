@@ -81,7 +81,7 @@ def cancel(pipeline_id: uuid.UUID, who: Operator, opened: SessionDep) -> types.P
 
 @router.post("/{pipeline_id}/pause")
 def pause(pipeline_id: uuid.UUID, who: Operator, opened: SessionDep) -> types.Pipeline:
-    """Let its steps rest: those that wait at once, one that runs when it has left a checkpoint."""
+    """Let its steps rest: those that wait at once, one that runs once its worker has stopped."""
     return wire.pipeline_with_jobs(opened, jobs.pause_pipeline(opened, pipeline_id, who.actor))
 
 
