@@ -1,7 +1,8 @@
 """`make bench-jobs`: the job engine against procrastinate and a bare SKIP LOCKED loop, on one real Postgres, in one run.
 
 Each system has a database of its own in the same server, with fsync on. Rounds take turns; what is reported is the
-median. "Singly" is one job a statement on one connection, in batches 100 a statement; a life is enqueue, claim and
+median. Claims and completions are the functions of each, without the worker around them; `worker` is the whole of it.
+"Singly" is one job a statement on one connection, in batches 100 a statement; a life is enqueue, claim and
 complete. Ratios are jobs/s. Writes benchmarks/results/jobs.json (a run with --quick to .bench/).
 """
 
@@ -34,6 +35,9 @@ from raymill.registry.postgres import EmbeddedPostgres
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH = 100
+
+Rates = dict[str, dict[str, float]]
+"""System -> part of a life -> jobs/s."""
 
 GOALS = {
     "ratios.single_vs_procrastinate": (">=", 3.0),
@@ -139,7 +143,8 @@ class Bare:
 
 
 class Procrastinate:
-    """In a process of its own, by its own worker; None when it is not installed."""
+    """In a process of its own. Its claims and completions are its job manager's, without the worker around them;
+    the whole worker is measured apart."""
 
     name = "procrastinate"
 
@@ -340,23 +345,30 @@ def median_of(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: round(statistics.median(each[name] for each in rounds), 1) for name in rounds[0]}
 
 
-def measure(plan: Plan, server: EmbeddedPostgres, home: Path) -> dict[str, Any]:
+def databases(server: EmbeddedPostgres) -> dict[str, str]:
+    """An empty database for each system. Name -> URL."""
     base = Database(server.url()).url
     urls = {}
     with psycopg.connect(server.url().replace("+psycopg", ""), autocommit=True) as admin:
         for name in ("ours", "ours_worker", "bare", "peer"):
             admin.execute(f"CREATE DATABASE bench_{name}")
             urls[name] = base.set(database=f"bench_{name}").render_as_string(hide_password=False)
-    ours, bare = Ours(urls["ours"]), Bare(urls["bare"])
     worker_database = Database(urls["ours_worker"])
     worker_database.migrate()
     worker_database.close()
-    peer: Procrastinate | None
+    return urls
+
+
+def installed_peer(url: str) -> Procrastinate | None:
     try:
-        peer = Procrastinate(urls["peer"])
+        return Procrastinate(url)
     except FileNotFoundError as error:
         sys.stderr.write(f"bench-jobs: {error}\n")
-        peer = None
+        return None
+
+
+def lives(plan: Plan, ours: Ours, bare: Bare, peer: Procrastinate | None) -> tuple[Rates, Rates]:
+    """Medians of jobs/s by system and part of a life: singly, and in batches."""
     singles: dict[str, list[dict[str, float]]] = {}
     batches: dict[str, list[dict[str, float]]] = {}
     for number in range(1, plan.rounds + 1):
@@ -369,7 +381,23 @@ def measure(plan: Plan, server: EmbeddedPostgres, home: Path) -> dict[str, Any]:
         said = ", ".join(f"{name} {rounds[-1]['life']:,.0f}" for name, rounds in singles.items())
         print(f"round {number}/{plan.rounds}: lives/s singly: {said}", flush=True)
     single = {name: median_of(rounds) for name, rounds in singles.items()}
-    batch = {name: median_of(rounds) for name, rounds in batches.items()}
+    return single, {name: median_of(rounds) for name, rounds in batches.items()}
+
+
+def workers(plan: Plan, url: str, home: Path, peer: Procrastinate | None) -> dict[str, float]:
+    """Jobs/s of whole workers on jobs that do nothing."""
+    rates = {f"threads_{threads}": worker_rate(url, home, plan.single, threads) for threads in (1, 8)}
+    if peer is not None:
+        peer.clear()
+        peer.run("enqueue_batches", plan.single)
+        rates["procrastinate_1"] = plan.single / peer.run("worker", plan.single)
+    return {name: round(rate, 1) for name, rate in rates.items()}
+
+
+def measure(plan: Plan, server: EmbeddedPostgres, home: Path) -> dict[str, Any]:
+    urls = databases(server)
+    ours, bare, peer = Ours(urls["ours"]), Bare(urls["bare"]), installed_peer(urls["peer"])
+    single, batch = lives(plan, ours, bare, peer)
     claims = {
         system.name: percentiles(claim_times_ms(system, plan.queued, plan.claims)) for system in (ours, bare)
     }
@@ -378,10 +406,7 @@ def measure(plan: Plan, server: EmbeddedPostgres, home: Path) -> dict[str, Any]:
         system.name: held(system, urls[key], plan.held_s) for system, key in ((ours, "ours"), (bare, "bare"))
     }
     print(f"held transaction: {holding['raymill']['loss']:.1%} loss", flush=True)
-    worker = {
-        f"threads_{threads}": round(worker_rate(urls["ours_worker"], home, plan.single, threads), 1)
-        for threads in (1, 8)
-    }
+    worker = workers(plan, urls["ours_worker"], home, peer)
     latency = {"raymill": percentiles(our_latencies_ms(urls["ours_worker"], home, plan.latency))}
     if peer is not None:
         latency["procrastinate"] = percentiles(peer.latencies_ms(plan.latency))
@@ -392,7 +417,7 @@ def measure(plan: Plan, server: EmbeddedPostgres, home: Path) -> dict[str, Any]:
             "single_vs_procrastinate": _ratio(single, "procrastinate", "life"),
             "single_enqueue_vs_procrastinate": _ratio(single, "procrastinate", "enqueue"),
             "single_work_vs_procrastinate": _ratio(single, "procrastinate", "work"),
-            "worker_vs_procrastinate": round(worker["threads_1"] / single["procrastinate"]["work"], 3)
+            "worker_vs_procrastinate": round(worker["threads_1"] / worker["procrastinate_1"], 3)
             if peer is not None
             else None,
             "batch_vs_bare_loop": _ratio(batch, "bare_loop", "life"),

@@ -1,6 +1,8 @@
 """The peer procrastinate, run by the Python of `.bench/procrastinate`: one command, its seconds as JSON.
 
-DSN COMMAND COUNT    setup | enqueue | enqueue_batches | work | latency
+    DSN COMMAND COUNT    setup | enqueue | enqueue_batches | work | worker | latency
+
+`work` is claim and complete alone, by its job manager; `worker` is its whole worker.
 """
 
 import asyncio
@@ -9,6 +11,7 @@ import sys
 import time
 
 import procrastinate  # type: ignore[import-not-found]
+from procrastinate.jobs import Status  # type: ignore[import-not-found]
 
 dsn, command, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=dsn))
@@ -33,6 +36,10 @@ async def main() -> dict[str, object]:
             for first in range(0, count, BATCH):
                 await note.batch_defer_async(*({"n": number} for number in range(first, first + BATCH)))
         elif command == "work":
+            worker_id = await app.job_manager.register_worker()
+            while job := await app.job_manager.fetch_job(queues=None, worker_id=worker_id):
+                await app.job_manager.finish_job(job, Status.SUCCEEDED, delete_job=False)
+        elif command == "worker":
             await app.run_worker_async(
                 wait=False, concurrency=1, install_signal_handlers=False, listen_notify=False
             )
