@@ -60,6 +60,7 @@ secret_file(HOME / "service" / "keys" / "ray.token", secrets.token_hex(32))
 # Ray's library must be loaded before regopy's, or `ray.init` aborts (see cluster/driver.py).
 import ray  # noqa: E402
 import ray.serve  # noqa: E402
+from tests.registry.making import World  # noqa: E402
 
 
 class RunningService(NamedTuple):
@@ -126,6 +127,12 @@ def database(migrated: Database) -> Iterator[Database]:
     fresh = Database(migrated.url.set(database=name).render_as_string(hide_password=False))
     yield fresh
     fresh.close()
+
+
+@pytest.fixture
+def world(database: Database, tmp_path: Path) -> World:
+    """A registry that things can be made in, with a store of real files."""
+    return World(database, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import datetime as dt
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, text, update
@@ -397,11 +396,6 @@ def test_when_an_effect_raises_nothing_of_the_end_is_kept(database: Database) ->
 
 
 # --- reuse by address -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def world(database: Database, tmp_path: Path) -> World:
-    return World(database, tmp_path)
 
 
 def take(world: World) -> list[Claimed]:

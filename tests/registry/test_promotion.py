@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
@@ -13,15 +12,9 @@ from raymill.policies.errors import NotFound
 from raymill.registry import audit
 from raymill.registry.artifacts import Tampered
 from raymill.registry.audit import Actor
-from raymill.registry.database import Database
 from raymill.registry.promotion import attestation_of
 from raymill.registry.signing import KeyRing, verify_directory
 from raymill.registry.tables import Alias, AliasMove, Attestation, AuditEvent, LlmVersion, Promotion
-
-
-@pytest.fixture
-def world(database: Database, tmp_path: Path) -> World:
-    return World(database, tmp_path)
 
 
 def production(world: World) -> int | None:

@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from fastapi import FastAPI
 from tests.conftest import RunningService
+from tests.registry.making import World
 
+from raymill.cluster.settings import Settings
 from raymill.registry.artifacts import digest_files
 from raymill.registry.signing import KeyRing, sign_statement
+from raymill.serve.api.app import create_app
+from raymill.serve.api.context import Parts
 from raymill.serve.gateway.catalog import Served
 from raymill.serve.gateway.snapshot import Caller, Snapshot, StaticSource, digest_of
 from raymill.serve.llm.config import ServeConfig
@@ -27,6 +32,12 @@ class Endpoint(NamedTuple):
 
     base_url: str
     api_key: str
+
+
+@pytest.fixture
+def app(world: World) -> FastAPI:
+    """The control plane on an empty registry."""
+    return create_app(Parts(settings=Settings(home=world.home), database=world.database))
 
 
 @pytest.fixture(scope="session")

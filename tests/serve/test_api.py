@@ -27,10 +27,7 @@ from raymill.client import types
 from raymill.cluster.job_logs import job_log
 from raymill.cluster.settings import Settings
 from raymill.registry import jobs
-from raymill.registry.database import Database
 from raymill.registry.tables import Account, AuditEvent, Job, Pipeline, Role
-from raymill.serve.api.app import create_app
-from raymill.serve.api.context import Parts
 
 API = "/api/v1"
 NOBODY = str(uuid.UUID(int=1))
@@ -141,16 +138,6 @@ LOWEST_ROLE = {
     "POST /feedback": Role.VIEWER,
 }
 """Each may be called by this role and the ones above it, and by nobody else."""
-
-
-@pytest.fixture
-def world(database: Database, tmp_path: Path) -> World:
-    return World(database, tmp_path)
-
-
-@pytest.fixture
-def app(world: World) -> FastAPI:
-    return create_app(Parts(settings=Settings(home=world.home), database=world.database))
 
 
 @pytest.fixture

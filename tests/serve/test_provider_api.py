@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -20,7 +19,6 @@ from tests.registry.making import World
 
 from raymill.client import gateway_types as types
 from raymill.cluster.settings import Settings
-from raymill.registry.database import Database
 from raymill.registry.provider_settings import ProviderSettings
 from raymill.registry.tables import Role
 from raymill.serve.api.app import create_app
@@ -79,11 +77,6 @@ def upstream() -> Iterator[Upstream]:
     server.shutdown()
     thread.join()
     server.server_close()
-
-
-@pytest.fixture
-def world(database: Database, tmp_path: Path) -> World:
-    return World(database, tmp_path)
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from tests.serve.test_api import recipe
 
 from raymill.cluster.settings import Settings
 from raymill.registry import webhooks
-from raymill.registry.database import Database
 from raymill.registry.jobs import Done, JobSpec, complete, enqueue, history, raw
 from raymill.registry.tables import ApiKey, Job, Pipeline, Role, Trigger, TriggerEvent
 from raymill.serve import triggers
@@ -31,11 +30,6 @@ from raymill.serve.api.context import Parts
 from raymill.serve.triggers import TriggerLoop
 
 API = "/api/v1"
-
-
-@pytest.fixture
-def world(database: Database, tmp_path: Path) -> World:
-    return World(database, tmp_path)
 
 
 @pytest.fixture

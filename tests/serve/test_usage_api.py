@@ -7,7 +7,6 @@ import datetime as dt
 import io
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,11 +29,6 @@ from raymill.serve.gateway.wire import Refused
 API = "/api/v1"
 NOW = dt.datetime.now(dt.UTC)
 HOUR = dt.timedelta(hours=1)
-
-
-@pytest.fixture
-def world(database: Database, tmp_path: Path) -> World:
-    return World(database, tmp_path)
 
 
 @pytest.fixture
