@@ -218,15 +218,9 @@ class Chaos:
 
     def _cut_connection(self) -> bool:
         with suppress(psycopg.Error, OSError, Unavailable, NotFound):
-            embedded = self._settings.embedded_postgres
-            url = (
-                embedded.url()
-                if embedded is not None
-                else self._settings.open_database().url.render_as_string(False)
-            )
-            with psycopg.connect(
-                url.replace("+psycopg", ""), autocommit=True, connect_timeout=2
-            ) as connection:
+            url = self._settings.open_database().url.set(drivername="postgresql")
+            dsn = url.render_as_string(hide_password=False)
+            with psycopg.connect(dsn, autocommit=True, connect_timeout=2) as connection:
                 rows = connection.execute(
                     "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'raymill%' "
                     "AND pid <> pg_backend_pid() ORDER BY pid"
@@ -334,22 +328,15 @@ class Chaos:
             states.get(job_id) == "succeeded" and effects[job_id] == 0 for job_id in self._acknowledged
         )
         report.doubled = sum(effects[job_id] > (state == "succeeded") for job_id, state in states.items())
-        report.doubled += (
-            len(states)
-            - len(set(self._acknowledged))
-            + len(self._acknowledged)
-            - len(set(self._acknowledged))
-        )
-        report.slowest_recovery_s = round(
-            self._slowest([(row.started_at, row.finished_at) for row in rows]), 1
-        )
+        acknowledged = set(self._acknowledged)
+        # Made by a submission that was sent again, or one job for two submissions.
+        report.doubled += len(states.keys() - acknowledged) + len(self._acknowledged) - len(acknowledged)
+        ended = [row for row in rows if row.started_at is not None and row.finished_at is not None]
+        times = [(row.started_at.timestamp(), row.finished_at.timestamp()) for row in ended]
+        report.slowest_recovery_s = round(self._slowest(times), 1)
 
-    def _slowest(self, times: Sequence[tuple[object, object]]) -> float:
-        ends = sorted(
-            (started.timestamp(), finished.timestamp())  # type: ignore[attr-defined]
-            for started, finished in times
-            if started is not None and finished is not None
-        )
+    def _slowest(self, ends: Sequence[tuple[float, float]]) -> float:
+        """From a deed to the end of the first job that was started after it; `ends` are (start, end)."""
         slowest = 0.0
         for at in self._deeds:
             after = [finished - at for started, finished in ends if started > at]

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from sqlalchemy import func, select
 
 from raymill.cluster import engine
+from raymill.cluster.chaos_kinds import EFFECT
 from raymill.cluster.context import JobContext, Outcome
 from raymill.cluster.kinds import KINDS as ALL_KINDS
 from raymill.cluster.kinds import Kind, kind_of
@@ -27,7 +29,7 @@ from raymill.registry import failpoints, jobs
 from raymill.registry.database import Database
 from raymill.registry.failpoints import failpoint
 from raymill.registry.jobs import JobSpec
-from raymill.registry.tables import Job, JobState
+from raymill.registry.tables import AuditEvent, Job, JobState
 
 OPEN = [JobState.QUEUED, JobState.RUNNING]
 LEASE_S = 1.5
@@ -136,6 +138,28 @@ def exit_code(process: ForkServerProcess, timeout_s: float = 60.0) -> int | None
     """How it ended; None while it goes on after `timeout_s`."""
     process.join(timeout_s)
     return process.exitcode
+
+
+def all_ended(database: Database) -> Counter[JobState]:
+    with database.transaction() as session:
+        return Counter(session.scalars(select(Job.state)))
+
+
+def effects(database: Database) -> Counter[str]:
+    with database.transaction() as session:
+        rows = session.scalars(select(AuditEvent.object).where(AuditEvent.action == EFFECT))
+        return Counter(rows)
+
+
+def check(database: Database) -> None:
+    """P1, P2: every job has ended, and those that succeeded have one effect each."""
+    with database.transaction() as session:
+        rows = session.execute(select(Job.id, Job.state, Job.kind)).all()
+    assert all(row.state.terminal for row in rows)
+    succeeded = {
+        f"job/{row.id}": 1 for row in rows if row.state is JobState.SUCCEEDED and row.kind == "chaos"
+    }
+    assert effects(database) == Counter(succeeded)
 
 
 @pytest.fixture

@@ -7,46 +7,22 @@ import os
 import signal
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 
 import pytest
 from sqlalchemy import func, select
-from tests.cluster.small_engine import Processes, exit_code, processes, submit
+from tests.cluster.small_engine import Processes, all_ended, check, effects, exit_code, processes, submit
 from tests.registry.making import ADA, make_pipeline, read_job, step
 
-from raymill.cluster.chaos_kinds import EFFECT
 from raymill.policies.errors import Invalid
 from raymill.registry import failpoints, jobs
 from raymill.registry.database import Database
 from raymill.registry.failpoints import EXIT_CODE
 from raymill.registry.jobs import JobSpec
-from raymill.registry.tables import AuditEvent, Job, JobState
+from raymill.registry.tables import Job, JobState
 
 __all__ = ["processes"]
-
-
-def all_ended(database: Database) -> Counter[JobState]:
-    with database.transaction() as session:
-        return Counter(session.scalars(select(Job.state)))
-
-
-def effects(database: Database) -> Counter[str]:
-    with database.transaction() as session:
-        rows = session.scalars(select(AuditEvent.object).where(AuditEvent.action == EFFECT))
-        return Counter(rows)
-
-
-def check(database: Database) -> None:
-    """P1, P2: every job has ended, and those that succeeded have one effect each."""
-    with database.transaction() as session:
-        rows = session.execute(select(Job.id, Job.state, Job.kind)).all()
-    assert all(row.state.terminal for row in rows)
-    succeeded = {
-        f"job/{row.id}": 1 for row in rows if row.state is JobState.SUCCEEDED and row.kind == "chaos"
-    }
-    assert effects(database) == Counter(succeeded)
 
 
 @pytest.mark.parametrize("where", ["before", "written", "after"])

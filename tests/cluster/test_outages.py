@@ -17,8 +17,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from sqlalchemy import func, select
-from tests.cluster.small_engine import Processes, exit_code, submit
-from tests.cluster.test_failpoints import all_ended, check
+from tests.cluster.small_engine import Processes, all_ended, check, exit_code, submit
 
 from raymill.registry.database import Database
 from raymill.registry.jobs import ErrorClass
