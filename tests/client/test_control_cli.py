@@ -160,7 +160,7 @@ def test_bad_usage_is_exit_2_and_sends_nothing(
         (("jobs", "resume", ID), "POST", f"jobs/{ID}/resume", JOB, f"{ID} is queued"),
         (("jobs", "retry", ID), "POST", f"jobs/{ID}/retry", JOB, f"{ID} is queued"),
         (("jobs", "redrive", "--kind", "greet"), "POST", "jobs/redrive", {"ids": [ID]}, "1 jobs run again"),
-        (("pipeline", "pause", ID), "POST", f"pipelines/{ID}/pause", PIPELINE, "rests once greet has left"),
+        (("pipeline", "pause", ID), "POST", f"pipelines/{ID}/pause", PIPELINE, "rests once greet has stopped"),
         (("pipeline", "resume", ID), "POST", f"pipelines/{ID}/resume", PIPELINE, f"{ID} is running"),
         (("pipeline", "retry", ID), "POST", f"pipelines/{ID}/retry", PIPELINE, f"{ID} is running"),
         (("queue", "pause", "short"), "POST", "queues/short/pause", QUEUE, "short is paused"),
