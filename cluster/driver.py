@@ -19,6 +19,7 @@ import ray
 
 from raymill.cluster.attempt import Attempt, open_attempt
 from raymill.cluster.job_logs import job_log
+from raymill.cluster.processes import give_way
 from raymill.cluster.settings import Settings
 from raymill.registry.jobs import LeaseLost
 
@@ -27,6 +28,7 @@ EXIT_LEASE_LOST = 75  # EX_TEMPFAIL of sysexits.h
 
 def main() -> None:
     job_id, epoch = uuid.UUID(sys.argv[1]), int(sys.argv[2])
+    give_way()
     settings = Settings()
     _tee(job_log(settings, job_id, epoch))
     # Ray's library must be loaded before regopy's (which the registry brings): the other way round the two

@@ -1,4 +1,5 @@
-"""Child processes that outlive nothing: start one with a log, know it again, end it with all it started."""
+"""Child processes that outlive nothing: start one with a log, know it again, end it with all it started.
+And which processes of this machine go first."""
 
 from __future__ import annotations
 
@@ -12,6 +13,14 @@ from pathlib import Path
 import psutil
 
 MAX_LOG_BYTES = 64 << 20
+
+WORK_NICENESS = 15
+"""Of training, evaluation and quantization: requests on the same machine go first."""
+
+
+def give_way() -> None:
+    """This process, and whatever it starts from now on, takes what the machine's services leave."""
+    os.nice(WORK_NICENESS - os.nice(0))
 
 
 def spawn(command: Sequence[str], *, log: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:

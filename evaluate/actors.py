@@ -19,6 +19,7 @@ from typing import Any, NoReturn, Self
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from raymill.cluster.processes import give_way
 from raymill.policies.errors import RaymillError, Unavailable
 
 MAX_LOSSES = 3
@@ -27,6 +28,10 @@ MAX_LOSSES = 3
 POLL_S = 0.5
 WAITING_S = 30.0
 """After so long without any actor the pool says that it waits for room."""
+
+
+def _give_way(actor: object) -> None:  # noqa: ARG001 (Ray hands it over)
+    give_way()
 
 
 class ActorLost(Unavailable):
@@ -85,6 +90,7 @@ class ActorPool:
     def _start(self) -> None:
         actor = self._remote.remote(**self._arguments)
         self._actors.append(actor)
+        actor.__ray_call__.remote(_give_way)
         self._loading[actor.load.remote()] = actor
 
     def _replace(self, actor: Any) -> None:

@@ -22,6 +22,7 @@ from ray.train import Checkpoint
 from torch import nn
 
 from raymill.cluster.context import JsonObject
+from raymill.cluster.processes import give_way
 from raymill.policies.errors import RaymillError
 from raymill.train.config import ClusterUse, Precision
 from raymill.train.engines import DeepSpeedEngine, PlainEngine
@@ -75,6 +76,7 @@ def run_task(task: Task, work_dir: Path, sink: Any) -> None:
     """Train from the last checkpoint to the end, then export on the first worker."""
     place = ray.train.get_context()
     first = place.get_world_rank() == 0
+    give_way()
     set_threads()
     who = {"rank": place.get_world_rank(), "pid": os.getpid(), "host": socket.gethostname()}
     sink.tell.remote("worker", who)

@@ -199,7 +199,13 @@ class ServeEngines:
             # Asks the controller, with a blocking call.
             handle = await asyncio.to_thread(serve.get_deployment_handle, ENGINE, served.application)
             method = f"{operation}_stream" if stream else operation
-            self._handles[key] = handle.options(method_name=method, stream=stream)
+            # Serve pickles in Python unless told: for each token, at both ends.
+            self._handles[key] = handle.options(
+                method_name=method,
+                stream=stream,
+                request_serialization="pickle",
+                response_serialization="pickle",
+            )
         return self._handles[key]
 
     def _gone(self, served: Served, operation: Operation, error: Exception) -> Unavailable:
