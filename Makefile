@@ -26,7 +26,7 @@ ifeq ($(DEVICE),gpu)
 export CMAKE_ARGS ?= $(if $(shell command -v nvcc 2>/dev/null),-DGGML_CUDA=on)
 endif
 
-.PHONY: help setup links demo up down test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs chaos
+.PHONY: help setup links demo up down test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads chaos
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ bench-gateway: $(STAMP) ## Measure the gateway and its peers (ARGS="--quick --on
 
 bench-vllm: $(STAMP) ## Measure our own model through the gateway against its vLLM directly
 	@$(BIN)/python -m benchmarks.vllm $(ARGS)
+
+bench-reads: $(STAMP) ## Measure the control plane's lists and gets beside 100,000 jobs (ARGS=--quick)
+	@$(BIN)/python -m benchmarks.reads $(ARGS)
 
 lock: ## Pin every package again, from pyproject.toml
 	@for device in cpu gpu; do \

@@ -1,7 +1,8 @@
 """`make bench-jobs`: the job engine against procrastinate and a bare SKIP LOCKED loop, on one real Postgres, in one run.
 
 Each system has a database of its own in the same server, with fsync on. Rounds take turns; what is reported is the
-median. Claims and completions are the functions of each, without the worker around them; `worker` is the whole of it.
+median. Claims and completions are the functions of each as its worker calls them (ours ends a job and takes the next in
+one statement), without the worker around them; `worker` is the whole of it.
 "Singly" is one job a statement on one connection, in batches 100 a statement; a life is enqueue, claim and
 complete. Ratios are jobs/s. Writes benchmarks/results/jobs.json (a run with --quick to .bench/).
 """
@@ -89,6 +90,16 @@ class Ours:
         ended = self._held.run(lambda connection: jobs.complete(connection, done))
         assert len(ended) == len(taken)
 
+    def complete_and_claim(self, taken: Sequence[Any], limit: int) -> list[Claimed]:
+        done = [Done(job.id, job.epoch, {}) for job in taken]
+        ended, following = self._held.run(
+            lambda connection: jobs.complete_and_claim(
+                connection, done, "short", "bench", limit=limit, floors=self._floors
+            )
+        )
+        assert len(ended) == len(taken)
+        return following or self.claim(limit)
+
     def clear(self) -> None:
         empty(self._held)
         self._floors = Floors()
@@ -130,6 +141,10 @@ class Bare:
         self._connection.execute(
             "UPDATE bare_job SET state = 'done' WHERE id = ANY(%s)", ([row[0] for row in taken],)
         )
+
+    def complete_and_claim(self, taken: Sequence[Any], limit: int) -> list[Any]:
+        self.complete(taken)
+        return self.claim(limit)
 
     def clear(self) -> None:
         self._connection.execute("TRUNCATE bare_job")
@@ -212,9 +227,10 @@ def life(system: Ours | Bare, count: int, batch: int) -> dict[str, float]:
 
     def work() -> None:
         ended = 0
-        while taken := system.claim(batch):
-            system.complete(taken)
+        taken = system.claim(batch)
+        while taken:
             ended += len(taken)
+            taken = system.complete_and_claim(taken, batch)
         assert ended == count
 
     enqueued, worked = timed(enqueue), timed(work)

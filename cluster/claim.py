@@ -7,9 +7,11 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from sqlalchemy.orm import Session
 
+from raymill.cluster.keeper import FOREVER_S
 from raymill.cluster.kinds import Runner, kind_of
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import NotFound
@@ -17,14 +19,14 @@ from raymill.registry import jobs
 from raymill.registry.artifacts import ArtifactStore
 from raymill.registry.database import Database
 from raymill.registry.failpoints import failpoint
-from raymill.registry.jobs import Claimed, ErrorClass, Floors
+from raymill.registry.jobs import Claimed, Done, ErrorClass, Floors
 from raymill.registry.tables import Artifact
 
 log = logging.getLogger(__name__)
 
 
 class Claimer:
-    """Takes jobs of all queues that one kind of runner serves. For one thread.
+    """Takes jobs of all queues that one kind of runner serves. For one thread at a time.
 
     Args:
         worker: unique to this process, so that what a lost answer had given it can be told.
@@ -32,6 +34,8 @@ class Claimer:
     """
 
     QUEUES_EVERY_S = 1.0
+    EMPTY_S = 0.1
+    """A queue that had nothing is not looked at for so long by a worker that is busy with another."""
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class Claimer:
         self._floors: dict[str, Floors] = defaultdict(Floors)
         self._queues: list[str] = []
         self._queues_until = 0.0
+        self._empty_until: dict[str, float] = defaultdict(float)
 
     def take(self, limit: int, *, lease_s: float | None = None) -> list[Claimed]:
         """Claim up to `limit` jobs; those that a finished job stands for are ended, not returned."""
@@ -59,6 +64,36 @@ class Claimer:
                 break
             found += self._claim(queue, limit - len(found), lease_s or self._settings.lease_s)
         return [job for job in found if not self._ended_at_once(job)]
+
+    def end_and_take(self, done: Sequence[Done], limit: int) -> tuple[set[uuid.UUID], list[Claimed]]:
+        """End jobs (`jobs.complete`) and claim up to `limit` of one queue, in one statement.
+
+        Returns:
+            The ids that ended, and the jobs to run; fewer than `limit` may mean that other queues have more.
+        """
+        now = time.monotonic()
+        queues = self._next_queues() if limit else []
+        queue = next((each for each in queues if now >= self._empty_until[each]), None)
+        if queue is None:
+            return self._held.run(partial(jobs.complete, done=done), timeout_s=FOREVER_S), []
+        both = partial(
+            jobs.complete_and_claim,
+            done=done,
+            queue=queue,
+            worker=self._worker,
+            limit=limit,
+            lease_s=self._settings.lease_s,
+            floors=self._floors[queue],
+        )
+
+        def again(connection: jobs.Connection) -> tuple[set[uuid.UUID], list[Claimed]]:
+            return jobs.complete(connection, done), jobs.unheard(connection, self._worker, self._running())
+
+        failpoint("claim:before")
+        ended, claimed = self._held.run(both, again=again, timeout_s=FOREVER_S)
+        failpoint("claim:after")
+        self._note_empty(queue, len(claimed) < limit)
+        return ended, [job for job in claimed if not self._ended_at_once(job)]
 
     def close(self) -> None:
         self._held.close()
@@ -75,7 +110,11 @@ class Claimer:
         failpoint("claim:before")
         claimed = self._held.run(work, again=again)
         failpoint("claim:after")
+        self._note_empty(queue, len(claimed) < limit)
         return claimed
+
+    def _note_empty(self, queue: str, empty: bool) -> None:
+        self._empty_until[queue] = time.monotonic() + self.EMPTY_S if empty else 0.0
 
     def _next_queues(self) -> list[str]:
         """Each in turn comes first, so that a full one does not starve the others."""

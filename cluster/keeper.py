@@ -30,6 +30,9 @@ FOREVER_S = 7 * 24 * 3600.0
 MAX_TOGETHER = 200
 
 
+Ender = Callable[[list[Done]], set[uuid.UUID]]
+
+
 class Kept(Protocol):
     """An attempt as its keeper sees it."""
 
@@ -49,11 +52,16 @@ class Kept(Protocol):
 
 
 class Keeper:
-    """For one process. Its threads start with the first attempt and end with `stop`."""
+    """For one process. Its threads start with the first attempt and end with `stop`.
 
-    def __init__(self, database: Database, lease_s: float) -> None:
+    Args:
+        end: writes ends and returns the ids that ended so; None has them written on a connection of the keeper's.
+    """
+
+    def __init__(self, database: Database, lease_s: float, end: Ender | None = None) -> None:
         self._database = database
         self._lease_s = lease_s
+        self._end_all = end
         self._kept: dict[tuple[uuid.UUID, int], Kept] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -127,6 +135,11 @@ class Keeper:
 
     def _end(self) -> None:
         held = self._database.hold()
+
+        def complete(done: list[Done]) -> set[uuid.UUID]:
+            return held.run(partial(jobs.complete, done=done), timeout_s=FOREVER_S)
+
+        end_all = self._end_all or complete
         while not self._stop.is_set():
             try:
                 together = [self._ends.get(timeout=1.0)]
@@ -137,7 +150,7 @@ class Keeper:
             done = [end.done for end in together]
             failpoint("complete:before")
             try:
-                ended = held.run(partial(jobs.complete, done=done), timeout_s=FOREVER_S)
+                ended = end_all(done)
             except Exception:
                 # One that the database refuses must not hold the others: each is told apart by `succeed`.
                 log.exception("%d ends were refused together", len(done))

@@ -21,7 +21,7 @@ from raymill.cluster.keeper import Keeper
 from raymill.cluster.kinds import all_kinds
 from raymill.cluster.settings import Settings
 from raymill.cluster.wake import Wake
-from raymill.registry.jobs import Claimed, LeaseLost
+from raymill.registry.jobs import Claimed, Done, LeaseLost
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +44,23 @@ class PoolWorker:
         self._threads = self._settings.pool_threads
         self._database = self._settings.open_database(pool_size=self._threads + 2)
         self._worker = name or f"pool {ray.get_runtime_context().get_actor_id()}"
-        self._keeper = Keeper(self._database, self._settings.lease_s)
+        self._keeper = Keeper(self._database, self._settings.lease_s, self._end_and_take)
         self._logs = AttemptLogs(self._settings)
         logging.getLogger().addHandler(self._logs)
         self._stopping = threading.Event()
         self._mine: dict[tuple[uuid.UUID, int], Attempt | None] = {}
         self._changed = threading.Condition()
+        self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="short-job")
+        self._claimer = Claimer(
+            self._database,
+            self._settings,
+            "short",
+            self._worker,
+            running=lambda: [id_ for id_, _ in list(self._mine)],
+        )
+        self._claiming = threading.Lock()  # held until what was claimed is in `_mine`
+        self._busy = False
+        """The last claim found as many jobs as it asked for: there may be more."""
         for kind in all_kinds().values():
             if kind.queue == "short":
                 kind.load()  # warm: the first job does not wait for imports
@@ -57,29 +68,43 @@ class PoolWorker:
     def run(self) -> None:
         """Work until `drain`."""
         wake = Wake(self._database.url, "raymill_job")
-        claimer = Claimer(
-            self._database,
-            self._settings,
-            "short",
-            self._worker,
-            running=lambda: [id_ for id_, _ in self._mine],
-        )
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="short-job") as executor:
-            while not self._stopping.is_set():
-                with self._changed:
-                    free = self._threads - len(self._mine)
-                    if free < 1:
-                        self._changed.wait(POLL_S)
-                        continue
-                claimed = claimer.take(free)
-                with self._changed:
-                    for job in claimed:
-                        self._mine[job.id, job.epoch] = None
-                for job in claimed:
-                    executor.submit(self._run_one, job)
-                if not claimed:
-                    wake.wait(POLL_S)
-        claimer.close()
+        while not self._stopping.is_set():
+            with self._changed:
+                if len(self._mine) >= self._threads:
+                    self._changed.wait(POLL_S)
+                    continue
+            if not self._take():
+                wake.wait(POLL_S)
+        with self._claiming:
+            self._claimer.close()
+        self._executor.shutdown()
+
+    def _take(self) -> bool:
+        """Claim as many jobs as there are threads free. Returns whether there may be more to do."""
+        with self._claiming:
+            free = self._threads - len(self._mine)
+            if free < 1:
+                return True
+            claimed = self._claimer.take(free)
+            self._busy = len(claimed) >= free
+            self._hand_out(claimed)
+        return bool(claimed)
+
+    def _end_and_take(self, done: list[Done]) -> set[uuid.UUID]:
+        """End jobs and, while there are more, claim one for each thread that this frees."""
+        with self._claiming:
+            wanted = len(done) if self._busy and not self._stopping.is_set() else 0
+            ended, claimed = self._claimer.end_and_take(done, wanted)
+            self._busy = self._busy and len(claimed) == wanted
+            self._hand_out(claimed)
+        return ended
+
+    def _hand_out(self, claimed: list[Claimed]) -> None:
+        with self._changed:
+            for job in claimed:
+                self._mine[job.id, job.epoch] = None
+        for job in claimed:
+            self._executor.submit(self._run_one, job)
 
     def drain(self) -> int:
         """Take no more jobs, and give back those that do not end in a few seconds. Returns how many."""

@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from psycopg.types.json import set_json_loads
 from sqlalchemy import URL, Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
@@ -143,13 +145,14 @@ class Held:
         for attempt in range(1_000_000):
             try:
                 if self._connection is None:
-                    self._connection = psycopg.connect(
+                    self._connection = connection = psycopg.connect(
                         self._dsn,
                         autocommit=True,
                         connect_timeout=5,
                         application_name="raymill",
                         options=BY_INDEX,
                     )
+                    set_json_loads(msgspec.json.decode, connection)
                 this = again if sent and again is not None else work
                 sent = True
                 return this(self._connection)

@@ -12,6 +12,7 @@ import json
 import time
 import uuid
 from collections.abc import Sequence
+from typing import cast
 
 import psycopg
 from sqlalchemy.orm import Session
@@ -31,7 +32,7 @@ COLUMNS = ", ".join(Claimed._fields)
 # Most urgent first; skips what another worker is just taking. `floor` is where the last claim of this worker
 # left off in each priority (see Floors).
 _READY = """
-WITH ready AS MATERIALIZED (
+ready AS MATERIALIZED (
     SELECT job.id, job.at, job.concurrency_key, job.concurrency_limit, job.priority, job.run_at
     FROM unnest('{{{priorities}}}'::int[], string_to_array(%(floors)s, ',')::timestamptz[]) AS floor(priority, run_at)
     CROSS JOIN LATERAL (
@@ -95,14 +96,14 @@ told AS (
     SELECT pipeline_id, id, 'state',
            jsonb_build_object('state', 'running', 'attempt', attempt, 'step', step)
     FROM streams JOIN claimed USING (pipeline_id))
-SELECT {COLUMNS} FROM claimed
 """
 
 _OPEN = "(SELECT max_running IS NULL AND paused_at IS NULL FROM queue WHERE name = %(queue)s)"
 _ORDER = ",".join(str(int(priority)) for priority in PRIORITIES)
-CLAIM = _READY.format(open=_OPEN, priorities=_ORDER) + _TAKEN + _TOLD
-CLAIM_PLACED = _READY.format(open=_OPEN, priorities=_ORDER) + _PLACED + _TOLD
-CLAIM_LIMITED = _READY.format(open="true", priorities=_ORDER) + _PLACED + _TOLD
+_ANSWER = f"SELECT {COLUMNS} FROM claimed"
+CLAIM = "WITH" + _READY.format(open=_OPEN, priorities=_ORDER) + _TAKEN + _TOLD + _ANSWER
+CLAIM_PLACED = "WITH" + _READY.format(open=_OPEN, priorities=_ORDER) + _PLACED + _TOLD + _ANSWER
+CLAIM_LIMITED = "WITH" + _READY.format(open="true", priorities=_ORDER) + _PLACED + _TOLD + _ANSWER
 
 # Whoever claims from a queue with a limit does so alone; counting in a later statement sees what the last one took.
 LIMITED = """
@@ -150,6 +151,15 @@ FROM (
         OFFSET 0) AS found) AS mine
 WHERE job.ctid = mine.at
 RETURNING job.id
+"""
+
+# Both at once: what a busy worker does between two jobs costs one journey and one commit. The claim does not see the
+# ends yet, so a slot of a concurrency key that they free is for the claim after this one.
+COMPLETE_AND_CLAIM = f"""
+WITH ended AS ({DONE}),
+{_READY.format(open=_OPEN, priorities=_ORDER)}{_TAKEN}{_TOLD}
+SELECT {COLUMNS}, NULL::uuid[] AS ended FROM claimed
+UNION ALL SELECT {", ".join(["NULL"] * len(Claimed._fields))}, array_agg(id) FROM ended
 """
 
 # Jobs that differ in id, config and keys alone.
@@ -272,7 +282,7 @@ def _enqueue_alike(connection: Connection, specs: Sequence[JobSpec]) -> bool:
     """Whether all were made."""
     first = specs[0]
     parameters: dict[str, object] = {
-        "ids": ",".join([str(spec.id) for spec in specs]),
+        "ids": ",".join([spec.id.hex for spec in specs]),
         "configs": json.dumps([spec.config for spec in specs]),
         "kind": first.kind,
         "name": first.name or first.kind,
@@ -356,6 +366,53 @@ def claim(
     return claimed
 
 
+def complete_and_claim(
+    connection: Connection,
+    done: Sequence[Done],
+    queue: str,
+    worker: str,
+    *,
+    limit: int,
+    lease_s: float = LEASE_S,
+    floors: Floors | None = None,
+) -> tuple[set[uuid.UUID], list[Claimed]]:
+    """End jobs as `complete` does and take the next ones as `claim` does, in one statement.
+
+    Returns:
+        The ids that ended, and what was claimed; fewer than `limit` may mean that there are more to `claim`.
+    """
+    started = time.monotonic()
+    begin = floors.text() if floors is not None else NO_FLOORS
+    parameters = {
+        **_done_parameters(done),
+        "queue": queue,
+        "limit": limit,
+        "worker": worker,
+        "lease_s": lease_s,
+        "floors": begin,
+    }
+    try:
+        with _nested(connection):
+            rows = connection.cursor(binary=True).execute(COMPLETE_AND_CLAIM, parameters).fetchall()
+    except (
+        psycopg.errors.UniqueViolation
+    ):  # two of a concurrency key are ready: a claim alone tells them apart
+        return complete(connection, done), []
+    ended = {each for row in rows for each in cast(list[uuid.UUID], row[-1] or ())}
+    claimed = _in_order([Claimed._make(row[:-1]) for row in rows if row[0] is not None])
+    if floors is not None:
+        floors.took(claimed, limit, from_start=begin is NO_FLOORS, seconds=time.monotonic() - started)
+    left = [each for each in done if each.id not in ended]
+    return (ended | complete(connection, left) if left else ended), claimed
+
+
+def _in_order(claimed: list[Claimed]) -> list[Claimed]:
+    """The most urgent first, and of those the oldest."""
+    if len(claimed) > 1:
+        claimed.sort(key=lambda job: (-job.priority, job.run_at, job.id))
+    return claimed
+
+
 def _claimed(connection: Connection, statement: str, parameters: dict[str, object]) -> list[Claimed] | None:
     """None when two jobs would have the same slot of a concurrency key."""
     try:
@@ -363,9 +420,7 @@ def _claimed(connection: Connection, statement: str, parameters: dict[str, objec
             rows = connection.cursor(binary=True).execute(statement, parameters).fetchall()
     except psycopg.errors.UniqueViolation:
         return None
-    claimed = [Claimed._make(row) for row in rows]
-    claimed.sort(key=lambda job: (-job.priority, job.run_at, job.id))
-    return claimed
+    return _in_order([Claimed._make(row) for row in rows])
 
 
 def _nested(connection: Connection) -> contextlib.AbstractContextManager[object]:
@@ -419,13 +474,16 @@ def complete(connection: Connection, done: Sequence[Done]) -> set[uuid.UUID]:
     ended: set[uuid.UUID] = set()
     for _ in range(COMPLETE_TRIES):
         left = [each for each in done if each.id not in ended]
-        parameters = {
-            "ids": ",".join([str(each.id) for each in left]),
-            "epochs": ",".join([str(each.epoch) for each in left]),
-            "results": json.dumps([each.result for each in left]),
-        }
-        rows = connection.cursor(binary=True).execute(DONE, parameters).fetchall()
+        rows = connection.cursor(binary=True).execute(DONE, _done_parameters(left)).fetchall()
         ended |= {row[0] for row in rows if isinstance(row[0], uuid.UUID)}
         if len(ended) == len(done):
             break
     return ended
+
+
+def _done_parameters(done: Sequence[Done]) -> dict[str, object]:
+    return {
+        "ids": ",".join([each.id.hex for each in done]),
+        "epochs": ",".join([str(each.epoch) for each in done]),
+        "results": json.dumps([each.result for each in done]),
+    }

@@ -71,12 +71,16 @@ Name = Annotated[str, mapped_column(String(64))]
 Digest = Annotated[str, mapped_column(String(64))]
 
 
-def enum_type(members: type[enum.StrEnum]) -> Enum:
-    """Kept as the member's value in a varchar, with a CHECK; a native enum is hard to migrate."""
+def enum_type(members: type[enum.StrEnum], *, checked: bool = True) -> Enum:
+    """Kept as the member's value in a varchar, with a CHECK; a native enum is hard to migrate.
+
+    Args:
+        checked: False leaves the CHECK out, in a table where each would cost a statement too much time.
+    """
     return Enum(
         members,
         native_enum=False,
-        create_constraint=True,
+        create_constraint=checked,
         length=16,
         values_callable=lambda cls: [member.value for member in cls],
     )

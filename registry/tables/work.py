@@ -91,12 +91,13 @@ class Job(Base):
 
     __tablename__ = "job"
     __table_args__ = (
-        CheckConstraint(
-            "epoch >= 0 AND attempt >= 0 AND waiting_on >= 0 AND losses >= 0", name="counters_not_negative"
-        ),
+        # Few and short: Postgres parses each CHECK anew for every statement. Lists of states and counters that are not
+        # negative cost a claim 15 %.
         CheckConstraint("priority BETWEEN 0 AND 3", name="priority_known"),
-        CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease_while_running"),
-        CheckConstraint("slot IS NULL OR state = 'running'", name="slot_while_running"),
+        CheckConstraint(
+            "(state = 'running') = (lease_until IS NOT NULL) AND (slot IS NULL OR state = 'running')",
+            name="held_while_running",
+        ),
         Index(
             "job_ready_idx",
             "queue",
@@ -151,7 +152,7 @@ class Job(Base):
     name: Mapped[Name]  # of what it is about, such as the pipeline's model
     config: Mapped[JsonObject]  # resolved
     state: Mapped[JobState] = mapped_column(
-        enum_type(JobState), default=JobState.QUEUED, server_default=JobState.QUEUED.value
+        enum_type(JobState, checked=False), default=JobState.QUEUED, server_default=JobState.QUEUED.value
     )
     epoch: Mapped[int] = mapped_column(default=0, server_default="0")
     attempt: Mapped[int] = mapped_column(default=0, server_default="0")  # claims so far
@@ -180,7 +181,9 @@ class Job(Base):
         default=0, server_default="0"
     )  # parents that have not ended well yet
     on_parent_failure: Mapped[OnParentFailure] = mapped_column(
-        enum_type(OnParentFailure), default=OnParentFailure.SKIP, server_default=OnParentFailure.SKIP.value
+        enum_type(OnParentFailure, checked=False),
+        default=OnParentFailure.SKIP,
+        server_default=OnParentFailure.SKIP.value,
     )
     ended_by: Mapped[uuid.UUID | None]  # the parent whose bad end was this one's
     address: Mapped[str | None] = mapped_column(String(12))  # known once every parent has succeeded

@@ -9,11 +9,13 @@ import time
 import uuid
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
 from tests.cluster.small_engine import Processes, all_ended, check, effects, exit_code, processes, submit
 from tests.registry.making import ADA, make_pipeline, read_job, step
+from tests.registry.postgres_proxy import At, proxy_in_thread
 
 from raymill.policies.errors import Invalid
 from raymill.registry import failpoints, jobs
@@ -131,6 +133,39 @@ def until(true: Callable[[], bool], timeout_s: float = 30.0) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+# --- answers that do not come ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", ["before", "after"])
+@pytest.mark.parametrize(
+    ("following", "statement"),
+    [
+        (b"", b"ready AS MATERIALIZED"),
+        (b"", b"SET state = 'succeeded', lease_until = NULL"),
+        (b"INSERT INTO audit_event", b"COMMIT"),
+    ],
+    ids=["a claim", "a plain end", "an end with effects"],
+)
+def test_an_engine_that_never_hears_whether_it_took_effect_P1_P2(
+    database: Database, tmp_path: Path, following: bytes, statement: bytes, at: At
+) -> None:
+    submit(database, 3)
+    with database.transaction() as session:
+        jobs.enqueue(jobs.raw(session), [JobSpec(kind="plain", config={"seconds": 0.1}) for _ in range(3)])
+    with proxy_in_thread(database.url) as proxy:
+        proxy.following, proxy.statement, proxy.cut = following, statement, at
+        processes = Processes(proxy.dsn.replace("postgresql:", "postgresql+psycopg:"), tmp_path)
+        try:
+            assert exit_code(processes.engine()) == 0
+        finally:
+            processes.stop()
+        assert proxy.cut is None  # it was cut
+    check(database)
+    assert all_ended(database) == {JobState.SUCCEEDED: 6}
+    with database.transaction() as session:
+        assert set(session.scalars(select(Job.attempt))) == {1}  # nobody had to wait for a lease
 
 
 # --- stopped and woken ------------------------------------------------------------------------------------

@@ -194,8 +194,8 @@ def test_history_can_only_grow_P7(database: Database, table: str, statement: str
     "statement",
     [
         "UPDATE job SET state = 'running'",
-        "UPDATE job SET state = 'asleep'",
-        "UPDATE job SET epoch = -1",
+        "UPDATE job SET slot = 0",
+        "UPDATE job SET priority = 9",
         "UPDATE job SET pipeline_id = gen_random_uuid()",
     ],
 )

@@ -163,6 +163,31 @@ class EngineMachine(RuleBasedStateMachine):
         if done:
             self.end(claimed.id, SUCCEEDED)
 
+    @rule(target=claims, claimed=claims)
+    def complete_and_claim(self, claimed: Claimed | None) -> Claimed | None:
+        if claimed is None:
+            return None
+        with self.database.transaction() as session:
+            session.execute(update(Job).where(Job.state == QUEUED).values(run_at=func.clock_timestamp()))
+        ready = [job for job in self.model.values() if self.ready(job)]  # before the end frees a slot
+        with self.database.transaction() as session:
+            ended, taken = jobs.complete_and_claim(
+                jobs.raw(session), [Done(claimed.id, claimed.epoch, {})], "short", "w1", limit=1
+            )
+        job = self.job(claimed.id)
+        assert bool(ended) == (self.owns(claimed) and job.alone and not job.cancel)
+        if ended:
+            self.end(claimed.id, SUCCEEDED)
+        assert bool(taken) == bool(ready)
+        if not taken:
+            return None
+        (following,) = taken
+        job = self.job(following.id)
+        assert any(job is each for each in ready)
+        job.state, job.epoch = RUNNING, job.epoch + 1
+        assert following.epoch == job.epoch
+        return following
+
     @rule(claimed=claims, why=st.sampled_from(ErrorClass))
     def fail(self, claimed: Claimed | None, why: ErrorClass) -> None:
         if claimed is None:

@@ -75,6 +75,37 @@ def test_jobs_are_made_in_one_statement_and_end_in_one(database: Database) -> No
     assert (ended.state, ended.result, ended.attempt) == (JobState.SUCCEEDED, {"digest": "d"}, 1)
 
 
+def test_a_busy_worker_ends_jobs_and_takes_the_next_in_one_statement(database: Database) -> None:
+    made = enqueue(database, *(spec(name=f"n{n}") for n in range(4)), spec(name="gone"))
+    taken = take(database, 2)
+    lost = Done(made[4].id, 1, {})  # never claimed at that epoch: not this worker's to end
+
+    def both(limit: int, *done: Done) -> tuple[set[object], list[str]]:
+        ended, following = database.hold_once(
+            lambda held: jobs.complete_and_claim(held, done, "short", "w1", limit=limit)
+        )
+        taken.extend(following)
+        return set(ended), [job.name for job in following]
+
+    done = [Done(job.id, job.epoch, {"digest": "d"}) for job in taken]
+    assert both(2, *done, lost) == ({job.id for job in made[:2]}, ["n2", "n3"])
+    assert both(3, *done) == (set(), ["gone"])  # told twice, done once
+    assert [read_job(database, job.id).state for job in taken] == ["succeeded"] * 2 + ["running"] * 3
+    assert both(1, Done(taken[2].id, taken[2].epoch, {})) == ({taken[2].id}, [])
+
+
+def test_ending_and_taking_keep_the_limit_of_a_concurrency_key(database: Database) -> None:
+    enqueue(database, *(spec(concurrency_key="k", concurrency_limit=2) for _ in range(5)))
+    taken = take(database, 5)
+    assert len(taken) == 2
+    done = [Done(job.id, job.epoch, {}) for job in taken]
+    ended, following = database.hold_once(
+        lambda held: jobs.complete_and_claim(held, done, "short", "w1", limit=5)
+    )
+    assert (len(ended), following) == (2, [])  # the freed slots are for the next claim
+    assert len(take(database, 5)) == 2
+
+
 def test_a_job_that_is_sent_twice_is_made_once_P3(database: Database) -> None:
     one = spec()
     assert enqueue(database, one)[0].id == enqueue(database, one)[0].id == one.id

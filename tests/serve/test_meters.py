@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import psycopg
 import pytest
-from tests.serve.postgres_proxy import At, PostgresProxy
+from tests.registry.postgres_proxy import At, PostgresProxy
 
 from raymill.policies.errors import Unavailable
 from raymill.registry import meters as ledger
@@ -469,7 +469,7 @@ def test_a_lease_whose_commit_nobody_answered_is_neither_lost_nor_counted_twice(
         proxy = PostgresProxy(world.url)
         await proxy.start()
         async with world.replica(dsn=proxy.dsn) as replica:
-            proxy.cut_commit = at
+            proxy.cut = at
             with pytest.raises(Unavailable):
                 await replica.reserve([(budget, 40)])
             assert world.meter(budget) == ((0, 40) if at == "after" else (0, 0))

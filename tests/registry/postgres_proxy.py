@@ -1,9 +1,11 @@
-"""A wire between a client and a real Postgres that a test can cut, at a COMMIT too."""
+"""A wire between a client and a real Postgres that a test can cut, at a COMMIT or another statement too."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+from collections.abc import Iterator
 from typing import Literal
 
 from sqlalchemy import URL
@@ -19,8 +21,12 @@ class PostgresProxy:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._port = 0
-        self.cut_commit: At | None = None
-        """Cut the next COMMIT off: before Postgres hears of it, or after it is done and before it says so."""
+        self.cut: At | None = None
+        """Cut the next `statement` off: before Postgres hears of it, or after it is done and before it says so."""
+
+        self.statement = b"COMMIT"
+        self.following = b""
+        """Only on a connection that has sent this."""
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
@@ -62,9 +68,11 @@ class PostgresProxy:
     async def _ask(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: asyncio.Event
     ) -> None:
+        followed = False
         while data := await reader.read(1 << 16):
-            if self.cut_commit is not None and b"COMMIT" in data:
-                at, self.cut_commit = self.cut_commit, None
+            followed = followed or self.following in data
+            if self.cut is not None and followed and self.statement in data:
+                at, self.cut = self.cut, None
                 cut.set()
                 if at == "after":
                     writer.write(data)
@@ -81,3 +89,24 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cu
             writer.write(data)
             await writer.drain()
     raise ConnectionResetError
+
+
+@contextlib.contextmanager
+def proxy_in_thread(url: URL) -> Iterator[PostgresProxy]:
+    """A proxy for clients in other processes, on a loop of its own."""
+    proxy = PostgresProxy(url)
+    ready, done = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        await proxy.start()
+        ready.set()
+        while not done.is_set():
+            await asyncio.sleep(0.02)
+        await proxy.stop()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
+    thread.start()
+    assert ready.wait(10)
+    yield proxy
+    done.set()
+    thread.join(10)
