@@ -34,7 +34,7 @@ THREADS = 8
 
 PIPELINES = """
 INSERT INTO pipeline (id, name, recipe, state, created_by, request_hash, created_at, finished_at)
-SELECT gen_random_uuid(), 'model-' || n % 20, '{"model": "m"}', 'succeeded', 'ada', repeat('0', 64),
+SELECT gen_random_uuid(), 'model-' || n %% 20, '{"model": "m"}', 'succeeded', 'ada', repeat('0', 64),
        now() - n * interval '1 minute', now()
 FROM generate_series(1, %(pipelines)s) AS n
 """
@@ -44,11 +44,11 @@ JOBS = """
 INSERT INTO job (id, step, kind, queue, name, config, state, error, attempt, epoch, pipeline_id, created_at, started_at,
                  finished_at, result)
 SELECT (lpad(to_hex(1700000000000 + n), 12, '0') || '7000' || '8000' || lpad(to_hex(n), 12, '0'))::uuid,
-       'note', CASE WHEN n % 1000 = 0 THEN 'rare' ELSE 'note' END, 'archive', 'model-' || n % 20, '{"n": 1}',
+       'note', CASE WHEN n %% 1000 = 0 THEN 'rare' ELSE 'note' END, 'archive', 'model-' || n %% 20, '{"n": 1}',
        made.state, CASE WHEN made.state = 'dead' THEN 'worker lost' END, 1, 1, pipeline.id,
        now() - interval '1 day', now() - interval '1 day', now() - interval '1 day', '{"digest": "d"}'
 FROM generate_series(1, %(jobs)s) AS n
-CROSS JOIN LATERAL (SELECT CASE WHEN n % 500 = 0 THEN 'dead' WHEN n % 700 = 0 THEN 'failed' WHEN n % 100 = 1 THEN 'queued'
+CROSS JOIN LATERAL (SELECT CASE WHEN n %% 500 = 0 THEN 'dead' WHEN n %% 700 = 0 THEN 'failed' WHEN n %% 100 = 1 THEN 'queued'
                                 ELSE 'succeeded' END AS state) AS made
 LEFT JOIN (SELECT id, row_number() OVER () AS place FROM pipeline) AS pipeline
   ON n <= 4 * %(pipelines)s AND pipeline.place = 1 + (n - 1) / 4
@@ -56,7 +56,7 @@ LEFT JOIN (SELECT id, row_number() OVER () AS place FROM pipeline) AS pipeline
 
 AUDIT = """
 INSERT INTO audit_event (seq, at, actor, action, object, detail, previous_hash, hash)
-SELECT last.seq + n, now(), 'ada', 'job.submit', 'job/' || n % 100000, '{"kind": "note"}', sha256('a'), sha256('a')
+SELECT last.seq + n, now(), 'ada', 'job.submit', 'job/' || n %% 100000, '{"kind": "note"}', sha256('a'), sha256('a')
 FROM (SELECT coalesce(max(seq), 0) AS seq FROM audit_event) AS last, generate_series(1, %(audit)s) AS n
 """
 

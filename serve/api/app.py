@@ -8,7 +8,7 @@ Only this edge turns errors into status codes:
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -19,7 +19,9 @@ from ray import serve
 from ray.serve import Application
 from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Conflict, Denied, Invalid, NotFound, RaymillError, Unavailable
@@ -28,7 +30,7 @@ from raymill.registry.audit import AuditBroken
 from raymill.registry.database import is_away
 from raymill.serve.api import ws
 from raymill.serve.api.bell import Bell
-from raymill.serve.api.context import Parts, Unauthenticated, request_id_of
+from raymill.serve.api.context import READS, Parts, Unauthenticated, request_id_of
 from raymill.serve.api.routes import (
     feedback,
     governance,
@@ -100,7 +102,7 @@ def create_app(parts: Parts) -> FastAPI:
         api.include_router(module.router)
     app.include_router(api)
     app.include_router(health.router)
-    app.middleware("http")(_with_request_id)
+    app.add_middleware(WithRequestId, changed=parts.keys.forget)
     app.add_exception_handler(RaymillError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_bad_request)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -129,11 +131,32 @@ def build() -> Application:
     return deployment(ingress).bind()
 
 
-async def _with_request_id(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    request.state.request_id = request_id_of(request.headers.get("x-request-id"))
-    response = await call_next(request)
-    response.headers["x-request-id"] = request.state.request_id
-    return response
+class WithRequestId:
+    """Gives each request its id, for the handlers (`request.state`) and for the caller (`x-request-id`).
+
+    Args:
+        changed: called before the answer to a request that may have changed something.
+    """
+
+    def __init__(self, app: ASGIApp, changed: Callable[[], None]) -> None:
+        self._app = app
+        self._changed = changed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = request_id_of(Headers(scope=scope).get("x-request-id"))
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if scope["method"] not in READS:
+                    self._changed()
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
 
 
 def _answer(

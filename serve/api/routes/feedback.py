@@ -19,9 +19,10 @@ from raymill.registry.usage_records import Position
 from raymill.serve.api.context import SessionDep, Viewer
 from raymill.serve.api.paging import Cursor, Limit
 from raymill.serve.api.scope import only_own, sees_all
+from raymill.serve.api.threads import ThreadRoute
 from raymill.serve.api.time_paging import cursor_of, position_of
 
-router = APIRouter()
+router = APIRouter(route_class=ThreadRoute)
 
 Text = Annotated[str | None, Query(max_length=200)]
 RequestId = Annotated[str, Path(max_length=128, description="The x-request-id of an answer.")]

@@ -15,8 +15,9 @@ from raymill.serve.api import wire
 from raymill.serve.api.context import Approver, IdempotencyKey, Operator, PartsDep, SessionDep, Viewer
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.planning import plan_dataset
+from raymill.serve.api.threads import ThreadRoute
 
-router = APIRouter()
+router = APIRouter(route_class=ThreadRoute)
 
 
 @router.get("/datasets", tags=["datasets"])

@@ -9,9 +9,10 @@ from sqlalchemy import text
 
 from raymill.policies.errors import Unavailable
 from raymill.serve.api.context import PartsDep, Viewer
+from raymill.serve.api.threads import ThreadRoute
 from raymill.serve.gateway import scrape
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=ThreadRoute)
 
 
 @router.get("/healthz")

@@ -16,8 +16,9 @@ from raymill.registry.tables import Role
 from raymill.serve.api import wire as job_wire
 from raymill.serve.api.context import RANK, Caller, Operator, PartsDep, SessionDep, Viewer
 from raymill.serve.api.paging import Cursor, Limit, page
+from raymill.serve.api.threads import ThreadRoute
 
-router = APIRouter(prefix="/hooks", tags=["hooks"])
+router = APIRouter(prefix="/hooks", tags=["hooks"], route_class=ThreadRoute)
 
 Name = Annotated[str, Path(pattern=NAME)]
 

@@ -14,8 +14,9 @@ from raymill.registry.tables import Role
 from raymill.serve.api import wire
 from raymill.serve.api.context import Admin, SessionDep
 from raymill.serve.api.paging import Cursor, Limit, page
+from raymill.serve.api.threads import ThreadRoute
 
-router = APIRouter(tags=["identity"])
+router = APIRouter(tags=["identity"], route_class=ThreadRoute)
 
 
 @router.get("/accounts")

@@ -21,8 +21,9 @@ from raymill.registry.tables import Job, JobState, Queue
 from raymill.serve.api import control_wire, events, wire
 from raymill.serve.api.context import IdempotencyKey, Operator, PartsDep, SessionDep, Viewer
 from raymill.serve.api.paging import Cursor, Limit, page
+from raymill.serve.api.threads import ThreadRoute
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=ThreadRoute)
 
 MAX_LOG_BYTES = 256 << 10
 

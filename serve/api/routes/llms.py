@@ -18,8 +18,9 @@ from raymill.registry.signing import KeyRing, verify_directory
 from raymill.serve.api import wire
 from raymill.serve.api.context import PartsDep, SessionDep, Viewer
 from raymill.serve.api.paging import Cursor, Limit, page
+from raymill.serve.api.threads import ThreadRoute
 
-router = APIRouter(prefix="/llms", tags=["llms"])
+router = APIRouter(prefix="/llms", tags=["llms"], route_class=ThreadRoute)
 
 
 def find(opened: Session, name: str) -> tables.Llm:

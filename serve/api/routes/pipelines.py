@@ -19,8 +19,9 @@ from raymill.serve.api import events, wire
 from raymill.serve.api.context import IdempotencyKey, Operator, PartsDep, SessionDep, Viewer
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.planning import plan
+from raymill.serve.api.threads import ThreadRoute
 
-router = APIRouter(prefix="/pipelines", tags=["pipelines"])
+router = APIRouter(prefix="/pipelines", tags=["pipelines"], route_class=ThreadRoute)
 
 
 @router.post("", status_code=202, response_model=types.Pipeline)

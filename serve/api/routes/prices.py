@@ -10,8 +10,9 @@ from raymill.client.types import Page
 from raymill.registry import prices, tables
 from raymill.serve.api import gateway_wire as wire
 from raymill.serve.api.context import Admin, SessionDep, Viewer
+from raymill.serve.api.threads import ThreadRoute
 
-router = APIRouter(prefix="/prices", tags=["prices"])
+router = APIRouter(prefix="/prices", tags=["prices"], route_class=ThreadRoute)
 
 
 @router.get("")

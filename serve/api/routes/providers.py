@@ -18,9 +18,10 @@ from raymill.registry.secrets import SecretBox
 from raymill.serve.api import gateway_wire as wire
 from raymill.serve.api.context import Admin, Parts, PartsDep, SessionDep, Viewer
 from raymill.serve.api.paging import Cursor, Limit, page
+from raymill.serve.api.threads import ThreadRoute
 from raymill.serve.gateway import probe
 
-router = APIRouter(tags=["providers"])
+router = APIRouter(tags=["providers"], route_class=ThreadRoute)
 
 
 @router.get("/provider-presets")

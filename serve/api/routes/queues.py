@@ -13,8 +13,9 @@ from raymill.registry import jobs, tables
 from raymill.serve.api import control_wire as wire
 from raymill.serve.api.context import Operator, SessionDep, Viewer
 from raymill.serve.api.paging import Cursor, Limit, page
+from raymill.serve.api.threads import ThreadRoute
 
-router = APIRouter(prefix="/queues", tags=["queues"])
+router = APIRouter(prefix="/queues", tags=["queues"], route_class=ThreadRoute)
 
 Name = Annotated[str, Path(pattern=types.NAME)]
 

@@ -12,9 +12,10 @@ from raymill.registry import routes, tables
 from raymill.serve.api import gateway_wire as wire
 from raymill.serve.api.context import Operator, SessionDep, Viewer
 from raymill.serve.api.paging import Cursor, Limit, page
+from raymill.serve.api.threads import ThreadRoute
 from raymill.serve.gateway.config import RouteConfig
 
-router = APIRouter(tags=["routes"])
+router = APIRouter(tags=["routes"], route_class=ThreadRoute)
 
 
 @router.get("/routes")

@@ -12,8 +12,9 @@ from raymill.client import types
 from raymill.registry import tables
 from raymill.serve.api import wire
 from raymill.serve.api.context import SessionDep, Viewer
+from raymill.serve.api.threads import ThreadRoute
 
-router = APIRouter(tags=["status"])
+router = APIRouter(tags=["status"], route_class=ThreadRoute)
 
 
 @router.get("/status")

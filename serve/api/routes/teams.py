@@ -18,8 +18,9 @@ from raymill.registry.tables import BudgetPeriod
 from raymill.serve.api import wire
 from raymill.serve.api.context import Admin, Approver, SessionDep, Viewer
 from raymill.serve.api.scope import account_in_reach, sees_all
+from raymill.serve.api.threads import ThreadRoute
 
-router = APIRouter()
+router = APIRouter(route_class=ThreadRoute)
 
 Subject = Annotated[str, Path(max_length=120, description="account:NAME, team:NAME or key:ID.")]
 

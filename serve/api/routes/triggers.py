@@ -9,7 +9,6 @@ from pathlib import Path as FilePath
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Request
-from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import select
 
 from raymill.client import trigger_types as types
@@ -28,8 +27,9 @@ from raymill.serve.api.context import (
     Viewer,
 )
 from raymill.serve.api.paging import Cursor, Limit, page
+from raymill.serve.api.threads import ThreadRoute, in_thread
 
-router = APIRouter(prefix="/triggers", tags=["triggers"])
+router = APIRouter(prefix="/triggers", tags=["triggers"], route_class=ThreadRoute)
 
 Name = Annotated[str, Path(pattern=NAME)]
 NO_ENTRY = "no webhook trigger of that name, or the signature is not of its secret: see docs/triggers.md"
@@ -130,9 +130,7 @@ async def webhook(
         raise Unauthenticated(NO_ENTRY)
     body = await _body(request)
     delivery = x_raymill_delivery or hashlib.sha256(x_raymill_signature.encode() + body).hexdigest()
-    return await run_in_threadpool(
-        _receive, request.app.state.parts, name, x_raymill_signature, delivery, body
-    )
+    return await in_thread(_receive, request.app.state.parts, name, x_raymill_signature, delivery, body)
 
 
 def _receive(found: Parts, name: str, signature: str, delivery: str, body: bytes) -> types.Told:

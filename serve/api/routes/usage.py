@@ -23,9 +23,10 @@ from raymill.registry.usage_records import Position, Record, records
 from raymill.serve.api.context import PartsDep, SessionDep, Viewer
 from raymill.serve.api.paging import Cursor, Limit
 from raymill.serve.api.scope import account_in_reach, only_own
+from raymill.serve.api.threads import ThreadRoute
 from raymill.serve.api.time_paging import cursor_of, position_of
 
-router = APIRouter(tags=["usage"])
+router = APIRouter(tags=["usage"], route_class=ThreadRoute)
 
 DEFAULT_SPAN = dt.timedelta(days=7)
 YEARS = range(2000, 2200)
