@@ -49,6 +49,7 @@ from raymill.serve.api.routes import (
     triggers,
     usage,
 )
+from raymill.serve.gateway.direct import answer_directly
 from raymill.serve.loopback import keep_to_loopback
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,9 @@ def build() -> Application:
 
     def app_in_replica() -> FastAPI:
         settings = Settings()
-        return create_app(Parts(settings=settings, database=settings.open_database(pool_size=10)))
+        app = create_app(Parts(settings=settings, database=settings.open_database(pool_size=10)))
+        answer_directly(app, f"{PREFIX}/")
+        return app
 
     class ControlPlane:
         """Stateless: any replica may answer."""

@@ -15,7 +15,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from fastapi import Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 T = TypeVar("T")
@@ -39,22 +41,26 @@ class ThreadRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **given: Any) -> None:
         if not inspect.iscoroutinefunction(endpoint):
-            endpoint = _awaitable(endpoint)
+            endpoint = _awaitable(endpoint, reads=set(given.get("methods") or ()) == {"GET"})
         super().__init__(path, endpoint, **given)
 
 
-def _awaitable(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+def _awaitable(endpoint: Callable[..., Any], *, reads: bool) -> Callable[..., Any]:
     @functools.wraps(endpoint)
     async def call(**given: Any) -> Any:
-        return await in_thread(_answer, endpoint, given)
+        return await in_thread(_answer, endpoint, given, reads)
 
     return call
 
 
-def _answer(endpoint: Callable[..., Any], given: dict[str, Any]) -> Any:
-    """Call the endpoint, and commit what it did while a thread is at it."""
+def _answer(endpoint: Callable[..., Any], given: dict[str, Any], reads: bool) -> Any:
+    """Call the endpoint, and do what follows while a thread is at it: commit, and write what was read as JSON."""
     answer = endpoint(**given)
     for each in given.values():
         if isinstance(each, Session) and each.in_transaction():
             each.commit()
+    if reads and isinstance(
+        answer, BaseModel
+    ):  # FastAPI would check it, make dictionaries of it, and then JSON
+        return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
     return answer

@@ -71,7 +71,7 @@ class GatewayReplica:
         await gateway.refresher.start()
         await stores.start()
         readiness = Readiness(gateway, stores.spool)
-        answer_directly(gateway, readiness.not_ready)
+        answer_directly(gateway, "/v1/", readiness.not_ready)
         parts = gateway.parts
 
         def numbers() -> bytes:

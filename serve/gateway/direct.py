@@ -1,10 +1,10 @@
-"""Hands requests to the gateway without Ray Serve's own wrapping of each of them.
+"""Hands requests to the gateway, and to the control plane, without Ray Serve's own wrapping of each of them.
 
 In HAProxy mode a replica runs uvicorn itself, but Serve 2.60 puts two tasks, a queue, a middleware and its
 metrics around every request: half of what a trivial one costs (docs/architecture.md). The one function
-that wraps the server's app is replaced here, in the gateway's replica only; health checks and everything
+that wraps the server's app is replaced here, in the replicas of these two only; health checks and everything
 else still go to Serve. What Serve then does not see (requests in flight, their latency) the gateway counts
-itself. Uvicorn's middleware for the client's address, which nobody here asks for, is left out as well. Goes when
+itself; the control plane's transactions take care of themselves. Uvicorn's middleware for the client's address, which nobody here asks for, is left out as well. Goes when
 Serve lets an ASGI app have its server.
 """
 
@@ -21,14 +21,13 @@ from uvicorn.protocols.http import auto, httptools_impl
 from raymill.serve.gateway.cycle import FewTimersProtocol, OneWriteCycle
 
 REQUEST_ID = b"x-request-id"
-PREFIX = "/v1/"
 HEALTH = "/-/healthz"
 
 _apply_middlewares = http_util._apply_middlewares
 
 
-def answer_directly(gateway: ASGIApp, not_ready: Callable[[], str | None]) -> None:
-    """A server that is started from now on in this process gives requests under /v1 to `gateway`.
+def answer_directly(app: ASGIApp, prefix: str, not_ready: Callable[[], str | None] = lambda: None) -> None:
+    """A server that is started from now on in this process gives requests under `prefix` to `app`.
 
     Args:
         not_ready: why no more requests should come, or None. HAProxy then asks the other replicas.
@@ -39,8 +38,8 @@ def answer_directly(gateway: ASGIApp, not_ready: Callable[[], str | None]) -> No
 
         async def front(scope: Scope, receive: Receive, send: Send) -> None:
             path = scope.get("path", "")
-            if scope["type"] == "http" and path.startswith(PREFIX):
-                await gateway(scope, receive, send)
+            if scope["type"] == "http" and path.startswith(prefix):
+                await app(scope, receive, send)
             elif path == HEALTH and (reason := not_ready()) is not None:
                 await send({"type": "http.response.start", "status": 503, "headers": []})
                 await send({"type": "http.response.body", "body": reason.encode()})
