@@ -81,9 +81,7 @@ class FullService(RaymillService):
         raise NotImplementedError
 
     def start(self) -> None:
-        done = self._command("up", "--port", str(self._port))
-        if done.returncode != 0:
-            raise BenchmarkFailed(f"raymill up failed: {done.stderr.strip()[-300:]}")
+        self.up()
         embedded = self.settings.embedded_postgres
         assert embedded is not None
         with psycopg.connect(embedded.url().replace("+psycopg", ""), autocommit=True) as connection:
@@ -189,9 +187,9 @@ def run(plan: Plan) -> Results:
         say(f"asking {len(paths)} things at {plan.rate:g} requests/s for {plan.seconds:g} s")
         times = ask(service, paths, plan, plan.seconds)
     everything = quantiles(list(itertools.chain.from_iterable(times.values())))
-    singles = [path for path in paths if "/jobs/" in path]
-    grouped = {"/api/v1/jobs/{id}": list(itertools.chain.from_iterable(times[path] for path in singles))}
-    grouped |= {_shown(path): times[path] for path in paths if path not in singles}
+    grouped: dict[str, list[float]] = {}
+    for path in paths:
+        grouped.setdefault(_shown(path), []).extend(times[path])
     by_path = {path: quantiles(each) for path, each in grouped.items()}
     return {
         "date": report.now(),
@@ -209,8 +207,9 @@ def run(plan: Plan) -> Results:
 def _shown(path: str) -> str:
     """Without what differs from run to run."""
     head, _, query = path.partition("?")
-    if "/pipelines/" in head:
-        head = "/api/v1/pipelines/{id}"
+    for one in ("jobs", "pipelines"):
+        if f"/{one}/" in head:
+            head = f"/api/v1/{one}/{{id}}"
     if query.startswith(("cursor=", "pipeline_id=")):
         query = query.partition("=")[0] + "=…"
     return f"{head}?{query}" if query else head

@@ -97,11 +97,19 @@ class RaymillService(System):
     def configure(self, client: Raymill) -> str:
         """Make a model that answers by the name of `NAME`, and a key for it. Returns the key."""
 
-    def start(self) -> None:
+    def up(self) -> None:
+        """Start it as it is at first.
+
+        Raises:
+            BenchmarkFailed: it did not come up.
+        """
         done = self._command("up", "--port", str(self._port))
         if done.returncode != 0:
             log = self.settings.logs_dir / "supervisor.log"
             raise BenchmarkFailed(f"raymill up failed: {done.stderr.strip()[-300:]}; {last_line(log)}")
+
+    def start(self) -> None:
+        self.up()
         with self.client() as client:
             key = self.configure(client)
         self.endpoint = Endpoint(

@@ -346,13 +346,7 @@ def claim(
     """
     started = time.monotonic()
     begin = floors.text() if floors is not None else NO_FLOORS
-    parameters = {
-        "queue": queue,
-        "limit": limit,
-        "worker": worker,
-        "lease_s": lease_s,
-        "floors": begin,
-    }
+    parameters = _claim_parameters(queue, worker, limit, lease_s, begin)
     claimed = _claimed(connection, CLAIM, parameters)
     if claimed is None:
         claimed = _claimed(connection, CLAIM_PLACED, parameters)
@@ -383,14 +377,7 @@ def complete_and_claim(
     """
     started = time.monotonic()
     begin = floors.text() if floors is not None else NO_FLOORS
-    parameters = {
-        **_done_parameters(done),
-        "queue": queue,
-        "limit": limit,
-        "worker": worker,
-        "lease_s": lease_s,
-        "floors": begin,
-    }
+    parameters = _done_parameters(done) | _claim_parameters(queue, worker, limit, lease_s, begin)
     try:
         with _nested(connection):
             rows = connection.cursor(binary=True).execute(COMPLETE_AND_CLAIM, parameters).fetchall()
@@ -487,3 +474,7 @@ def _done_parameters(done: Sequence[Done]) -> dict[str, object]:
         "epochs": ",".join([str(each.epoch) for each in done]),
         "results": json.dumps([each.result for each in done]),
     }
+
+
+def _claim_parameters(queue: str, worker: str, limit: int, lease_s: float, floors: str) -> dict[str, object]:
+    return {"queue": queue, "worker": worker, "limit": limit, "lease_s": lease_s, "floors": floors}

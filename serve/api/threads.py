@@ -59,8 +59,7 @@ def _answer(endpoint: Callable[..., Any], given: dict[str, Any], reads: bool) ->
     for each in given.values():
         if isinstance(each, Session) and each.in_transaction():
             each.commit()
-    if reads and isinstance(
-        answer, BaseModel
-    ):  # FastAPI would check it, make dictionaries of it, and then JSON
+    if reads and isinstance(answer, BaseModel):
+        # FastAPI would check it again, make dictionaries of it, and JSON of these.
         return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
     return answer

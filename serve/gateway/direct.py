@@ -4,8 +4,8 @@ In HAProxy mode a replica runs uvicorn itself, but Serve 2.60 puts two tasks, a 
 metrics around every request: half of what a trivial one costs (docs/architecture.md). The one function
 that wraps the server's app is replaced here, in the replicas of these two only; health checks and everything
 else still go to Serve. What Serve then does not see (requests in flight, their latency) the gateway counts
-itself; the control plane's transactions take care of themselves. Uvicorn's middleware for the client's address, which nobody here asks for, is left out as well. Goes when
-Serve lets an ASGI app have its server.
+itself; the control plane's transactions take care of themselves. Uvicorn's middleware for the client's address,
+which nobody here asks for, is left out as well. Goes when Serve lets an ASGI app have its server.
 """
 
 from __future__ import annotations
