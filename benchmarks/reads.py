@@ -231,6 +231,9 @@ def main() -> int:
     except BenchmarkFailed as error:
         sys.stderr.write(f"bench-reads: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("bench-reads: interrupted; everything it started has ended\n")
+        return 130
     for path, found in {**results["by_path"], "all": results["all"]}.items():
         print(f"{path:<45} p50 {found['p50']:7.2f} ms   p99 {found['p99']:7.2f}   max {found['max']:7.2f}")
     print(report.verdicts(results["goals"]))
