@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks import own_model, report
 from benchmarks.goals import Results
@@ -42,6 +42,7 @@ from benchmarks.systems import CHAT, Program, System, interrupt_once
 
 from raymill.client.recipe import Recipe
 from raymill.client.sdk import Raymill
+from raymill.cluster import cpu
 from raymill.policies.errors import RaymillError
 from raymill.serve.llm.config import ServeConfig
 
@@ -58,7 +59,12 @@ class Options:
     output_tokens: int = 128
     concurrency: int = 16
     size: Size = field(default_factory=Size)
-    serve: ServeConfig = field(default_factory=lambda: ServeConfig(dtype="bfloat16", gpus=_gpus()))
+    serve: ServeConfig = field(default_factory=lambda: ServeConfig(dtype=_dtype(), gpus=_gpus()))
+
+
+def _dtype() -> Literal["bfloat16", "float32"]:
+    """What the machine computes in hardware; both sides get the same."""
+    return "bfloat16" if _gpus() or cpu.computes_bf16() else "float32"
 
 
 def _gpus() -> int:

@@ -21,6 +21,7 @@ import torch
 from ray.train import Checkpoint
 from torch import nn
 
+from raymill.cluster import cpu
 from raymill.cluster.context import JsonObject
 from raymill.cluster.processes import give_way
 from raymill.policies.errors import RaymillError
@@ -134,8 +135,7 @@ def computes_bf16(precision: Precision, device: torch.device) -> bool:
         return precision == "bf16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    features = torch.cpu.get_capabilities()
-    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+    return cpu.computes_bf16()
 
 
 def save(engine: Engine, progress: Progress, first: bool) -> None:

@@ -26,7 +26,8 @@ class ServeConfig(BaseModel):
     """Tokens of prompt and answer together; None takes what the model was trained for."""
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """What vLLM computes in; auto follows the weights. llama_cpp ignores it: its file says."""
+    """What vLLM computes in; auto follows the weights, but computes bf16 weights in float32 on a CPU without
+    instructions for bf16. llama_cpp ignores it: its file says."""
 
     quantization: GgufType | None = None
     """Which GGUF file llama_cpp serves, such as Q8_0. Required for llama_cpp, refused for vllm."""

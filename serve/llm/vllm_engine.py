@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ray import serve
 from ray.serve import Application
 
+from raymill.cluster import cpu
 from raymill.serve.llm.answer import Body, Failure, Reply
 from raymill.serve.llm.spec import ENGINE, DeploySpec
 from raymill.serve.loopback import keep_to_loopback
@@ -129,7 +130,7 @@ def llm_config(spec: DeploySpec) -> LLMConfig:
     on_cpu = config.gpus == 0
     eager = on_cpu if config.enforce_eager is None else config.enforce_eager
     engine_kwargs: dict[str, Any] = {
-        "dtype": config.dtype,
+        "dtype": _dtype(spec),
         "enforce_eager": eager,
         "max_num_seqs": config.max_concurrent_requests,
         "tensor_parallel_size": max(1, config.gpus),
@@ -149,6 +150,17 @@ def llm_config(spec: DeploySpec) -> LLMConfig:
         # Metrics of tokens and latency are the gateway's; vLLM's own cost a tenth of the small model's speed.
         log_engine_metrics=False,
     )
+
+
+def _dtype(spec: DeploySpec) -> str:
+    """`auto` is the weights' own, unless that is bf16 and this CPU would have to emulate it."""
+    config = spec.config
+    if config.dtype != "auto" or config.gpus or cpu.computes_bf16():
+        return config.dtype
+    from transformers import AutoConfig
+
+    weights = AutoConfig.from_pretrained(str(spec.directory), local_files_only=True).dtype
+    return "float32" if str(weights) == "torch.bfloat16" else config.dtype
 
 
 def _bundles(spec: DeploySpec) -> list[dict[str, float]]:
