@@ -124,7 +124,21 @@ class RaymillService(System):
         shutil.rmtree(ray_temp_dir(self.settings), ignore_errors=True)
 
     def processes(self) -> list[psutil.Process]:
-        return leftovers(self.settings)
+        """With the dashboard's children, which hide their environment and would poll a stopped cluster busily."""
+        kept = {process.pid for process in self._postgres()}
+        found = {process.pid: process for process in leftovers(self.settings)}
+        for process in list(found.values()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.update((child.pid, child) for child in process.children(recursive=True))
+        return [process for pid, process in found.items() if pid not in kept]
+
+    def _postgres(self) -> list[psutil.Process]:
+        embedded = self.settings.embedded_postgres
+        pid = embedded.pid() if embedded is not None else None
+        if pid is None:
+            return []
+        postgres = psutil.Process(pid)
+        return [postgres, *postgres.children(recursive=True)]
 
     def resident_bytes(self) -> int:
         """Of the gateway replica; of the largest where there are several."""
@@ -132,14 +146,8 @@ class RaymillService(System):
 
     def service_bytes(self) -> int:
         """Memory of the whole service, Postgres included, each shared page counted once."""
-        family = self.processes()
-        embedded = self.settings.embedded_postgres
-        pid = embedded.pid() if embedded is not None else None
-        if pid is not None:
-            postgres = psutil.Process(pid)
-            family = [*family, postgres, *postgres.children(recursive=True)]
         total = 0
-        for process in family:
+        for process in [*self.processes(), *self._postgres()]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 total += process.memory_full_info().pss
         return total
