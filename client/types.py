@@ -153,6 +153,8 @@ class Dataset(Wire):
     train_rows: int
     test_rows: int
     format: str
+    shape: str
+    """conversation, preference, kto or text."""
     created_at: dt.datetime
 
 

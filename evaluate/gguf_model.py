@@ -6,6 +6,7 @@ crash there is an error here. One actor may answer for several files: the last o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -15,7 +16,7 @@ from raymill.evaluate.prompts import (
     Conversation,
     answer_of,
     load_tokenizer,
-    render,
+    render_all,
     stop_ids,
     token_ids,
 )
@@ -51,8 +52,14 @@ class GgufModel:
             self.runner.close()
             self.runner = None
 
-    def generate(self, file: str, conversations: list[Conversation], max_new_tokens: int) -> GgufAnswers:
-        """Answer each conversation with the weights in `file`.
+    def generate(
+        self,
+        file: str,
+        conversations: list[Conversation],
+        max_new_tokens: int,
+        tools: Sequence[Sequence[dict[str, Any]]] | None = None,
+    ) -> GgufAnswers:
+        """Answer each conversation with the weights in `file`; `tools` has those of each.
 
         Raises:
             Invalid: a prompt and its answer do not fit into the model's context.
@@ -60,7 +67,7 @@ class GgufModel:
         """
         self.load()
         runner = self._open(Path(file))
-        prompts = [render(self.tokenizer, messages) for messages in conversations]
+        prompts = render_all(self.tokenizer, conversations, tools)
         ids = [token_ids(self.tokenizer, prompt) for prompt in prompts]
         try:
             self._check_room(max(map(len, ids)), max_new_tokens, runner)

@@ -9,6 +9,7 @@ Shapes: B conversations, T tokens in the longest prompt, N new tokens.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from raymill.evaluate.prompts import (
     Conversation,
     answer_of,
     load_tokenizer,
-    render,
+    render_all,
     stop_ids,
     token_ids,
 )
@@ -83,8 +84,13 @@ class HfModel:
             return int(self.tokenizer.pad_token_id)
         return self.stops[0] if self.stops else 0
 
-    def generate(self, conversations: list[Conversation], max_new_tokens: int) -> list[Answer]:
-        """Answer each conversation, as if it were the only one.
+    def generate(
+        self,
+        conversations: list[Conversation],
+        max_new_tokens: int,
+        tools: Sequence[Sequence[dict[str, Any]]] | None = None,
+    ) -> list[Answer]:
+        """Answer each conversation, as if it were the only one; `tools` has those of each.
 
         Raises:
             Invalid: a prompt and its answer do not fit into the model's context.
@@ -92,7 +98,7 @@ class HfModel:
         import torch
 
         self.load()
-        prompts = [render(self.tokenizer, messages) for messages in conversations]
+        prompts = render_all(self.tokenizer, conversations, tools)
         ids = [token_ids(self.tokenizer, prompt) for prompt in prompts]
         longest = max(map(len, ids))
         self._check_room(longest, max_new_tokens)

@@ -51,8 +51,10 @@ def parity_of_file(
 
 
 def calls_for(rows: Sequence[Row], max_new_tokens: int) -> list[tuple[Any, ...]]:
-    asked = [row.messages for row in rows]
-    return [(asked[start : start + BATCH], max_new_tokens) for start in range(0, len(asked), BATCH)]
+    batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    return [
+        ([row.messages for row in batch], max_new_tokens, [row.tools for row in batch]) for batch in batches
+    ]
 
 
 def in_order(pool: ActorPool, calls: list[tuple[Any, ...]]) -> list[Any]:

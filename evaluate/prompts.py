@@ -7,6 +7,7 @@ saves about nine seconds of processor time in each process that only renders and
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -44,38 +45,63 @@ class Row:
     index: int
     messages: Conversation
     reference: str
+    """What the model should say; calls of tools as the template of our own bases writes them."""
+
+    tools: tuple[dict[str, Any], ...] = ()
+    """What the model may call."""
 
 
 def read_rows(path: Path, limit: int | None = None) -> list[Row]:
-    """The rows of a data set in normal form: one {"messages": [{"role", "content"}...]} a line.
+    """The rows of a data set in normal form, one a line: conversations, pairs (the chosen answer is the reference)
+    or judged answers (those judged good).
 
     Raises:
-        Invalid: a line is no JSON, or its last message is not the assistant's; or there is no row at all.
+        Invalid: a line is no JSON, asks nothing, or its last message is not the assistant's; or there is no row.
     """
     rows: list[Row] = []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             if limit is not None and len(rows) >= limit:
                 break
-            if line.strip():
-                rows.append(row_of(line, len(rows), f"{path.name}:{number}"))
+            row = row_of(line, len(rows), f"{path.name}:{number}") if line.strip() else None
+            if row is not None:
+                rows.append(row)
     if not rows:
         raise Invalid(f"{path.name} holds no row: give a held-out set with at least one")
     return rows
 
 
-def row_of(line: str, index: int, where: str) -> Row:
+def row_of(line: str, index: int, where: str) -> Row | None:
+    """None for an answer that was judged bad."""
     try:
-        messages = json.loads(line)["messages"]
-        *asked, last = messages
-        role, reference = last["role"], last["content"]
-    except (ValueError, KeyError, TypeError) as error:
+        row = json.loads(line)
+        if "text" in row:
+            raise Invalid(f"{where} is plain text, which asks nothing: measure it by lm-eval tasks")
+        if row.get("label") is False:
+            return None
+        *asked, last = turns_of(row)
+        role, reference = last["role"], last["content"] + "".join(map(call_text, last.get("tool_calls", ())))
+        tools = tuple(row.get("tools", ()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Invalid(f"{where} is no row with messages ({error}): run the dataset step on it") from error
     if role != "assistant" or not asked:
         raise Invalid(
             f"{where} ends with a turn of {role!r}: a held-out row ends with the assistant's answer"
         )
-    return Row(index=index, messages=asked, reference=reference)
+    return Row(index=index, messages=asked, reference=reference, tools=tools)
+
+
+def turns_of(row: dict[str, Any]) -> Conversation:
+    """The whole conversation of a row, with the answer that is wanted."""
+    if "messages" in row:
+        return list(row["messages"])
+    return [*row["prompt"], *(row["chosen"] if "chosen" in row else row["completion"])]
+
+
+def call_text(call: dict[str, Any]) -> str:
+    """How the template of our own bases, and Hermes' and Qwen's, write a call."""
+    name, arguments = (json.dumps(call["function"][key], ensure_ascii=False) for key in ("name", "arguments"))
+    return f'<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>'
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -98,11 +124,21 @@ def load_tokenizer(directory: Path) -> Any:
     return tokenizer
 
 
-def render(tokenizer: Any, messages: Conversation) -> str:
+def render(tokenizer: Any, messages: Conversation, tools: Sequence[dict[str, Any]] = ()) -> str:
     """The text that asks a model for the next assistant turn."""
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        messages, tools=list(tools) or None, tokenize=False, add_generation_prompt=True
+    )
     assert isinstance(text, str)
     return text
+
+
+def render_all(
+    tokenizer: Any, conversations: list[Conversation], tools: Sequence[Sequence[dict[str, Any]]] | None
+) -> list[str]:
+    """One text for each conversation; `tools` has those of each, or is None where nobody has any."""
+    given = tools if tools is not None else [()] * len(conversations)
+    return [render(tokenizer, messages, its) for messages, its in zip(conversations, given, strict=True)]
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:

@@ -63,8 +63,10 @@ def run_heldout(
         log.add(record_of(row, answer) for row, answer in zip(batches[position], answers, strict=True))
         context.event("progress", done=len(log.records), total=len(rows), what="samples", task=label)
 
-    asked = [[row.messages for row in batch] for batch in batches]
-    calls = [(batch, config.max_new_tokens) for batch in asked]
+    calls = [
+        ([row.messages for row in batch], config.max_new_tokens, [row.tools for row in batch])
+        for batch in batches
+    ]
     pool.map("generate", calls if gguf is None else [(str(gguf), *call) for call in calls], finished)
     records = sorted(log.records, key=lambda record: int(record["index"]))
     score = exact_match(records)

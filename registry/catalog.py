@@ -41,6 +41,7 @@ def register_dataset(session: Session, job: Job, result: JsonObject) -> None:
             train_rows=result["train_rows"],
             test_rows=result["test_rows"],
             format=result["format"],
+            shape=result["shape"],
         )
         session.add(known)
         session.flush()

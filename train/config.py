@@ -10,6 +10,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from raymill.train.formats import Format
+
 HEAD_DIM = 64
 """vLLM serves 32, 64, 80, 96, 112, 128…; 64 is the smallest that uses a GPU's tensor cores well."""
 
@@ -234,13 +236,16 @@ class TrainConfig(ClusterUse):
 
 
 class DatasetConfig(Config):
-    """Two files of conversations. Their format is found out from their content."""
+    """Two files of rows. Their format is found out from their content, unless it is said."""
 
     train: str
-    """jsonl, json, csv or parquet; messages, ShareGPT, alpaca or prompt/completion."""
+    """jsonl, json, csv or parquet in any of the formats; or txt, its documents parted by empty lines."""
 
     test: str
-    """Held-out rows in any of the same formats."""
+    """Held-out rows of the same shape."""
+
+    format: Format | None = None
+    """messages, sharegpt, alpaca, completion, preference, kto or text; None: what the first good row is in."""
 
     allow_bad_rows: bool = False
     """Leave bad rows out and say so, instead of refusing the set."""

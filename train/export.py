@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,16 +33,17 @@ WEIGHTS_AS_PICKLE = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 CODE = ("*.py",)
 
 
-def write_model(model: PreTrainedModel, tokenizer_dir: Path, directory: Path, eos_id: int | None) -> None:
+def write_model(model: PreTrainedModel, tokenizer_dir: Path, directory: Path, stops: Sequence[int]) -> None:
     """The model to `directory`, with the tokenizer's files as they lie in `tokenizer_dir`.
 
     The files are copied, not written again: transformers would drop `tokenizer.model`, which llama.cpp needs.
     """
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    if eos_id is not None and eos_id not in as_list(model.generation_config.eos_token_id):
-        # Serving stops at what ends a turn, whatever else ends a text.
-        model.generation_config.eos_token_id = [eos_id, *as_list(model.generation_config.eos_token_id)]
+    # Serving stops at what ends a turn, whatever else ends a text.
+    known = as_list(model.generation_config.eos_token_id)
+    if missing := [token for token in stops if token not in known]:
+        model.generation_config.eos_token_id = [*missing, *known]
     model.save_pretrained(directory, safe_serialization=True)
     for name in TOKENIZER_FILES:
         if (tokenizer_dir / name).is_file():
@@ -52,13 +54,26 @@ def as_list(value: int | list[int] | None) -> list[int]:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
-def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Id of the token that ends an assistant's turn in the chat template."""
+def stop_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the tokens that end an assistant's turn in the chat template: one that answers, one that calls a tool."""
     from raymill.train.template import encode
 
-    example = encode(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
-    special = [token for token in example.ids if token in tokenizer.all_special_ids]
-    return special[-1] if special else tokenizer.eos_token_id
+    asked = {"role": "user", "content": "a"}
+    call = {"type": "function", "function": {"name": "b", "arguments": {}}}
+    tools = [{"type": "function", "function": {"name": "b", "description": "b", "parameters": {}}}]
+    examples = [encode(tokenizer, [asked, {"role": "assistant", "content": "b"}])]
+    try:
+        calling = {"role": "assistant", "content": "", "tool_calls": [call]}
+        examples.append(encode(tokenizer, [asked, calling], tools))
+    except Invalid:
+        pass  # a template that knows no tools
+    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    special |= set(tokenizer.all_special_ids)
+    found: list[int] = []
+    for example in examples:
+        ends = [token for token in example.ids if token in special][-1:] or as_list(tokenizer.eos_token_id)
+        found += [token for token in ends if token not in found]
+    return found
 
 
 def link_tree(source: Path, target: Path) -> None:

@@ -1,183 +1,127 @@
-"""The shapes that a conversation comes in, and the one shape they all become.
+"""The formats that training rows come in, and the normal form they become.
 
-A row is a mapping, wherever it was read from; the normal form is a list of {"role", "content"}. Knows
-nothing of files. A row that breaks a rule raises BadConversation with the reason, in words for its author.
+A row is a mapping, wherever it was read from. Knows nothing of files. A row that breaks a rule raises UnusableRow
+with the reason, in words for its author. `tools` may stand beside any format but text.
 
     messages    {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
-    sharegpt    {"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}
-    alpaca      {"instruction": "…", "input": "…", "output": "…"}
-    completion  {"prompt": "…", "completion": "…"}
+    sharegpt    {"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}], "system"?}
+    alpaca      {"instruction": "…", "input": "…", "output": "…", "system"?, "history": [["…", "…"]]?}
+    completion  {"prompt": text or turns, "completion": text or turns}
+    preference  {"chosen", "rejected"}: answers to "prompt", "conversations", "messages" or "instruction"; or
+                whole conversations, which begin alike
+    kto         {"prompt", "completion", "label"}, or a conversation in one of the formats above with "kto_tag"
+    text        {"text": "…"}
+
+The normal form has a shape, which is what a training method asks for:
+
+    conversation  {"messages": [turn...], "tools"?}
+    preference    {"prompt": [turn...], "chosen": [turn...], "rejected": [turn...], "tools"?}
+    kto           {"prompt": [turn...], "completion": [turn...], "label": true | false, "tools"?}
+    text          {"text": "…"}
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from itertools import pairwise
-from typing import Any, Literal, assert_never
+from typing import Any, Literal, get_args
 
-Message = dict[str, str]
-Format = Literal["messages", "sharegpt", "alpaca", "completion"]
-Row = Mapping[str, Any]
+from raymill.train.pairs import from_kto, from_preference
+from raymill.train.questions import (
+    NormalRow,
+    Row,
+    conversation,
+    from_alpaca,
+    from_completion,
+    from_turns,
+)
+from raymill.train.values import UnusableRow, text_of
 
-SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "system": "system",
+Shape = Literal["conversation", "preference", "kto", "text"]
+Format = Literal["messages", "sharegpt", "alpaca", "completion", "preference", "kto", "text"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+SHAPES: dict[Format, Shape] = {
+    "messages": "conversation",
+    "sharegpt": "conversation",
+    "alpaca": "conversation",
+    "completion": "conversation",
+    "preference": "preference",
+    "kto": "kto",
+    "text": "text",
 }
-ROLES = ("system", "user", "assistant")
 
-
-class BadConversation(Exception):
-    """A row cannot be used; `str(error)` is the reason."""
+NEEDED: dict[Format, tuple[tuple[str, ...], ...]] = {
+    "preference": (("chosen", "rejected"),),
+    "kto": (
+        ("prompt", "completion", "label"),
+        ("prompt", "completion", "kto_tag"),
+        ("messages", "label"),
+        ("messages", "kto_tag"),
+        ("conversations", "label"),
+        ("conversations", "kto_tag"),
+        ("instruction", "output", "kto_tag"),
+    ),
+    "messages": (("messages",),),
+    "sharegpt": (("conversations",),),
+    "alpaca": (("instruction", "output"),),
+    "completion": (("prompt", "completion"),),
+    "text": (("text",),),
+}
+"""Keys that tell a format, any one set of them; the first format that fits is the row's."""
 
 
 def detect(row: Row) -> Format:
     """The format that the row's keys tell.
 
     Raises:
-        BadConversation: the keys belong to no format.
+        UnusableRow: the keys belong to no format.
     """
-    if "messages" in row:
-        return "messages"
-    if "conversations" in row:
-        return "sharegpt"
-    if "instruction" in row and "output" in row:
-        return "alpaca"
-    if "prompt" in row and "completion" in row:
-        return "completion"
-    keys = ", ".join(sorted(str(key) for key in row)[:6]) or "none"
-    raise BadConversation(
-        f"no known format has the keys {keys}: use messages, conversations, instruction and output, "
-        "or prompt and completion"
+    # A column is there in every row: where a row lacks it, parquet has null and csv an empty cell.
+    filled = {key for key, value in row.items() if value is not None and value != ""}
+    for keys in (filled, set(row)):
+        for kind, sets in NEEDED.items():
+            if any(keys.issuperset(needed) for needed in sets):
+                return kind
+    found = ", ".join(sorted(str(key)[:40] for key in row)[:6]) or "none"
+    raise UnusableRow(
+        f"no known format has the keys {found}: use messages, conversations, instruction and output, prompt and "
+        "completion, chosen and rejected, or text"
     )
 
 
-def normalize(row: Row, expected: Format) -> list[Message]:
-    """The conversation in `row`.
+def normalize(row: Row, expected: Format, *, said: bool = False) -> NormalRow:
+    """`row` in normal form, of shape `SHAPES[expected]`.
+
+    Args:
+        said: `expected` was told by a person, so other keys of the row do not matter.
 
     Raises:
-        BadConversation: the row has another format than the rows before, or breaks a rule.
+        UnusableRow: the row is in another format, or breaks a rule.
     """
-    found = detect(row)
-    if found != expected:
-        raise BadConversation(f"is in {found} format, the rows before are in {expected}")
-    messages = readers()[found](row)
-    check_turns(messages)
-    return messages
+    if not said and (found := detect(row)) != expected:
+        raise UnusableRow(f"is in {found} format, the rows before are in {expected}")
+    return READERS[expected](row)
 
 
-def readers() -> dict[Format, Callable[[Row], list[Message]]]:
-    return {
-        "messages": lambda row: from_turns(row["messages"], "messages", "role", "content"),
-        "sharegpt": lambda row: from_turns(row["conversations"], "conversations", "from", "value"),
-        "alpaca": from_alpaca,
-        "completion": from_completion,
-    }
+def from_text(row: Row) -> NormalRow:
+    if "text" not in row:
+        raise UnusableRow("has no text")
+    return {"text": text_of(row["text"], "text")}
 
 
-def from_turns(turns: Any, name: str, role_key: str, text_key: str) -> list[Message]:
-    """Turns under `name`; a string is JSON, as a csv file must hold them."""
-    if isinstance(turns, str):
-        try:
-            turns = json.loads(turns)
-        except json.JSONDecodeError as error:
-            raise BadConversation(f"{name} is no JSON: {error.msg}") from error
-    if not isinstance(turns, list):
-        raise BadConversation(f"{name} is {kind_of(turns)}, not a list")
-    messages: list[Message] = []
-    for number, turn in enumerate(turns, start=1):
-        if not isinstance(turn, Mapping):
-            raise BadConversation(f"turn {number} is {kind_of(turn)}, not an object")
-        for key in (role_key, text_key):
-            if turn.get(key) is None:
-                raise BadConversation(f"turn {number} has no {key}")
-        role = turn[role_key]
-        known = role if name == "messages" else SHAREGPT_ROLES.get(role) if isinstance(role, str) else None
-        if known not in ROLES:
-            raise BadConversation(
-                f"turn {number} has the unknown role {str(role)[:40]!r}: use {', '.join(ROLES)}"
-            )
-        messages.append({"role": known, "content": text_of(turn[text_key], f"turn {number}: {text_key}")})
-    return messages
+READERS: dict[Format, Callable[[Row], NormalRow]] = {
+    "messages": lambda row: conversation(row, from_turns(row, "messages")),
+    "sharegpt": lambda row: conversation(row, from_turns(row, "conversations")),
+    "alpaca": lambda row: conversation(row, from_alpaca(row)),
+    "completion": lambda row: conversation(row, from_completion(row)),
+    "preference": from_preference,
+    "kto": from_kto,
+    "text": from_text,
+}
 
 
-def from_alpaca(row: Row) -> list[Message]:
-    question = text_of(row["instruction"], "instruction")
-    extra = row.get("input")
-    if extra is not None and extra != "":
-        question = f"{question}\n\n{text_of(extra, 'input')}"
-    messages = [
-        {"role": "user", "content": question},
-        {"role": "assistant", "content": text_of(row["output"], "output")},
-    ]
-    system = row.get("system")
-    if system is not None and system != "":
-        messages.insert(0, {"role": "system", "content": text_of(system, "system")})
-    return messages
-
-
-def from_completion(row: Row) -> list[Message]:
-    return [
-        {"role": "user", "content": text_of(row["prompt"], "prompt")},
-        {"role": "assistant", "content": text_of(row["completion"], "completion")},
-    ]
-
-
-def text_of(value: Any, name: str) -> str:
-    """`value` when it is text that can be trained on."""
-    if not isinstance(value, str):
-        raise BadConversation(f"{name} is {kind_of(value)}, not text")
-    if not value.strip():
-        raise BadConversation(f"{name} is empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise BadConversation(f"{name} has half a surrogate pair, which UTF-8 cannot hold")
-    return value
-
-
-def kind_of(value: Any) -> str:
-    """How JSON calls the type of `value`."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"the number {value}"
-    kinds = {type(None): "null", bool: "true or false", str: "text", list: "a list", dict: "an object"}
-    return kinds.get(type(value), f"a {type(value).__name__}")
-
-
-def check_turns(messages: list[Message]) -> None:
-    """The order that training needs: an optional system turn, then questions, each with its answer."""
-    if not messages:
-        raise BadConversation("there are no turns")
-    roles = [message["role"] for message in messages]
-    if "system" in roles[1:]:
-        raise BadConversation(
-            f"turn {roles.index('system', 1) + 1} is a system turn: only the first may be one"
-        )
-    if "assistant" not in roles:
-        raise BadConversation("there is no assistant turn, so nothing to learn from")
-    if "user" not in roles[: roles.index("assistant")]:
-        raise BadConversation("the assistant speaks before any user turn")
-    for number, (role, following) in enumerate(pairwise(roles), start=1):
-        if role == following:
-            raise BadConversation(f"turns {number} and {number + 1} are both by the {role}")
-    if roles[-1] != "assistant":
-        raise BadConversation("the last turn is not the assistant's")
-
-
-def describe(kind: Format) -> str:
-    """The format in words, for a person."""
-    match kind:
-        case "messages":
-            return "messages (role, content)"
-        case "sharegpt":
-            return "ShareGPT (from, value)"
-        case "alpaca":
-            return "alpaca (instruction, input, output)"
-        case "completion":
-            return "prompt and completion"
-        case _:
-            assert_never(kind)
+def question_of(row: Mapping[str, Any]) -> Any:
+    """What a row in normal form asks: everything before the answer; all of a text."""
+    if "messages" in row:
+        return row["messages"][:-1]
+    return row["prompt"] if "prompt" in row else row["text"]

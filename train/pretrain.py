@@ -94,7 +94,7 @@ def task_of(settings: JsonObject) -> Task:
             window=config.seq_tokens,
         ),
         export=lambda model: write_model(
-            model, work_dir / TOKENIZER, work_dir / EXPORT, tokenizer.eos_token_id
+            model, work_dir / TOKENIZER, work_dir / EXPORT, [tokenizer.eos_token_id]
         ),
         use=config,
         learning_rate=config.learning_rate,

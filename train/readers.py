@@ -1,26 +1,47 @@
-"""Read conversations from jsonl, json, csv and parquet files, and say what is wrong with every bad row.
+"""Read training rows from jsonl, json, csv, parquet and text files, and say what is wrong with every bad row.
 
-The suffix tells the container, the first good row the format of the rows. Knows no database and no model.
-Lines and rows are counted from 1; a csv row is counted by the line it ends on.
+The suffix tells the container, the first good row the format of the rows unless it is said. Rows are read one
+at a time; only `read_file` holds them all. Knows no database and no model.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from raymill.policies.errors import Invalid, NotFound
-from raymill.train.formats import BadConversation, Format, Message, Row, detect, kind_of, normalize
+from raymill.train.containers import (
+    BadFile,
+    Container,
+    Found,
+    Unit,
+    read_csv,
+    read_json,
+    read_jsonl,
+    read_text,
+)
+from raymill.train.formats import SHAPES, Format, Shape, detect, normalize
+from raymill.train.limits import LIMITS, Limits
+from raymill.train.parquet import read_parquet
+from raymill.train.questions import NormalRow, Row
+from raymill.train.values import UnusableRow, kind_of
 
 MOST_NAMED = 3
-"""Bad rows that an error message names; the error itself carries all of them."""
+"""Bad rows that an error message names; the error itself carries those that were kept."""
 
-MAX_FIELD_BYTES = 64 << 20
+MOST_KEPT = 10_000
+"""Bad rows that are kept with their reasons; all are counted."""
+
+CONTAINERS: dict[str, Container] = {
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".parquet": read_parquet,
+    ".txt": read_text,
+}
 
 
 class BadRow(NamedTuple):
@@ -29,7 +50,7 @@ class BadRow(NamedTuple):
     file: str
     """The file's name, without its folder."""
 
-    unit: Literal["line", "row"]
+    unit: Unit
     """What `number` counts: lines in text, rows in json and parquet."""
 
     number: int
@@ -49,186 +70,180 @@ class InvalidDataset(Invalid):
         self.bad_rows = bad_rows
 
 
+class RowReader:
+    """The good rows of one file, in normal form, as they are asked for; what it learns on the way stays with it.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidDataset: its name tells no container; while iterating: it cannot be read further, or holds no rows.
+    """
+
+    def __init__(self, path: Path, format: Format | None = None, limits: Limits = LIMITS) -> None:
+        if not path.is_file():
+            raise NotFound(f"{path} does not exist: give the path of a data set file")
+        suffix = path.suffix.lower()
+        if suffix not in CONTAINERS:
+            raise InvalidDataset(
+                f"{path.name} ends in {path.suffix or 'nothing'}: use {', '.join(sorted(CONTAINERS))}"
+            )
+        if suffix == ".txt" and format not in (None, "text"):
+            raise InvalidDataset(f"{path.name} is plain text, but format is {format}: leave format out")
+        self.path = path
+        self.format = format
+        """None until it is said, or found in the first good row."""
+
+        self.good = 0
+        self.bad = 0
+        self.with_tools = 0
+        """Good rows that have tools."""
+
+        self.bad_rows: list[BadRow] = []
+        """The first MOST_KEPT."""
+
+        self._said = format is not None
+        self._unit: Unit = "row" if suffix in (".json", ".parquet") else "line"
+        self._found = CONTAINERS[suffix](path, limits)
+        self._most_rows = limits.rows
+        self._ids: dict[int, int] = {}
+
+    @property
+    def shape(self) -> Shape | None:
+        return None if self.format is None else SHAPES[self.format]
+
+    def __iter__(self) -> Iterator[NormalRow]:
+        try:
+            for found in self._found:
+                if self.good + self.bad >= self._most_rows:
+                    raise BadFile(f"has more than {self._most_rows} rows: split it")
+                row = self._good(found)
+                if row is not None:
+                    yield row
+        except BadFile as error:
+            raise InvalidDataset(f"{self.path.name} {error}", tuple(self.bad_rows)) from error
+        if not self.good and not self.bad:
+            raise InvalidDataset(f"{self.path.name} holds no rows: give a file with at least one")
+
+    def _good(self, found: Found) -> NormalRow | None:
+        """The row in normal form; None when it is bad, which is kept."""
+        try:
+            row = as_row(found)
+            self._check_id(row.get("id"), found.number)
+            kind = self.format or detect(row)
+            normal = normalize(row, kind, said=self._said)
+        except UnusableRow as error:
+            self.bad += 1
+            if len(self.bad_rows) < MOST_KEPT:
+                self.bad_rows.append(BadRow(self.path.name, self._unit, found.number, str(error)))
+            return None
+        self.format = kind
+        self.good += 1
+        self.with_tools += "tools" in normal
+        return normal
+
+    def _check_id(self, value: Any, number: int) -> None:
+        if value is None or value == "":
+            return
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise UnusableRow(f"id is {kind_of(value)}, not text or a number")
+        # Hashes, since twenty million ids are a lot of text.
+        earlier = self._ids.setdefault(hash((type(value), value)), number)
+        if earlier != number:
+            raise UnusableRow(f"has the id {str(value)[:40]!r} of {self._unit} {earlier}")
+
+
+def as_row(found: Found) -> Row:
+    if found.reason is not None:
+        raise UnusableRow(found.reason)
+    if not isinstance(found.value, dict):
+        raise UnusableRow(f"is {kind_of(found.value)}, not an object")
+    return found.value
+
+
 @dataclass(frozen=True, kw_only=True)
-class Conversations:
-    """What a file holds."""
+class Rows:
+    """What a file holds, all of it in memory."""
 
     format: Format | None
     """None when no row was good."""
 
-    rows: tuple[list[Message], ...]
+    shape: Shape | None
+    rows: tuple[NormalRow, ...]
     bad_rows: tuple[BadRow, ...]
 
 
-class Found(NamedTuple):
-    """One row as it lies in the file: its value, or why there is none."""
-
-    number: int
-    value: Any
-    reason: str | None = None
-
-
-def read_file(path: Path) -> Conversations:
-    """All rows of `path`, good and bad.
+def read_file(path: Path, format: Format | None = None, limits: Limits = LIMITS) -> Rows:
+    """All rows of `path`, good and bad. A large file is better asked row by row, of a RowReader.
 
     Raises:
         NotFound: there is no such file.
         InvalidDataset: the file as a whole cannot be read, or holds no rows.
     """
-    if not path.is_file():
-        raise NotFound(f"{path} does not exist: give the path of a data set file")
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise InvalidDataset(
-            f"{path.name} ends in {path.suffix or 'nothing'}: use {', '.join(sorted(READERS))}"
-        )
-    unit: Literal["line", "row"] = "row" if path.suffix.lower() in (".json", ".parquet") else "line"
-    kind: Format | None = None
-    rows: list[list[Message]] = []
-    bad: list[BadRow] = []
-    for number, value, unreadable in reader(path):
-        try:
-            row = as_row(value, unreadable)
-            kind = kind or detect(row)
-            rows.append(normalize(row, kind))
-        except BadConversation as error:
-            bad.append(BadRow(path.name, unit, number, str(error)))
-    if not rows and not bad:
-        raise InvalidDataset(f"{path.name} holds no rows: give a file with at least one conversation")
-    return Conversations(format=kind, rows=tuple(rows), bad_rows=tuple(bad))
+    reader = RowReader(path, format, limits)
+    rows = tuple(reader)
+    return Rows(format=reader.format, shape=reader.shape, rows=rows, bad_rows=tuple(reader.bad_rows))
 
 
-def as_row(value: Any, unreadable: str | None) -> Row:
-    if unreadable is not None:
-        raise BadConversation(unreadable)
-    if not isinstance(value, dict):
-        raise BadConversation(f"is {kind_of(value)}, not an object")
-    return value
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a file is, told without keeping its rows."""
+
+    file: str
+    format: Format | None
+    shape: Shape | None
+    rows: int
+    """Good ones."""
+
+    with_tools: int
+    bad: int
+    bad_rows: tuple[BadRow, ...]
+    """The first MOST_KEPT."""
+
+    error: str | None
+    """Why the file could not be read to its end, in one line."""
+
+    @property
+    def usable(self) -> bool:
+        return self.error is None and self.bad == 0
 
 
-def refuse_bad_rows(bad_rows: tuple[BadRow, ...], total: int) -> None:
-    """Raise InvalidDataset when there is a bad row; the message is one line and names the first few."""
-    if not bad_rows:
-        return
-    named = "; ".join(str(row) for row in bad_rows[:MOST_NAMED])
-    more = f"; and {len(bad_rows) - MOST_NAMED} more" if len(bad_rows) > MOST_NAMED else ""
-    raise InvalidDataset(
-        f"{len(bad_rows)} of {total} rows are bad: {named}{more}. Fix them, or set dataset.allow_bad_rows",
-        bad_rows,
+def check_file(path: Path, format: Format | None = None, limits: Limits = LIMITS) -> Report:
+    """Read all of `path` and tell what it is, keeping and writing nothing.
+
+    Raises:
+        NotFound: there is no such file.
+    """
+    error: str | None = None
+    reader: RowReader | None = None
+    try:
+        reader = RowReader(path, format, limits)
+        for _ in reader:
+            pass
+    except InvalidDataset as invalid:
+        error = str(invalid)
+    return Report(
+        file=path.name,
+        format=reader.format if reader else format,
+        shape=reader.shape if reader else None,
+        rows=reader.good if reader else 0,
+        with_tools=reader.with_tools if reader else 0,
+        bad=reader.bad if reader else 0,
+        bad_rows=tuple(reader.bad_rows) if reader else (),
+        error=error,
     )
 
 
-def parse_json(text: str) -> Any:
-    """JSON as the standard has it: no NaN, no Infinity, no key twice.
+def refuse_bad_rows(bad_rows: tuple[BadRow, ...], total: int, bad: int | None = None) -> None:
+    """Raise InvalidDataset when there is a bad row; the message is one line and names the first few.
 
-    Raises:
-        BadConversation: what is wrong, and where.
+    Args:
+        total: rows there are, good and bad.
+        bad: how many are bad, if more than were kept.
     """
-    try:
-        return json.loads(text, parse_constant=refuse_constant, object_pairs_hook=unique_keys)
-    except json.JSONDecodeError as error:
-        raise BadConversation(f"is no JSON: {error.msg} at column {error.colno}") from error
-    except ValueError as error:  # a number of thousands of digits
-        raise BadConversation(f"is no JSON: {error}") from error
-    except RecursionError as error:
-        raise BadConversation("is nested too deeply") from error
-
-
-def refuse_constant(name: str) -> NoReturn:
-    raise BadConversation(f"has {name}, which is no JSON number")
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise BadConversation(f"has the key {twice!r} twice")
-    return found
-
-
-def read_jsonl(path: Path) -> Iterator[Found]:
-    empty: list[int] = []
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-            if not line.strip():
-                empty.append(number)
-                continue
-            # Empty lines at the end are an editor's; one in the middle hides a lost row.
-            yield from (Found(earlier, None, "is empty") for earlier in empty)
-            empty.clear()
-            try:
-                yield Found(number, parse_json(line.rstrip(b"\r\n").decode("utf-8")))
-            except UnicodeDecodeError as error:
-                yield Found(number, None, f"is not UTF-8 at byte {error.start + 1}")
-            except BadConversation as error:
-                yield Found(number, None, str(error))
-
-
-def read_json(path: Path) -> Iterator[Found]:
-    try:
-        value = parse_json(decoded(path))
-    except BadConversation as error:
-        raise InvalidDataset(f"{path.name} {error}: give a list of conversations") from error
-    if isinstance(value, dict) and isinstance(value.get("data"), list):
-        value = value["data"]
-    if not isinstance(value, list):
-        raise InvalidDataset(f"{path.name} is {kind_of(value)}: give a list of conversations")
-    for number, row in enumerate(value, start=1):
-        yield Found(number, row)
-
-
-def read_csv(path: Path) -> Iterator[Found]:
-    csv.field_size_limit(MAX_FIELD_BYTES)
-    reader = csv.reader(io.StringIO(decoded(path), newline=""), strict=True)
-    try:
-        header = next(reader, [])
-        if len(set(header)) != len(header):
-            raise InvalidDataset(f"{path.name} has a column twice in its first line: rename one")
-        for cells in reader:
-            if len(cells) == len(header):
-                yield Found(reader.line_num, dict(zip(header, cells, strict=True)))
-            elif cells:
-                yield Found(reader.line_num, None, f"has {len(cells)} cells, the header {len(header)}")
-            else:
-                yield Found(reader.line_num, None, "is empty")
-    except csv.Error as error:
-        raise InvalidDataset(
-            f"{path.name} line {reader.line_num}: {error}. Quote the cell as csv asks"
-        ) from error
-
-
-def read_parquet(path: Path) -> Iterator[Found]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        # No memory map: the file may be replaced while it is read.
-        table = pyarrow.parquet.ParquetFile(path)
-        number = 0
-        for batch in table.iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield Found(number, row)
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidDataset(f"{path.name} is no readable parquet file: {reason}. Write it again") from error
-
-
-def decoded(path: Path) -> str:
-    raw = path.read_bytes()
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise InvalidDataset(f"{path.name} line {line} is not UTF-8: save the file as UTF-8") from error
-
-
-READERS: dict[str, Callable[[Path], Iterator[Found]]] = {
-    ".jsonl": read_jsonl,
-    ".ndjson": read_jsonl,
-    ".json": read_json,
-    ".csv": read_csv,
-    ".parquet": read_parquet,
-}
+    if not bad_rows:
+        return
+    bad = len(bad_rows) if bad is None else bad
+    named = "; ".join(str(row) for row in bad_rows[:MOST_NAMED])
+    more = f"; and {bad - MOST_NAMED} more" if bad > MOST_NAMED else ""
+    raise InvalidDataset(
+        f"{bad} of {total} rows are bad: {named}{more}. Fix them, or set dataset.allow_bad_rows", bad_rows
+    )

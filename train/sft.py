@@ -194,7 +194,7 @@ def export(model: Any, base: Path, work_dir: Path) -> None:
     """The tuned model with adapters merged, in the base's own precision; the adapters apart as well."""
     from transformers import AutoConfig
 
-    from raymill.train.export import end_of_turn, write_model
+    from raymill.train.export import stop_tokens, write_model
     from raymill.train.tokenizer import load_tokenizer
 
     shutil.rmtree(work_dir / ADAPTER, ignore_errors=True)
@@ -204,4 +204,4 @@ def export(model: Any, base: Path, work_dir: Path) -> None:
     dtype = AutoConfig.from_pretrained(str(base), local_files_only=True).dtype
     if dtype is not None:
         model = model.to(dtype)
-    write_model(model, base, work_dir / EXPORT, end_of_turn(load_tokenizer(base)))
+    write_model(model, base, work_dir / EXPORT, stop_tokens(load_tokenizer(base)))

@@ -38,6 +38,9 @@ class Dataset(Base):
     train_rows: Mapped[int]
     test_rows: Mapped[int]
     format: Mapped[str] = mapped_column(String(32))
+    shape: Mapped[str] = mapped_column(
+        String(16), server_default="conversation"
+    )  # what a training method asks for
     created_at: Mapped[CreatedAt]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from raymill.evaluate.gguf_export import export_f16
 from raymill.train.tokenizer import train_tokenizer
 
 WORDS = [
@@ -65,6 +66,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model: Any = LlamaForCausalLM(config)
     model.save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def f16(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as a GGUF file."""
+    work = tmp_path_factory.mktemp("export")
+    target = work / "tiny.gguf"
+    export_f16(tiny_model, target, work, lambda: None)
+    return target
 
 
 @pytest.fixture(scope="session")

@@ -24,14 +24,6 @@ def nothing() -> None:
     return
 
 
-@pytest.fixture(scope="module")
-def f16(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    work = tmp_path_factory.mktemp("export")
-    target = work / "tiny.gguf"
-    export_f16(tiny_model, target, work, nothing)
-    return target
-
-
 def test_f16_answers_as_the_model_does_and_reads_prompts_alike(
     tiny_model: Path, f16: Path, conversations: list[Conversation]
 ) -> None:

@@ -137,6 +137,7 @@ class World:
             train_rows=3,
             test_rows=1,
             format="messages",
+            shape="conversation",
         )
         base = self.publish("base", name, {"model.safetensors": b"base" + seed, "config.json": b"{}"})
         run = {"steps": 4, "final_loss": 0.5, "tokens_per_s": 10.0, "seconds": 2.0}

@@ -427,7 +427,7 @@ def test_a_new_version_of_a_data_set_is_told_of_with_the_pipeline_that_made_it(d
         result = {"digest": digest * 64, "artifact": f"dataset/{digest}", "train_rows": 1, "test_rows": 1}
         job = claim_one(database)
         published = Published(name=f"dataset/{digest}", digest=digest * 64, files=())
-        succeed(database, job, {**result, "format": "messages"}, (published,))
+        succeed(database, job, {**result, "format": "messages", "shape": "conversation"}, (published,))
         assert job_of(database, pipeline, "dataset").result is not None
         return pipeline.id
 
