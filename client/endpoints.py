@@ -33,6 +33,9 @@ class Call(Generic[Answer]):
     query: Query = field(default_factory=dict)
     """None values are left out."""
     body: BaseModel | None = None
+    content: bytes | None = None
+    """Sent as it is, in place of `body`."""
+    headers: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float | None = None
     """None: the client's default."""
     repeatable: bool = True
@@ -142,14 +145,6 @@ def verify_version(name: str, number: int) -> Call[types.Verification]:
 
 def alias_history(name: str) -> Listing[types.AliasMove]:
     return Listing(path=at("llms", name, "aliases", "history"), item=types.AliasMove)
-
-
-def create_dataset(body: types.DatasetRequest) -> Call[types.Pipeline]:
-    return Call(method="POST", path=at("datasets"), body=body, returns=types.Pipeline)
-
-
-def datasets() -> Listing[types.Dataset]:
-    return Listing(path=at("datasets"), item=types.Dataset)
 
 
 def create_promotion(body: types.PromotionRequest) -> Call[types.Promotion]:

@@ -9,7 +9,7 @@ says the same, so a caller may catch either.
     │   ├── Refused       401, 403: also Denied
     │   ├── Missing       404, 410: also NotFound
     │   ├── Clash         409, 412: also Conflict
-    │   └── ServerAway    429, 502, 503, 504: also Unavailable
+    │   └── ServerAway    429, 502, 503, 504, 507: also Unavailable
     ├── Unreachable       no answer at all: also Unavailable
     └── WaitedTooLong     `wait` gave up; the work goes on
 """
@@ -95,6 +95,7 @@ BY_STATUS: dict[int, type[ApiError]] = {
     502: ServerAway,
     503: ServerAway,
     504: ServerAway,
+    507: ServerAway,
 }
 
 

@@ -44,7 +44,7 @@ def request_of(
     http: httpx.Client | httpx.AsyncClient, call: Call[Answer], idempotency_key: str | None
 ) -> httpx.Request:
     """The request for `call`. A mutating one carries a key, so that sending it twice does it once."""
-    headers = {}
+    headers = dict(call.headers)
     if call.method != "GET":
         headers["Idempotency-Key"] = idempotency_key or str(uuid.uuid4())
     return http.build_request(
@@ -52,6 +52,7 @@ def request_of(
         call.path,
         params=call.params,
         json=call.body.model_dump(mode="json") if call.body is not None else None,
+        content=call.content,
         headers=headers,
         timeout=TIMEOUT if call.timeout_s is None else httpx.Timeout(call.timeout_s, connect=5.0),
     )

@@ -19,7 +19,8 @@ from raymill.client.validation import MISFIT, checked
 from raymill.evaluate.config import EvaluateConfig, LmEvalTask, QuantizeConfig
 from raymill.policies.errors import Invalid
 from raymill.serve.llm.config import ServeConfig
-from raymill.train.config import DatasetConfig, ImportConfig, PretrainConfig, TrainConfig
+from raymill.train.config import ImportConfig, PretrainConfig, TrainConfig
+from raymill.train.dataset_config import DatasetConfig, files_of
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
@@ -125,6 +126,9 @@ class Recipe(Section):
         wanted = self.serve.quantization if self.serve else None
         if wanted is not None and wanted not in made:
             raise misfit("serve.quantization", f"{wanted} is not made: add it to quantize")
+        if (self.evaluate or self.quantize) and not self.dataset.holds_out:
+            section = "evaluate" if self.evaluate else "quantize"
+            raise misfit(section, "needs held-out rows: give dataset.test, or dataset.split: {test: 0.1}")
         if self.promote is not None:
             self._gates_are_measured(self.promote)
         return self
@@ -201,7 +205,9 @@ def parse_recipe(data: object, *, folder: Path | None = None) -> Recipe:
 
 def _paths(recipe: Recipe) -> list[tuple[str, str, bool]]:
     """(key, path, whether it is a directory) for every file that the recipe names."""
-    found = [("dataset.train", recipe.dataset.train, False), ("dataset.test", recipe.dataset.test, False)]
+    found = [("dataset.train", path, False) for path in files_of(recipe.dataset.train)]
+    if recipe.dataset.test is not None:
+        found.append(("dataset.test", recipe.dataset.test, False))
     if recipe.base.pretrain is not None:
         found.append(("base.pretrain.text", recipe.base.pretrain.text, False))
     if recipe.base.path is not None:
@@ -237,10 +243,14 @@ def _anchored(data: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _with_paths(section: Any, keys: tuple[str, ...], folder: Path) -> Any:
     if not isinstance(section, dict):
         return section
-    return {
-        key: str(folder / Path(value).expanduser()) if key in keys and isinstance(value, str) else value
-        for key, value in section.items()
-    }
+    return {key: _anchor(value, folder) if key in keys else value for key, value in section.items()}
+
+
+def _anchor(value: Any, folder: Path) -> Any:
+    """A path, or each of several."""
+    if isinstance(value, list | tuple):
+        return [_anchor(each, folder) for each in value]
+    return str(folder / Path(value).expanduser()) if isinstance(value, str) else value
 
 
 def _task(task: Any, folder: Path) -> Any:

@@ -14,6 +14,7 @@ from raymill.client.http import Http
 from raymill.client.retry import Retry
 from raymill.client.settings import load_settings
 from raymill.client.sync_control import Jobs, Pipelines, Queues, Resource
+from raymill.client.sync_datasets import Datasets, Uploads
 from raymill.client.sync_gateway import Presets, Prices, Providers, Routes
 from raymill.client.sync_triggers import Hooks, Triggers
 from raymill.client.sync_usage import Accounts, Budgets, FeedbackGiven, Teams, Tiers, Traces, Usage
@@ -53,29 +54,6 @@ class Aliases(Resource):
 
     def history(self, llm: str, *, limit: int | None = None) -> Iterator[types.AliasMove]:
         return self._http.items(endpoints.alias_history(llm), limit)
-
-
-class Datasets(Resource):
-    """Registered sets of conversations."""
-
-    def list(self, *, limit: int | None = None) -> Iterator[types.Dataset]:
-        return self._http.items(endpoints.datasets(), limit)
-
-    def create(
-        self,
-        name: str,
-        *,
-        train: str,
-        test: str,
-        allow_bad_rows: bool = False,
-        idempotency_key: str | None = None,
-    ) -> types.Pipeline:
-        """Check and register two files that the service can read; gives the pipeline that does it."""
-        body = checked(
-            types.DatasetRequest,
-            {"name": name, "train": train, "test": test, "allow_bad_rows": allow_bad_rows},
-        )
-        return self._http.send(endpoints.create_dataset(body), idempotency_key)
 
 
 class Promotions(Resource):
@@ -177,6 +155,7 @@ class Raymill:
         self.llms = Llms(self._http)
         self.aliases = Aliases(self._http)
         self.datasets = Datasets(self._http)
+        self.uploads = Uploads(self._http)
         self.promotions = Promotions(self._http)
         self.deployments = Deployments(self._http)
         self.accounts = Accounts(self._http)

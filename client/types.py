@@ -153,8 +153,10 @@ class Dataset(Wire):
     train_rows: int
     test_rows: int
     format: str
-    shape: str
-    """conversation, preference, kto or text."""
+    shape: str = "conversation"
+    """conversation, preference, kto or text; which methods can be trained on it."""
+    purpose: str = "training"
+    """evaluation: nothing is trained on it, and training sets must keep away from it."""
     created_at: dt.datetime
 
 
@@ -372,15 +374,3 @@ class AuditCheck(Wire):
     ok: bool
     head: str | None
     """Hash of the newest row; null when there is none."""
-
-
-class DatasetRequest(BaseModel):
-    """Body of `POST /api/v1/datasets`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
-    train: str
-    """Absolute path of a file that the service can read."""
-    test: str
-    allow_bad_rows: bool = False

@@ -48,7 +48,13 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "dataset": Kind(queue="short", work="raymill.train.jobs:run_dataset", effects=catalog.register_dataset),
+    "dataset": Kind(
+        queue="short", work="raymill.train.dataset_job:run_dataset", effects=catalog.register_dataset
+    ),
+    "dataset_check": Kind(queue="short", work="raymill.train.dataset_job:run_check", reusable=False),
+    "dataset_tokens": Kind(queue="short", work="raymill.train.dataset_tokens:run_tokens", reusable=False),
+    "dataset_preview": Kind(queue="short", work="raymill.train.dataset_tokens:run_preview", reusable=False),
+    "traffic": Kind(queue="short", work="raymill.serve.traffic:run_traffic", reusable=False),
     "import_base": Kind(queue="short", work="raymill.train.jobs:run_import_base"),
     "pretrain": Kind(queue="heavy", work="raymill.train.jobs:run_pretrain", effects=catalog.register_run),
     "train": Kind(queue="heavy", work="raymill.train.jobs:run_train", effects=catalog.register_version),

@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     history_months: int = Field(default=12, ge=1)
     """Whole months that the history is kept for."""
 
+    max_upload_bytes: int = Field(default=20 << 30, ge=1)
+    """The largest data set file that is taken over HTTP."""
+
     @property
     def keys_dir(self) -> Path:
         return self.home / "keys"
@@ -78,6 +81,11 @@ class Settings(BaseSettings):
     def spool_dir(self) -> Path:
         """Usage records on their way to Postgres: a folder for each gateway replica of this machine."""
         return self.home / "spool"
+
+    @property
+    def uploads_dir(self) -> Path:
+        """Files that clients sent: unfinished ones, and whole ones by their content."""
+        return self.home / "uploads"
 
     @property
     def service_file(self) -> Path:

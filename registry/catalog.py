@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from raymill.policies.errors import NotFound
 from raymill.registry import audit, triggers
-from raymill.registry.audit import SYSTEM
+from raymill.registry.audit import SYSTEM, Actor
 from raymill.registry.jobs import parent_results
 from raymill.registry.tables import (
     Dataset,
@@ -22,6 +22,7 @@ from raymill.registry.tables import (
     JsonObject,
     Llm,
     LlmVersion,
+    Pipeline,
     Quantization,
     TrainingRun,
 )
@@ -29,10 +30,14 @@ from raymill.registry.tables import (
 
 def register_dataset(session: Session, job: Job, result: JsonObject) -> None:
     """A name's next data set version; the same content under the same name is the same version."""
+    about = {key: result.pop(key, {}) for key in ("stats", "provenance")}
+    if "dataset_id" in result:  # a registered set stands for the step
+        return
     _one_at_a_time(session, f"dataset/{job.name}")
     known = _dataset(session, job.name, result["digest"])
     if known is None:
         last = session.scalar(select(func.max(Dataset.number)).where(Dataset.name == job.name)) or 0
+        pipeline = session.get(Pipeline, job.pipeline_id) if job.pipeline_id is not None else None
         known = Dataset(
             name=job.name,
             number=last + 1,
@@ -41,16 +46,27 @@ def register_dataset(session: Session, job: Job, result: JsonObject) -> None:
             train_rows=result["train_rows"],
             test_rows=result["test_rows"],
             format=result["format"],
-            shape=result["shape"],
+            shape=result.get("shape", "conversation"),
+            purpose=result.get("purpose", "training"),
+            stats=about["stats"],
+            provenance={**about["provenance"], "created_by": pipeline.created_by if pipeline else None},
         )
         session.add(known)
         session.flush()
-        audit.record(
-            session, SYSTEM, "dataset.register", f"dataset/{job.name}/{known.number}", digest=known.digest
+        subject = f"dataset/{job.name}/{known.number}"
+        audit.record(session, SYSTEM, "dataset.register", subject, digest=known.digest)
+        for each in about["stats"].get("contamination", {}).get("sets", []):
+            if each["waived"]:
+                by = Actor(name=pipeline.created_by) if pipeline else SYSTEM
+                audit.record(
+                    session, by, "contamination.waive", subject, evaluation=each["name"], rows=each["rows"]
+                )
+        happened = {"number": known.number, "digest": known.digest}
+        triggers.happened(
+            session, "dataset", job.name, str(known.number), happened, caused_by=job.pipeline_id
         )
-        about = {"number": known.number, "digest": known.digest}
-        triggers.happened(session, "dataset", job.name, str(known.number), about, caused_by=job.pipeline_id)
     result["dataset_id"] = str(known.id)
+    result["number"] = known.number
 
 
 def register_run(session: Session, job: Job, result: JsonObject) -> None:

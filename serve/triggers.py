@@ -1,8 +1,8 @@
 """The loop of triggers and of tidying up: a thread of the reconciler's process.
 
 Every second, and when something has happened, it fires what is due. Once an hour it looks for drift in the gateway's
-use, moves finished jobs into the history and drops its oldest months. It holds nothing: any number of processes may
-run one, and one that is killed leaves nothing half done.
+use, moves finished jobs into the history, drops its oldest months and throws away uploads that nobody finished. It
+holds nothing: any number of processes may run one, and one that is killed leaves nothing half done.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import datetime as dt
 import logging
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import select
@@ -18,7 +19,7 @@ from sqlalchemy import select
 from raymill.client.recipe import parse_recipe
 from raymill.cluster.settings import Settings
 from raymill.cluster.wake import Wake
-from raymill.registry import triggers, usage_anomalies
+from raymill.registry import triggers, uploads, usage_anomalies
 from raymill.registry.database import Database
 from raymill.registry.jobs import history
 from raymill.registry.tables import Trigger
@@ -47,7 +48,7 @@ class TriggerLoop:
     def step(self) -> list[Fired]:
         """Fire what is due and what has happened."""
         self._database.patiently(triggers.due)
-        fired = triggers.fire(self._database, plan_trigger)
+        fired = triggers.fire(self._database, partial(plan_trigger, self._database))
         for each in fired:
             log.info("trigger %s: %s", each.trigger, each.error or f"started pipeline {each.pipeline_id}")
         return fired
@@ -68,6 +69,9 @@ class TriggerLoop:
         with self._database.transaction() as session:
             dropped = history.drop_old(session, self._settings.history_months)
             triggers.forget(session)
+            swept = uploads.sweep(session, self._settings.uploads_dir)
+        if swept:
+            log.info("%d uploads thrown away", swept)
         if dropped:
             log.info("dropped of the history: %s", ", ".join(dropped))
         return moved
@@ -110,14 +114,16 @@ class TriggerLoop:
         self._wake.close()
 
 
-def plan_trigger(trigger: Trigger) -> Planned:
+def plan_trigger(database: Database, trigger: Trigger) -> Planned:
     """What its recipe comes to now.
 
     Raises:
         Invalid: it is wrong, or a file of it is not there.
+        NotFound: a registered data set that it names is not there.
     """
     recipe = parse_recipe(trigger.recipe, folder=Path(trigger.recipe_dir) if trigger.recipe_dir else None)
-    return Planned(name=recipe.model, recipe=recipe.resolved(), steps=plan(recipe))
+    with database.transaction() as session:
+        return Planned(name=recipe.model, recipe=recipe.resolved(), steps=plan(recipe, session))
 
 
 def start(settings: Settings) -> threading.Thread:

@@ -16,6 +16,7 @@ ROOMS = {"policies", "registry", "cluster", "train", "tune", "evaluate", "serve"
 HEAVY = {"ray", "torch", "sqlalchemy", "transformers", "datasets", "deepspeed", "vllm", "psycopg"}
 LIGHT_CONFIGS = (
     "train/config.py",
+    "train/dataset_config.py",
     "evaluate/config.py",
     "serve/llm/config.py",
     "serve/gateway/config.py",

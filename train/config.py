@@ -1,4 +1,4 @@
-"""What a recipe may say about pre-training, data sets and tuning. Light: imports nothing but pydantic.
+"""What a recipe may say about pre-training and tuning. Light: imports nothing but pydantic.
 
 Units: tokens, steps (one optimiser update), examples. A field that is left out is derived from the
 others when the model is built, so the stored configuration always holds every number.
@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from raymill.train.formats import Format
 
 HEAD_DIM = 64
 """vLLM serves 32, 64, 80, 96, 112, 128…; 64 is the smallest that uses a GPU's tensor cores well."""
@@ -233,22 +231,6 @@ class TrainConfig(ClusterUse):
                 f"micro_tokens is {self.micro_tokens}, an example may have {self.max_tokens}: raise micro_tokens"
             )
         return self
-
-
-class DatasetConfig(Config):
-    """Two files of rows. Their format is found out from their content, unless it is said."""
-
-    train: str
-    """jsonl, json, csv or parquet in any of the formats; or txt, its documents parted by empty lines."""
-
-    test: str
-    """Held-out rows of the same shape."""
-
-    format: Format | None = None
-    """messages, sharegpt, alpaca, completion, preference, kto or text; None: what the first good row is in."""
-
-    allow_bad_rows: bool = False
-    """Leave bad rows out and say so, instead of refusing the set."""
 
 
 class ImportConfig(Config):

@@ -1,8 +1,7 @@
-"""Job handlers of this room: data set, base, training. Each may be killed at any moment and started again."""
+"""Job handlers of this room: base, training. Each may be killed at any moment and started again."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,84 +9,10 @@ from typing import Any
 from raymill.cluster.context import JobContext, JsonObject, Outcome
 from raymill.policies.errors import Invalid, NotFound
 from raymill.registry.artifacts import Published, sha256_file
-from raymill.train.config import DatasetConfig, ImportConfig, PretrainConfig, TrainConfig
+from raymill.train.config import ImportConfig, PretrainConfig, TrainConfig
 from raymill.train.export import count_parameters, import_model, link_tree
-from raymill.train.formats import question_of
-from raymill.train.readers import InvalidDataset, RowReader, refuse_bad_rows
 
 STAGING = "staging"
-MAX_BAD_ROW_EVENTS = 1000
-CHECK_EVERY_ROWS = 1000
-
-
-def run_dataset(context: JobContext) -> Outcome:
-    """Read both files, refuse bad rows, publish them in normal form.
-
-    Rows go to a scratch directory as they are read; nothing of it is published unless everything is good.
-    """
-    config = DatasetConfig.model_validate(without_digests(context.config))
-    staging = fresh(context.work_dir / STAGING)
-    try:
-        readers: dict[str, RowReader] = {}
-        questions: dict[str, list[int]] = {}
-        for part, name in (("train", config.train), ("test", config.test)):
-            check_digest(Path(name), context.config.get(f"{part}_sha256"))
-            readers[part] = RowReader(Path(name), config.format)
-            questions[part] = write_rows(readers[part], staging / f"{part}.jsonl", context)
-        refuse(readers, context, allow_bad_rows=config.allow_bad_rows)
-    except InvalidDataset:
-        shutil.rmtree(staging)
-        raise
-    asked = set(questions["train"])
-    shared = sum(question in asked for question in questions["test"])
-    if shared:
-        context.event("log", text=f"{shared} test rows ask a question that is in the training set too")
-    published = context.publish("dataset", staging)
-    return outcome(
-        published,
-        train_rows=readers["train"].good,
-        test_rows=readers["test"].good,
-        format=", ".join(sorted({str(reader.format) for reader in readers.values()})),
-        shape=readers["train"].shape,
-        with_tools=sum(reader.with_tools for reader in readers.values()),
-        bad_rows=sum(reader.bad for reader in readers.values()),
-        overlap=shared,
-    )
-
-
-def write_rows(reader: RowReader, path: Path, context: JobContext) -> list[int]:
-    """Write the good rows to `path` as jsonl; a hash of what each asks, to tell two that ask the same."""
-    questions: list[int] = []
-    with path.open("w", encoding="utf-8") as file:
-        for row in reader:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            questions.append(hash(json.dumps(question_of(row))))
-            if len(questions) % CHECK_EVERY_ROWS == 0:
-                context.check()
-    return questions
-
-
-def refuse(readers: dict[str, RowReader], context: JobContext, *, allow_bad_rows: bool) -> None:
-    """Tell every bad row, and refuse a set that cannot be trained on.
-
-    Raises:
-        InvalidDataset: there is a bad row that is not allowed, a file without a good one, or two shapes.
-    """
-    bad = tuple(row for reader in readers.values() for row in reader.bad_rows)
-    for row in bad[:MAX_BAD_ROW_EVENTS]:
-        context.event("bad_row", file=row.file, unit=row.unit, number=row.number, reason=row.reason)
-    if not allow_bad_rows:
-        count = sum(reader.bad for reader in readers.values())
-        refuse_bad_rows(bad, count + sum(reader.good for reader in readers.values()), count)
-    for part, reader in readers.items():
-        if not reader.good:
-            raise InvalidDataset(f"the {part} file has no good row: fix the rows that were reported", bad)
-    train, test = (readers[part].shape for part in ("train", "test"))
-    if train != test:
-        raise InvalidDataset(
-            f"{readers['train'].path.name} has {train} rows, {readers['test'].path.name} {test} rows: give two "
-            "files of the same shape, or set dataset.format"
-        )
 
 
 def run_pretrain(context: JobContext) -> Outcome:

@@ -39,7 +39,7 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "queue": Entry("queues", "app", "Where jobs wait: list, set, pause, resume."),
         "trigger": Entry("trigger", "app", "Pipelines that start by themselves: list, add, fire and more."),
         "hook": Entry("hook", "app", "What follows when they end: list, add, deliveries and more."),
-        "dataset": Entry("dataset", "app", "Data sets: list, create."),
+        "dataset": Entry("dataset", "app", "Data sets: add, validate, list, stats, preview, from-traffic."),
     },
     "Models": {
         "model": Entry("model", "app", "Models: list, show, versions, lineage, verify."),

@@ -19,7 +19,15 @@ def summary(job: Job) -> str:
 
 
 def _dataset(result: JsonObject) -> str:
-    return f"{result.get('train_rows', 0):,} training rows, {result.get('test_rows', 0):,} held out"
+    dropped = (result.get("duplicates") or {}).get("dropped")
+    return _join(
+        f"{result.get('train_rows', 0):,} training rows, {result.get('test_rows', 0):,} held out",
+        f"{dropped:,} duplicates dropped" if dropped else "",
+    )
+
+
+def _traffic(result: JsonObject) -> str:
+    return f"{result.get('rows', 0):,} rows of {result.get('requests', 0):,} requests"
 
 
 def _base(result: JsonObject) -> str:
@@ -91,6 +99,7 @@ def _join(*parts: str) -> str:
 
 SUMMARIES: dict[str, Callable[[JsonObject], str]] = {
     "dataset": _dataset,
+    "traffic": _traffic,
     "pretrain": _base,
     "import_base": _base,
     "train": _train,

@@ -35,6 +35,7 @@ from raymill.registry.tables.gateway import (
 from raymill.registry.tables.governance import Attestation, AuditEvent, Deployment, DeploymentState, Promotion
 from raymill.registry.tables.identity import Account, ApiKey, Role, Team
 from raymill.registry.tables.triggers import Hook, Trigger, TriggerEvent
+from raymill.registry.tables.uploads import Upload
 from raymill.registry.tables.work import Job, JobEvent, JobHistory, JobState, OnParentFailure, Pipeline, Queue
 
 __all__ = [
@@ -84,6 +85,7 @@ __all__ = [
     "TrainingRun",
     "Trigger",
     "TriggerEvent",
+    "Upload",
     "Usage",
     "Wire",
     "new_id",

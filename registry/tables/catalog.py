@@ -38,9 +38,10 @@ class Dataset(Base):
     train_rows: Mapped[int]
     test_rows: Mapped[int]
     format: Mapped[str] = mapped_column(String(32))
-    shape: Mapped[str] = mapped_column(
-        String(16), server_default="conversation"
-    )  # what a training method asks for
+    shape: Mapped[str] = mapped_column(String(16), server_default="conversation")
+    purpose: Mapped[str] = mapped_column(String(16), server_default="training")  # or evaluation
+    stats: Mapped[JsonObject] = mapped_column(server_default="{}")
+    provenance: Mapped[JsonObject] = mapped_column(server_default="{}")  # files and digests, waivers, traffic
     created_at: Mapped[CreatedAt]
 
 

@@ -2,7 +2,8 @@
 
 Only this edge turns errors into status codes:
 
-    Unauthenticated 401   Denied 403   NotFound 404   Conflict 409   Invalid 422   Unavailable 503
+    Unauthenticated 401   Denied 403   NotFound 404   Conflict 409   TooLarge 413   Invalid 422
+    Unavailable 503   DiskFull 507
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from raymill.policies.errors import Conflict, Denied, Invalid, NotFound, Raymill
 from raymill.registry.artifacts import Tampered
 from raymill.registry.audit import AuditBroken
 from raymill.registry.database import is_away
+from raymill.registry.uploads import DiskFull, TooLarge
 from raymill.serve.api import ws
 from raymill.serve.api.bell import Bell
 from raymill.serve.api.context import READS, Parts, Unauthenticated, request_id_of
 from raymill.serve.api.routes import (
+    datasets,
     feedback,
     governance,
     health,
@@ -47,6 +50,7 @@ from raymill.serve.api.routes import (
     status,
     teams,
     triggers,
+    uploads,
     usage,
 )
 from raymill.serve.gateway.direct import answer_directly
@@ -65,7 +69,9 @@ STATUS: list[tuple[type[RaymillError], int]] = [
     (Tampered, 409),
     (AuditBroken, 409),
     (Invalid, 422),
+    (TooLarge, 413),
     (Unavailable, 503),
+    (DiskFull, 507),
 ]
 
 
@@ -90,6 +96,8 @@ def create_app(parts: Parts) -> FastAPI:
         hooks,
         ws,
         llms,
+        datasets,
+        uploads,
         governance,
         identity,
         status,

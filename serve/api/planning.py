@@ -12,17 +12,24 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from sqlalchemy.orm import Session
+
 from raymill.client.recipe import Recipe
 from raymill.cluster.kinds import kind_of
 from raymill.evaluate.config import HELDOUT, EvaluateConfig
 from raymill.registry.artifacts import canonical_json, sha256_file
 from raymill.registry.jobs import StepSpec
 from raymill.registry.tables import JsonObject
+from raymill.serve.api.dataset_planning import recipe_dataset
 
 
-def plan(recipe: Recipe) -> list[StepSpec]:
-    """The steps of a recipe, parents before children."""
-    steps = [_dataset(recipe), _base(recipe)]
+def plan(recipe: Recipe, opened: Session) -> list[StepSpec]:
+    """The steps of a recipe, parents before children.
+
+    Raises:
+        NotFound, Invalid: the registered data set that it names is not there, or cannot be used so.
+    """
+    steps = [recipe_dataset(opened, recipe), _base(recipe)]
     if recipe.evaluate is not None:
         steps.append(_evaluate("evaluate-base", recipe.evaluate, "base", ("dataset", "base")))
     steps.append(_step("train", "train", recipe.train.model_dump(mode="json"), ("dataset", "base")))
@@ -46,15 +53,6 @@ def plan(recipe: Recipe) -> list[StepSpec]:
             config = {"alias": recipe.promote.to, **recipe.serve.model_dump(mode="json")}
             steps.append(_step("serve", "deploy", config, ("promote",)))
     return steps
-
-
-def plan_dataset(recipe_dataset: JsonObject) -> list[StepSpec]:
-    """A data set alone."""
-    return [_step("dataset", "dataset", _with_digests(recipe_dataset, ("train", "test")), ())]
-
-
-def _dataset(recipe: Recipe) -> StepSpec:
-    return plan_dataset(recipe.dataset.model_dump(mode="json"))[0]
 
 
 def _base(recipe: Recipe) -> StepSpec:

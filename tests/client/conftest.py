@@ -102,7 +102,7 @@ class Service:
             path=parts.path,
             query=dict(parse_qsl(parts.query)),
             headers={name.lower(): value for name, value in handler.headers.items()},
-            body=json.loads(raw) if raw else None,
+            body=_body(raw),
         )
         self.seen.append(seen)
         answerer = self.routes.get((seen.method, seen.path))
@@ -133,6 +133,14 @@ class Service:
             handler.close_connection = True
         else:
             handler.wfile.write(b"0\r\n\r\n")
+
+
+def _body(raw: bytes) -> Any:
+    """A JSON document, or the bytes of a file."""
+    try:
+        return json.loads(raw) if raw else None
+    except ValueError:
+        return raw
 
 
 def error(status: int, code: str, message: str, **more: Any) -> Reply:

@@ -91,6 +91,7 @@ def configure_gateway(database: Database, home: Path) -> None:
         assert account is not None
         session.add(tables.Budget(subject=f"account:{account.id}", period="day", limit_micro_usd=5_000_000))
         session.add(tables.Feedback(request_id="r-1", account_id=account.id, score=1.0))
+        session.add(tables.Upload(name="train.jsonl", size_bytes=3, sha256="0" * 64, created_by="ada"))
 
 
 def recorded_by_gateway() -> list[Base]:

@@ -80,6 +80,17 @@ LOWEST_ROLE = {
     "GET /llms/{name}/aliases/history": Role.VIEWER,
     "GET /datasets": Role.VIEWER,
     "POST /datasets": Role.OPERATOR,
+    "POST /datasets/validate": Role.OPERATOR,
+    "POST /datasets/from-traffic": Role.ADMIN,
+    "GET /datasets/{name}": Role.VIEWER,
+    "GET /datasets/{name}/rows": Role.VIEWER,
+    "POST /datasets/{name}/stats": Role.OPERATOR,
+    "POST /datasets/{name}/preview": Role.OPERATOR,
+    "POST /uploads": Role.OPERATOR,
+    "GET /uploads/{upload_id}": Role.OPERATOR,
+    "HEAD /uploads/{upload_id}": Role.OPERATOR,
+    "PUT /uploads/{upload_id}": Role.OPERATOR,
+    "DELETE /uploads/{upload_id}": Role.OPERATOR,
     "GET /promotions": Role.VIEWER,
     "POST /promotions": Role.APPROVER,
     "GET /deployments": Role.VIEWER,
@@ -192,7 +203,7 @@ def operations(client: TestClient) -> list[tuple[str, str]]:
 
 def call(client: TestClient, method: str, path: str, key: str | None) -> Response:
     """The operation with ids of nothing and an empty body: past the door it finds nothing."""
-    for name in ("pipeline_id", "job_id", "key_id"):
+    for name in ("pipeline_id", "job_id", "key_id", "upload_id"):
         path = path.replace(f"{{{name}}}", NOBODY)
     for name in ("name", "key", "provider", "model"):
         path = path.replace(f"{{{name}}}", "nobody")

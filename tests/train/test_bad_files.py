@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raymill.cluster.context import LocalContext
-from raymill.train.jobs import run_dataset
+from raymill.train.dataset_job import run_dataset
 from raymill.train.readers import InvalidDataset
 
 USER = {"role": "user", "content": "hi"}

@@ -6,7 +6,8 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from raymill.train.config import DatasetConfig, ImportConfig, LoraConfig, PretrainConfig, TrainConfig
+from raymill.train.config import ImportConfig, LoraConfig, PretrainConfig, TrainConfig
+from raymill.train.dataset_config import Contamination, DatasetConfig, Split
 
 
 def test_hidden_and_layers_derive_the_rest() -> None:
@@ -82,15 +83,32 @@ def test_a_config_cannot_be_changed() -> None:
         config.train = "c.jsonl"
 
 
+def test_a_data_set_is_files_or_a_registered_one() -> None:
+    with pytest.raises(ValidationError, match="needs either train, a file, or name, a registered set"):
+        DatasetConfig()
+    with pytest.raises(ValidationError, match="give one of them"):
+        DatasetConfig(train="a.jsonl", name="tickets")
+    with pytest.raises(ValidationError, match="version 2 belongs to name"):
+        DatasetConfig(train="a.jsonl", version=2)
+    with pytest.raises(ValidationError, match="split belongs to files, tickets is registered as it is"):
+        DatasetConfig(name="tickets", split=Split(test=0.1))
+    with pytest.raises(ValidationError, match="test and split both hold rows out"):
+        DatasetConfig(train="a.jsonl", test="b.jsonl", split=Split(test=0.1))
+    named = DatasetConfig(name="tickets", version=2)
+    assert DatasetConfig.model_validate(named.model_dump(mode="json")) == named
+    assert named.holds_out
+    assert not DatasetConfig(train="a.jsonl").holds_out
+
+
 def test_every_field_has_a_line_of_doc() -> None:
-    for model in (PretrainConfig, TrainConfig, LoraConfig, DatasetConfig, ImportConfig):
+    for model in (PretrainConfig, TrainConfig, LoraConfig, DatasetConfig, Contamination, ImportConfig, Split):
         for name, field in model.model_fields.items():
             assert field.description or name in ("seed",), f"{model.__name__}.{name}"
 
 
 def test_importing_the_config_loads_nothing_heavy() -> None:
     code = (
-        "import sys, raymill.train.config\n"
+        "import sys, raymill.train.config, raymill.train.dataset_config\n"
         "heavy = {'torch', 'ray', 'transformers', 'numpy', 'sqlalchemy'} & sys.modules.keys()\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from raymill.cluster.context import JsonObject, LocalContext, Outcome
 from raymill.registry.artifacts import digest_files
-from raymill.train.jobs import run_dataset, run_pretrain, run_train
+from raymill.train.dataset_job import run_dataset
+from raymill.train.jobs import run_pretrain, run_train
 from raymill.train.launch import TrainingFailed
 
 pytestmark = [

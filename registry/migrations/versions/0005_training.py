@@ -1,19 +1,53 @@
-"""Data sets of several shapes"""
+"""Training in depth: uploads, what is known of data sets"""
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "0005"
 down_revision = "0004"
 branch_labels = None
 depends_on = None
 
+NOW = sa.text("clock_timestamp()")
+
+# The defaults let the previous release's workers go on writing rows.
+DATASET_COLUMNS = (
+    ("purpose", sa.String(length=16), "'training'"),
+    ("shape", sa.String(length=16), "'conversation'"),
+    ("stats", postgresql.JSONB(), "'{}'"),
+    ("provenance", postgresql.JSONB(), "'{}'"),
+)
+
 
 def upgrade() -> None:
-    op.add_column(
-        "dataset", sa.Column("shape", sa.String(length=16), server_default="conversation", nullable=False)
-    )
+    _datasets_up()
 
 
 def downgrade() -> None:
-    op.drop_column("dataset", "shape")
+    _datasets_down()
+
+
+def _datasets_up() -> None:
+    for name, kind, default in DATASET_COLUMNS:
+        op.add_column("dataset", sa.Column(name, kind, server_default=sa.text(default), nullable=False))
+    op.create_table(
+        "upload",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("created_by", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=NOW, nullable=False),
+        sa.Column("touched_at", sa.DateTime(timezone=True), server_default=NOW, nullable=False),
+        sa.Column("completed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("size_bytes > 0", name=op.f("upload_size_positive_check")),
+        sa.PrimaryKeyConstraint("id", name=op.f("upload_pkey")),
+    )
+    op.create_index("upload_open_idx", "upload", ["sha256"], postgresql_where=sa.text("completed_at IS NULL"))
+
+
+def _datasets_down() -> None:
+    op.drop_table("upload")
+    for name, _, _ in DATASET_COLUMNS:
+        op.drop_column("dataset", name)

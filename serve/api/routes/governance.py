@@ -1,52 +1,19 @@
-"""Data sets, promotions, deployments and the audit log."""
+"""Promotions, deployments and the audit log."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from fastapi import APIRouter
 from sqlalchemy import select
 
 from raymill.client import types
-from raymill.policies.errors import Invalid
 from raymill.registry import audit as audit_log
-from raymill.registry import jobs, promotion, tables
+from raymill.registry import promotion, tables
 from raymill.serve.api import wire
-from raymill.serve.api.context import Approver, IdempotencyKey, Operator, PartsDep, SessionDep, Viewer
+from raymill.serve.api.context import Approver, PartsDep, SessionDep, Viewer
 from raymill.serve.api.paging import Cursor, Limit, page
-from raymill.serve.api.planning import plan_dataset
 from raymill.serve.api.threads import ThreadRoute
 
 router = APIRouter(route_class=ThreadRoute)
-
-
-@router.get("/datasets", tags=["datasets"])
-def datasets(
-    _: Viewer, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
-) -> types.Page[types.Dataset]:
-    """Newest first."""
-    return page(opened, select(tables.Dataset), tables.Dataset.id, wire.dataset, limit=limit, cursor=cursor)
-
-
-@router.post("/datasets", status_code=202, tags=["datasets"])
-def add_dataset(
-    body: types.DatasetRequest, who: Operator, opened: SessionDep, idempotency_key: IdempotencyKey = None
-) -> types.Pipeline:
-    """Check and register a data set: a pipeline of one step."""
-    for key in ("train", "test"):
-        path = Path(getattr(body, key))
-        if not path.is_absolute() or not path.is_file():
-            raise Invalid(f"{key}: no such file on the server: {path}; give an absolute path", param=key)
-    config = body.model_dump(mode="json", exclude={"name"})
-    row = jobs.create_pipeline(
-        opened,
-        name=body.name,
-        recipe={"dataset": config},
-        steps=plan_dataset(config),
-        actor=who.actor,
-        idempotency_key=idempotency_key,
-    )
-    return wire.pipeline_with_jobs(opened, row)
 
 
 @router.get("/promotions", tags=["promotions"])

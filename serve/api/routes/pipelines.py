@@ -33,7 +33,7 @@ def create(
 ) -> Any:
     """Run a recipe. Answers as soon as its jobs are safely written."""
     recipe = parse_recipe(body.recipe)
-    steps = plan(recipe)
+    steps = plan(recipe, opened)
     if body.dry_run:
         resolved = [
             {"step": s.step, "kind": s.kind, "depends_on": s.depends_on, "config": s.config} for s in steps
