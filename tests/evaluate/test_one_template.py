@@ -19,6 +19,8 @@ from raymill.train.export import stop_tokens
 from raymill.train.template import IGNORE, encode
 from raymill.train.tokenizer import load_tokenizer
 
+pytestmark = pytest.mark.slow  # it converts a model and imports vLLM
+
 ODD = "é 漢 <b>\"'&\\ {{ x }}\n\ttab"
 TOOLS = [
     {
