@@ -83,7 +83,7 @@ def _run(arguments: list[str]) -> None:
         raise BenchmarkFailed(f"{arguments[0]} {arguments[1]} failed: {done.stderr.strip()[-300:]}")
 
 
-def _write_weights(directory: Path, size: Size) -> None:
+def write_weights(directory: Path, size: Size) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -112,7 +112,7 @@ def main() -> None:
     corpus, directory = Path(sys.argv[1]), Path(sys.argv[2])
     directory.mkdir()
     train_tokenizer(corpus.read_text().split("\n\n"), VOCAB, directory)
-    _write_weights(directory, Size(hidden=int(sys.argv[3]), layers=int(sys.argv[4])))
+    write_weights(directory, Size(hidden=int(sys.argv[3]), layers=int(sys.argv[4])))
 
 
 if __name__ == "__main__":

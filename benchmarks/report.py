@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ def machine() -> Results:
     }
 
 
-def versions() -> dict[str, str]:
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+def versions(more: Sequence[str] = ()) -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in (*PACKAGES, *more)}
     found |= {"python": platform.python_version(), "litellm": LITELLM, "portkey": PORTKEY}
     for tool in ("node", "g++"):
         if path := shutil.which(tool):

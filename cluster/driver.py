@@ -41,6 +41,7 @@ def main() -> None:
     except LeaseLost:
         logging.getLogger(__name__).warning("job %s: epoch %d owns it no longer", job_id, epoch)
         sys.exit(EXIT_LEASE_LOST)
+    attempt.event("process", pid=os.getpid())
     _give_back_on_sigterm(attempt)
     # Work cannot be interrupted in the middle of a training step; ending the process can. What Ray
     # started for it ends with it.

@@ -40,6 +40,11 @@ class StepMetrics(NamedTuple):
     grad_norm: float
     tokens_per_s: float
     eta_s: float
+    tokens: int
+    """Of this step, over all workers, without padding."""
+
+    seconds: float
+    """Since the step before, or since the loop began."""
 
 
 class Shares(Protocol):
@@ -163,6 +168,8 @@ def train(
                 grad_norm=grad_norm,
                 tokens_per_s=tokens_per_s,
                 eta_s=left * share.tokens / tokens_per_s,
+                tokens=share.tokens,
+                seconds=pace.seconds,
             )
         )
         after(step + 1, loss, share.tokens)
@@ -185,10 +192,13 @@ class Pace:
     def __init__(self) -> None:
         self._at = time.monotonic()
         self._rate: float | None = None
+        self.seconds = 0.0
+        """Between the last two steps."""
 
     def passed(self, tokens: int) -> float:
         now = time.monotonic()
-        rate = tokens / max(now - self._at, 1e-9)
+        self.seconds = now - self._at
+        rate = tokens / max(self.seconds, 1e-9)
         self._at = now
         self._rate = rate if self._rate is None else 0.9 * self._rate + 0.1 * rate
         return self._rate
