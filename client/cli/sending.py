@@ -42,14 +42,14 @@ def shown(path: Path) -> Iterator[Progress]:
         from rich.progress import Progress as Bar
 
         columns = (
-            TextColumn(path.name),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),
             TimeRemainingColumn(),
         )
         with Bar(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("", total=path.stat().st_size)
+            task = bar.add_task(path.name, total=path.stat().st_size)
             yield lambda done, total: bar.update(task, completed=done, total=total)
         return
     yield lambda _done, _total: None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime as dt
 import hashlib
@@ -26,7 +27,7 @@ from tests.serve.gateway_tools import eventually
 
 from raymill.client import uploading
 from raymill.client.retry import Retry
-from raymill.client.sdk import Raymill
+from raymill.client.sdk import AsyncRaymill, Raymill
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Conflict
 from raymill.registry import uploads
@@ -235,6 +236,19 @@ def test_the_client_goes_on_by_itself_when_the_service_is_started_again(
         sent = client.uploads.send(path, progress=progress)
     assert (sent.complete, seen[-1], seen == sorted(seen)) == (True, 1 << 20, True)
     assert (folder(world) / "files" / sent.sha256 / "large.jsonl").read_bytes() == path.read_bytes()
+
+
+def test_the_asyncio_client_sends_as_well(world: World, key: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(CONTENT)
+
+    async def send(url: str) -> tuple[bool, str]:
+        async with AsyncRaymill(url, key) as client:
+            sent = await client.uploads.send(path)
+            return (await client.uploads.get(str(sent.id))).complete, sent.sha256
+
+    with listening(replica(world)) as url:
+        assert asyncio.run(send(url)) == (True, SHA256)
 
 
 @contextlib.contextmanager
