@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -123,6 +124,32 @@ class AsyncHttp:
                 outage.over()
                 for event in parser.feed(chunk):
                     yield event
+        except httpx.TransportError as error:
+            raise protocol.unreachable(self.url, error) from error
+        finally:
+            await response.aclose()
+
+    async def fetch(self, path: str, query: dict[str, str]) -> bytes:
+        """The bytes of an answer that is no JSON, such as a picture."""
+        response = await self._sent(self._http.build_request("GET", path, params=query))
+        protocol.check(response)
+        return response.content
+
+    async def download(self, path: str, query: dict[str, str], target: Path, sha256: str) -> None:
+        """A large answer to a file, which bears its name only once all of it is there.
+
+        Raises:
+            RaymillError: other bytes arrived than `sha256` says.
+        """
+        request = self._http.build_request("GET", path, params=query, timeout=protocol.STREAM_TIMEOUT)
+        response = await self._sent(request, stream=True)
+        try:
+            if not response.is_success:
+                await response.aread()
+                protocol.check(response)
+            with protocol.checked_file(target, sha256) as write:
+                async for chunk in response.aiter_bytes(protocol.CHUNK_BYTES):
+                    write(chunk)
         except httpx.TransportError as error:
             raise protocol.unreachable(self.url, error) from error
         finally:

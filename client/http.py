@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -117,6 +118,32 @@ class Http:
             for chunk in response.iter_text():
                 outage.over()
                 yield from parser.feed(chunk)
+        except httpx.TransportError as error:
+            raise protocol.unreachable(self.url, error) from error
+        finally:
+            response.close()
+
+    def fetch(self, path: str, query: dict[str, str]) -> bytes:
+        """The bytes of an answer that is no JSON, such as a picture."""
+        response = self._sent(self._http.build_request("GET", path, params=query))
+        protocol.check(response)
+        return response.content
+
+    def download(self, path: str, query: dict[str, str], target: Path, sha256: str) -> None:
+        """A large answer to a file, which bears its name only once all of it is there.
+
+        Raises:
+            RaymillError: other bytes arrived than `sha256` says.
+        """
+        request = self._http.build_request("GET", path, params=query, timeout=protocol.STREAM_TIMEOUT)
+        response = self._sent(request, stream=True)
+        try:
+            if not response.is_success:
+                response.read()
+                protocol.check(response)
+            with protocol.checked_file(target, sha256) as write:
+                for chunk in response.iter_bytes(protocol.CHUNK_BYTES):
+                    write(chunk)
         except httpx.TransportError as error:
             raise protocol.unreachable(self.url, error) from error
         finally:

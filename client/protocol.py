@@ -5,8 +5,12 @@ Turns calls into httpx requests, and answers into typed results or errors.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -25,6 +29,7 @@ Answer = TypeVar("Answer", bound=BaseModel)
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 STREAM_TIMEOUT = httpx.Timeout(10.0, read=35.0)
 """The service sends a comment every 10 s; three missed ones mean that the connection is dead."""
+CHUNK_BYTES = 1 << 20
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 END = "end"
 """Name of the event that closes a stream whose subject is over."""
@@ -109,6 +114,33 @@ def check(response: httpx.Response) -> None:
 
 def one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+@contextmanager
+def checked_file(target: Path, sha256: str) -> Iterator[Callable[[bytes], object]]:
+    """Where to write the pieces of a file, which bears its name once it is whole.
+
+    Raises:
+        RaymillError: the bytes are others than `sha256` says.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    digest = hashlib.sha256()
+
+    def write(chunk: bytes) -> None:
+        digest.update(chunk)
+        file.write(chunk)
+
+    try:
+        with partial.open("wb") as file:
+            yield write
+        if digest.hexdigest() != sha256:
+            raise RaymillError(
+                f"{target.name} arrived with sha256 {digest.hexdigest()[:12]}, {sha256[:12]} was registered: try again"
+            )
+        partial.rename(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def is_retried(error: RaymillError, call: Call[Answer]) -> bool:

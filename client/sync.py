@@ -16,6 +16,7 @@ from raymill.client.settings import load_settings
 from raymill.client.sync_control import Jobs, Pipelines, Queues, Resource
 from raymill.client.sync_datasets import Datasets, Uploads
 from raymill.client.sync_gateway import Presets, Prices, Providers, Routes
+from raymill.client.sync_runs import Runs
 from raymill.client.sync_triggers import Hooks, Triggers
 from raymill.client.sync_usage import Accounts, Budgets, FeedbackGiven, Teams, Tiers, Traces, Usage
 from raymill.client.validation import checked
@@ -152,6 +153,7 @@ class Raymill:
         self.queues = Queues(self._http)
         self.triggers = Triggers(self._http)
         self.hooks = Hooks(self._http)
+        self.runs = Runs(self._http)
         self.llms = Llms(self._http)
         self.aliases = Aliases(self._http)
         self.datasets = Datasets(self._http)

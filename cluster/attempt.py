@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import threading
 import time
 import uuid
@@ -17,10 +16,11 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from raymill.cluster.context import JsonObject, Outcome
+from raymill.cluster.context import Cancelled, JsonObject, Outcome, Paused, Preempted
 from raymill.cluster.errors import classify
 from raymill.cluster.keeper import FOREVER_S, Keeper
 from raymill.cluster.kinds import Kind, kind_of
+from raymill.cluster.plain import as_json, first_line
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Conflict, RaymillError, Unavailable
 from raymill.registry import jobs
@@ -37,17 +37,8 @@ T = TypeVar("T")
 MAX_BUFFERED_EVENTS = 10_000
 """While the database is away, step events beyond this are dropped, oldest first; the work goes on."""
 
-
-class Cancelled(RaymillError):
-    """Someone asked for the end of this job."""
-
-    code = "cancelled"
-
-
-class Paused(RaymillError):
-    """Someone asked for a rest of this job: stop; the next attempt goes on from the last checkpoint."""
-
-    code = "paused"
+PAUSE_PATIENCE_S = 900.0
+"""Work that has heard of a pause may take so long to come to rest: a large model's checkpoint is written first."""
 
 
 class Attempt:
@@ -77,6 +68,8 @@ class Attempt:
         self._cancelled = threading.Event()
         self._paused = threading.Event()
         self._lost = threading.Event()
+        self._leaving: str | None = None
+        self._heard = False
         self._on_abandon: Callable[[], None] | None = None
         self._abandon_at: float | None = None
 
@@ -110,7 +103,11 @@ class Attempt:
             raise LeaseLost(f"job {self.job_id} is not ours any more at epoch {self.epoch}")
         if self._cancelled.is_set():
             raise Cancelled(f"job {self.job_id} was cancelled")
+        if self._leaving is not None:
+            raise Preempted(self._leaving)
         if self._paused.is_set():
+            if not self._heard:
+                self._heard, self._abandon_at = True, None  # the patience begins anew, and is longer
             raise Paused(f"job {self.job_id} was paused")
 
     def run(self, on_abandon: Callable[[], None] | None = None) -> JobState | None:
@@ -136,8 +133,24 @@ class Attempt:
             if self._keeper is None:
                 keeper.stop()
 
+    def leave(self, reason: str) -> None:
+        """The process has to go soon: `check` says so, and the job goes back when the work has stopped. Called from
+        another thread. Work that has lost its lease is not told to leave anything behind.
+
+        Raises:
+            LeaseLost: the job is not ours any more.
+        """
+        try:
+            self.database.patiently(lambda session: jobs.owned(session, self.id, self.epoch), timeout_s=1.0)
+        except LeaseLost:
+            self._lost.set()
+            raise
+        except Unavailable:
+            pass  # nobody can have taken it over meanwhile
+        self._leaving = reason
+
     def give_back(self, reason: str) -> None:
-        """The process has to go: somebody else goes on with the job. Called from another thread."""
+        """The process has to go now: somebody else goes on with the job. Called from another thread."""
         with contextlib.suppress(LeaseLost):
             self._finish("give_back", lambda session: jobs.give_back(session, self.id, self.epoch, reason))
         self._lost.set()
@@ -165,6 +178,8 @@ class Attempt:
 
     def look(self) -> None:
         patience_s = self.settings.lease_s / 2
+        if self._heard and not self._cancelled.is_set():
+            patience_s = PAUSE_PATIENCE_S
         if self._lost.is_set():
             patience_s = 0.0
         elif not self._cancelled.is_set() and not self._paused.is_set():
@@ -187,17 +202,20 @@ class Attempt:
     def _work_and_end(self, keeper: Keeper) -> JobState:
         try:
             outcome = self.kind.load()(self)
-            if not self._paused.is_set():  # what is done already needs no rest
+            if not self._paused.is_set() and self._leaving is None:  # what is done already needs no rest
                 self.check()
         except Cancelled:
             self._finish("stop", lambda session: jobs.end_cancel(session, self.id, self.epoch))
             return JobState.CANCELLED
         except Paused:
             return self._finish("stop", lambda session: jobs.end_pause(session, self.id, self.epoch))
+        except Preempted as notice:
+            return self._given_back(str(notice))
         except LeaseLost:
             raise
         except Exception as error:  # noqa: BLE001 (whatever it is, it is classified and recorded)
-            return self._fail(error)
+            # What breaks while the machine goes down is no fault of the job's.
+            return self._fail(error) if self._leaving is None else self._given_back(self._leaving)
         try:
             return self._succeed(keeper, outcome)
         except (LeaseLost, Unavailable):
@@ -222,6 +240,9 @@ class Attempt:
                 effects=self.kind.effects,
             ),
         )
+
+    def _given_back(self, reason: str) -> JobState:
+        return self._finish("give_back", lambda session: jobs.give_back(session, self.id, self.epoch, reason))
 
     def _fail(self, error: Exception) -> JobState:
         why = classify(error)
@@ -248,25 +269,6 @@ class Attempt:
         ended = self.database.patiently(work, timeout_s=FOREVER_S)
         failpoint(f"{name}:after")
         return ended
-
-
-def first_line(error: BaseException) -> str:
-    """What a person needs of an exception; the rest is in the log."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:500] if lines else type(error).__name__
-
-
-def as_json(value: Any) -> Any:
-    """`value` as Postgres takes it: a loss may be NaN and a log line may hold a NUL, which JSONB refuses."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, str):
-        return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
-    if isinstance(value, dict):
-        return {as_json(key): as_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(item) for item in value]
-    return value
 
 
 def open_attempt(

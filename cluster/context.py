@@ -10,11 +10,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from raymill.policies.errors import RaymillError
+
 if TYPE_CHECKING:
     from raymill.registry.artifacts import Published
     from raymill.registry.database import Database
 
 JsonObject = dict[str, Any]
+
+
+class Cancelled(RaymillError):
+    """Someone asked for the end of this job."""
+
+    code = "cancelled"
+
+
+class Paused(RaymillError):
+    """Someone asked for a rest of this job: stop; the next attempt goes on from the last checkpoint."""
+
+    code = "paused"
+
+
+class Preempted(RaymillError):
+    """The machine or the service goes: stop; the job waits in its queue again, and that counts as nothing."""
+
+    code = "preempted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +98,7 @@ class JobContext(Protocol):
         ...
 
     def check(self) -> None:
-        """Raise `Cancelled`, `Paused` or `LeaseLost` when the work must stop. Call it in loops."""
+        """Raise `Cancelled`, `Paused`, `Preempted` or `LeaseLost` when the work must stop. Call it in loops."""
         ...
 
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def main() -> None:
         logging.getLogger(__name__).warning("job %s: epoch %d owns it no longer", job_id, epoch)
         sys.exit(EXIT_LEASE_LOST)
     attempt.event("process", pid=os.getpid())
-    _give_back_on_sigterm(attempt)
+    _give_back_on_sigterm(attempt, settings.grace_s)
     # Work cannot be interrupted in the middle of a training step; ending the process can. What Ray
     # started for it ends with it.
     state = attempt.run(on_abandon=lambda: os._exit(EXIT_LEASE_LOST))
@@ -52,11 +53,18 @@ def main() -> None:
     os._exit(0)  # libraries leave threads behind that would hold the process for seconds
 
 
-def _give_back_on_sigterm(attempt: Attempt) -> None:
-    """A machine that is taken away, or a service that stops, is no failure of the job."""
+def _give_back_on_sigterm(attempt: Attempt, grace_s: float) -> None:
+    """A machine that is taken away, or a service that stops, is no failure of the job. The work may leave a checkpoint
+    first; what does not end within `grace_s` is left as it is."""
 
     def leave() -> None:
-        attempt.give_back("its machine or the service was stopped")
+        reason = "its machine or the service was stopped"
+        try:
+            attempt.leave(reason)
+        except LeaseLost:
+            os._exit(EXIT_LEASE_LOST)
+        time.sleep(grace_s)  # when the work ends before, so does the process
+        attempt.give_back(reason)
         os._exit(128 + signal.SIGTERM)
 
     def begin(*_: object) -> None:

@@ -64,6 +64,7 @@ KINDS: dict[str, Kind] = {
     "quantize": Kind(
         queue="heavy", work="raymill.evaluate.jobs:run_quantize", effects=catalog.register_quantizations
     ),
+    "export_gguf": Kind(queue="heavy", work="raymill.evaluate.jobs:run_export_gguf"),
     "promote": Kind(
         queue="short",
         work="raymill.cluster.governance:run_promote",

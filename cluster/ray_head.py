@@ -6,6 +6,7 @@ Ports are chosen, not left at their defaults, so that two services can run side 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import secrets
 import socket
@@ -65,6 +66,8 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         # A busy machine needs more than the 30 s after which Ray would give up on its own processes.
         "RAY_agent_register_timeout_ms": "180000",
         "RAY_raylet_start_wait_time_s": "60",
+        # A job that is stopped may leave a checkpoint first; Ray would kill it after 3 s.
+        "RAY_JOB_STOP_WAIT_TIME_S": str(math.ceil(settings.grace_s) + 5),
         **_serve_ports(settings),
         "RAY_SERVE_HTTP_PORT": str(settings.port),
         "PYTHONUNBUFFERED": "1",

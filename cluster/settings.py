@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     lease_s: float = Field(default=30.0, gt=1)
     """A job's worker that is silent for this long has lost it."""
 
+    grace_s: float = Field(default=20.0, ge=0)
+    """What a heavy job has left once its process is asked to end: a training run takes a checkpoint in it."""
+
     job_retention_days: int = Field(default=14, ge=1)
     """Finished jobs that stand alone move to the history after so long; dead letters after ten times as long."""
 

@@ -26,6 +26,8 @@ from raymill.evaluate.tasks import TaskResult, run_heldout, run_lm_eval
 from raymill.policies.errors import Invalid
 from raymill.registry.artifacts import canonical_json
 
+CARD = "README.md"
+
 
 def run_evaluate(context: JobContext) -> Outcome:
     """Measure the model of the step named in `of`, or each of its GGUF files when that is `quantize`.
@@ -174,6 +176,17 @@ def run_quantize(context: JobContext) -> Outcome:
         },
         artifacts=(published,),
     )
+
+
+def run_export_gguf(context: JobContext) -> Outcome:
+    """One GGUF file of a trained model, with the model's card beside it, for someone who takes it away."""
+    config = QuantizeConfig(types=tuple(context.config["types"]), parity_prompts=0)
+    model = context.path(context.config["artifact"])
+    directory = links_to(make_files(context, config, model), context.work_dir / "publish")
+    if (model / CARD).is_file():
+        shutil.copyfile(model / CARD, directory / CARD)
+    published = context.publish("gguf", directory)
+    return Outcome(result={"digest": published.digest, "artifact": published.name}, artifacts=(published,))
 
 
 def make_files(context: JobContext, config: QuantizeConfig, model: Path) -> list[QuantizedFile]:

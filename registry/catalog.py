@@ -70,7 +70,7 @@ def register_dataset(session: Session, job: Job, result: JsonObject) -> None:
 
 
 def register_run(session: Session, job: Job, result: JsonObject) -> None:
-    """What a training job measured."""
+    """What a training job measured. Takes the curves out of the result, which is for numbers."""
     session.add(
         TrainingRun(
             job_id=job.id,
@@ -81,6 +81,9 @@ def register_run(session: Session, job: Job, result: JsonObject) -> None:
             final_loss=result["final_loss"],
             tokens_per_s=result["tokens_per_s"],
             seconds=result["seconds"],
+            method="pretrain" if job.kind == "pretrain" else job.config.get("method", "sft"),
+            metrics=result.get("metrics", {}),
+            series=result.pop("series", []),
         )
     )
 

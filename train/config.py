@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from raymill.train.run_config import Config, EarlyStop, Validate
 
 HEAD_DIM = 64
 """vLLM serves 32, 64, 80, 96, 112, 128…; 64 is the smallest that uses a GPU's tensor cores well."""
@@ -19,12 +21,6 @@ QUANT_BLOCK = 256
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 Precision = Literal["auto", "bf16", "fp32"]
-
-
-class Config(BaseModel):
-    """Frozen, and a field that does not exist is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ClusterUse(Config):
@@ -215,6 +211,12 @@ class TrainConfig(ClusterUse):
     seed: int = 0
     """Of the adapters' initial weights and the order of the data."""
 
+    validation: Validate | None = None
+    """Measure the loss on rows that are held out, beside the training; None: no row is held out."""
+
+    early_stop: EarlyStop | None = None
+    """End the run when that loss falls no more; needs `validation`."""
+
     @model_validator(mode="before")
     @classmethod
     def derive(cls, data: Any) -> Any:
@@ -229,6 +231,10 @@ class TrainConfig(ClusterUse):
         if self.max_tokens > self.micro_tokens:
             raise ValueError(
                 f"micro_tokens is {self.micro_tokens}, an example may have {self.max_tokens}: raise micro_tokens"
+            )
+        if self.early_stop is not None and self.validation is None:
+            raise ValueError(
+                "early_stop goes by the loss on held-out rows: add validation, such as {every: 50}"
             )
         return self
 

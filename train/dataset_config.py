@@ -9,8 +9,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from raymill.train.config import Config
 from raymill.train.formats import Format
+from raymill.train.run_config import Config
 
 Purpose = Literal["training", "evaluation"]
 Duplicates = Literal["keep", "drop_exact", "drop_near"]

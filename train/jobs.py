@@ -9,10 +9,13 @@ from typing import Any
 from raymill.cluster.context import JobContext, JsonObject, Outcome
 from raymill.policies.errors import Invalid, NotFound
 from raymill.registry.artifacts import Published, sha256_file
+from raymill.train.card import CARD, Facts, card
 from raymill.train.config import ImportConfig, PretrainConfig, TrainConfig
 from raymill.train.export import count_parameters, import_model, link_tree
+from raymill.train.metrics import FILE_POINTS, METRICS, read_points, repeatable, thinned, write_points
 
 STAGING = "staging"
+MEASURED = ("final_loss", "steps", "kept_step", "tokens", "tokens_per_s", "seconds", "metrics", "series")
 
 
 def run_pretrain(context: JobContext) -> Outcome:
@@ -22,11 +25,12 @@ def run_pretrain(context: JobContext) -> Outcome:
     config = PretrainConfig.model_validate(without_digests(context.config))
     check_digest(Path(config.text), context.config.get("text_sha256"))
     done = pretrain(config, context)
+    describe(context, "export", "pretrain", done)
     published = publish_export(context, "base", "export")
     return outcome(
         published,
         parameters=count_parameters(context.path(published.name)),
-        **{key: done[key] for key in ("tokens", "final_loss", "steps", "tokens_per_s", "seconds")},
+        **{key: done[key] for key in MEASURED},
     )
 
 
@@ -80,6 +84,9 @@ def run_train(context: JobContext) -> Outcome:
     base = context.path(context.inputs["base"]["artifact"])
     train_file = context.path(context.inputs["dataset"]["artifact"]) / "train.jsonl"
     done, shape = tune(config, base, train_file, context)
+    facts = {"rows": shape.rows, "trained_token_share": shape.trained_token_share}
+    for folder in ("export", *([ADAPTER] if config.lora is not None else [])):
+        describe(context, folder, config.method, {**done, **facts})
     published = publish_export(context, "model", "export")
     adapter = publish_export(context, "adapter", ADAPTER) if config.lora is not None else None
     return outcome(
@@ -88,8 +95,26 @@ def run_train(context: JobContext) -> Outcome:
         adapter=adapter.name if adapter else None,
         rows=shape.rows,
         trained_token_share=shape.trained_token_share,
-        **{key: done[key] for key in ("final_loss", "steps", "tokens", "tokens_per_s", "seconds")},
+        **{key: done[key] for key in MEASURED},
     )
+
+
+def describe(context: JobContext, folder: str, method: str, result: JsonObject) -> None:
+    """Put the model card and the curves beside the weights."""
+    directory = context.work_dir / folder
+    points = repeatable(thinned(read_points(context.work_dir / METRICS), FILE_POINTS))
+    write_points(points, directory / METRICS)
+    base, dataset = context.inputs.get("base"), context.inputs.get("dataset")
+    facts = Facts(
+        name=context.name,
+        method=method,
+        config=without_digests(context.config),
+        base=base,
+        data=dataset or {"digest": context.config.get("text_sha256")},
+        result=result,
+        points=points,
+    )
+    (directory / CARD).write_text(card(facts), encoding="utf-8")
 
 
 def outcome(published: Published, *others: Published, **result: Any) -> Outcome:

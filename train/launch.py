@@ -1,7 +1,6 @@
 """The Ray edge of training, seen from the driver: start workers, pass on what they tell, wait for the end.
 
-Metrics go through an actor of our own, for `ray.train.report` tells the driver once in two seconds and only
-with a checkpoint. Knows nothing of models.
+Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -10,22 +9,31 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raymill.cluster.context import JobContext, JsonObject
-from raymill.policies.errors import Invalid, Unavailable
+from raymill.cluster.context import JobContext, JsonObject, Preempted
+from raymill.policies.errors import RaymillError, Unavailable
 from raymill.train.config import ClusterUse
+from raymill.train.run_config import EarlyStop
+from raymill.train.sink import SNAPSHOT, News, Sink, Wish
+from raymill.train.validator import Validations
 
 POLL_S = 0.5
+REFUSAL_PATIENCE_S = 10.0
+"""How long the other workers may take to end when one has given up; they may wait for it for ever."""
+
 MOST_CORES = 16
 """Cores for one CPU worker; more rarely help a matrix product of this size."""
 
 FINISHED = "finished.json"
 EXPORT = "export"
+CHECKPOINTS = "checkpoints"
 
 WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -43,40 +51,26 @@ class TrainingFailed(Unavailable):
     code = "training_failed"
 
 
-class Sink:
-    """What the workers tell. Lives as long as the driver, so a worker's death loses nothing it told."""
-
-    def __init__(self) -> None:
-        self._events: list[tuple[str, JsonObject]] = []
-        self._refusal: str | None = None
-
-    def tell(self, kind: str, data: JsonObject) -> None:
-        self._events.append((kind, data))
-
-    def refuse(self, reason: str) -> None:
-        """The input is at fault: starting again would end the same way."""
-        self._refusal = reason
-
-    def drain(self) -> tuple[list[tuple[str, JsonObject]], str | None]:
-        """What was told since the last call, and why the workers gave up, if they did."""
-        events, self._events = self._events, []
-        return events, self._refusal
-
-
 def launch(
-    worker: Callable[[JsonObject], None], settings: JsonObject, use: ClusterUse, context: JobContext
+    worker: Callable[[JsonObject], None],
+    settings: JsonObject,
+    use: ClusterUse,
+    context: JobContext,
+    validation: Validation | None = None,
 ) -> JsonObject:
     """Run `worker` on `use.workers` Ray Train workers until `finished.json` lies in the work directory.
 
     A run that finished earlier is not started again. One that was interrupted goes on from its last
-    checkpoint, whether a worker died or this process.
+    checkpoint, whether a worker died, its machine, or this process. One that is to rest ends with a checkpoint.
 
     Returns:
         What the first worker wrote to `finished.json`.
 
     Raises:
         Invalid: the input is at fault; the message says how.
+        StorageFull, CheckpointFailed: a checkpoint could not be written.
         TrainingFailed: the workers died more than `use.max_failures` times.
+        Paused, Preempted: the run rests; another attempt goes on from the very step.
     """
     finished = context.work_dir / FINISHED
     if finished.is_file():
@@ -85,19 +79,32 @@ def launch(
     if not ray.is_initialized():
         ray.init()
     context.event("phase", name="start workers")
-    sink = ray.remote(num_cpus=0)(Sink).remote()
-    refusal = watch(
-        Run(worker, {**settings, "sink": sink, "work_dir": str(context.work_dir)}, use, context.work_dir),
-        sink,
-        context,
-    )
-    if refusal is not None:
-        raise Invalid(refusal)
-    if not finished.is_file():
-        raise TrainingFailed(
-            f"training of {context.name} ended without a result: see the workers' logs in Ray"
-        )
-    return read_finished(finished)
+    sink = make_sink()
+    given = {**settings, "work_dir": str(context.work_dir)}
+    run = Run(worker, {**given, "sink": sink}, use, context.work_dir)
+    rest = watch(run, sink, context, validation.start(given, use) if validation else None)
+    if finished.is_file():
+        return read_finished(finished)
+    if rest is not None:
+        raise rest
+    raise TrainingFailed(f"training of {context.name} ended without a result: see the workers' logs in Ray")
+
+
+class Validation(NamedTuple):
+    """How a run is validated beside its training."""
+
+    task_of: Callable[[JsonObject], Any]
+    early_stop: EarlyStop | None
+
+    def start(self, settings: JsonObject, use: ClusterUse) -> Validations:
+        spare = int(ray.cluster_resources().get("GPU", 0)) > use.workers and wants_gpu(use)
+        return Validations(self.task_of, settings, self.early_stop, workers=use.workers, gpu=spare)
+
+
+def make_sink() -> Any:
+    """On this node: it must not go with a worker's."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Sink).remote()
 
 
 class Run(threading.Thread):
@@ -120,25 +127,47 @@ class Run(threading.Thread):
             self.error = error
 
 
-def watch(run: Run, sink: Any, context: JobContext) -> str | None:
-    """Pass events on until the run ends; why the workers refused, if they did.
+def watch(
+    run: Run, sink: Any, context: JobContext, validations: Validations | None = None
+) -> RaymillError | None:
+    """Pass events on until the run ends, and the wish to rest to the workers.
+
+    Returns:
+        Why the run rests, if it does.
 
     Raises:
         TrainingFailed: the run ended with an error.
+        RaymillError: a worker gave up, for this reason.
     """
     run.start()
-    running = True
-    refusal: str | None = None
+    wish = Wish(sink, context)
+    running, refused_at = True, None
     while running:
         run.join(timeout=POLL_S)
         running = run.is_alive()
-        context.check()
-        events, refusal = ray.get(sink.drain.remote())
-        for kind, data in events:
-            context.event(kind, **data)
-    if refusal is None and run.error is not None:
+        wish.look()
+        news: News = ray.get(sink.drain.remote())
+        for kind, data in news.events:
+            wish.saw(kind, data)
+            if kind != SNAPSHOT:
+                context.event(kind, **data)
+            elif validations is not None:
+                validations.add(data["step"])
+        if validations is not None:
+            validations.look(sink, context)
+        if news.refusal is not None:
+            refused_at = refused_at or time.monotonic()
+            running = running and time.monotonic() - refused_at < REFUSAL_PATIENCE_S
+        elif running:
+            wish.give_up_if_idle(news)
+    if news.refusal is not None:
+        raise news.refusal
+    if news.rested_at is not None:
+        context.event("log", text=f"resting at step {news.rested_at}: its checkpoint is whole")
+        return wish.reason or Preempted(news.leaving or "a machine of the run is taken away")
+    if run.error is not None and wish.reason is None:
         raise_failure(run.error, context.name)
-    return refusal
+    return wish.reason
 
 
 def raise_failure(error: BaseException, name: str) -> NoReturn:
@@ -154,23 +183,24 @@ def raise_failure(error: BaseException, name: str) -> NoReturn:
 def trainer(
     worker: Callable[[JsonObject], None], settings: JsonObject, use: ClusterUse, work_dir: Path
 ) -> Any:
-    """The TorchTrainer; the same name and folder as an earlier attempt, so it finds that one's checkpoints."""
+    """The TorchTrainer. It starts workers and starts them again; checkpoints are our own (checkpoints.py)."""
     # Ray reads these when the controller starts. The default of 60 s is short for workers that import
     # torch on a busy machine; 2 s between two looks at the workers is long for a run of a minute.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    if len(ray.nodes()) == 1:
-        # It waits for the cloud to take machines away; one process less to start on a machine of our own.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    # `Wish` looks for machines that are taken away; one process less to start.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from raymill.train.notice import HeedingTorch
 
     gpu = wants_gpu(use)
     enough_cpus(use.workers)
     return TorchTrainer(
         worker,
         train_loop_config=settings,
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        torch_config=HeedingTorch(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=use.workers,
             use_gpu=gpu,
@@ -182,7 +212,6 @@ def trainer(
             name="ray",
             storage_path=str(work_dir),
             failure_config=FailureConfig(max_failures=use.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
         ),
     )

@@ -16,7 +16,8 @@ import numpy as np
 from raymill.cluster.context import JobContext, JsonObject
 from raymill.policies.errors import Invalid
 from raymill.train.config import TrainConfig
-from raymill.train.launch import EXPORT, launch
+from raymill.train.holdout import held_out
+from raymill.train.launch import EXPORT, Validation, launch
 from raymill.train.template import IGNORE, Example, encode
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from raymill.train.worker import Task
 
 EXAMPLES = "examples.npz"
+HELD_OUT = "held-out.npz"
 ADAPTER = "adapter"
 
 
@@ -48,13 +50,26 @@ def tune(config: TrainConfig, base: Path, train_file: Path, context: JobContext)
     examples_file = context.work_dir / EXAMPLES
     if not examples_file.is_file():
         context.event("phase", name="tokenize")
-        write_examples(encode_rows(base, train_file, config.max_tokens), examples_file)
+        examples = encode_rows(base, train_file, config.max_tokens)
+        apart = held_out_of(train_file, config)
+        if apart:
+            held = [example for number, example in enumerate(examples) if number in apart]
+            write_examples(held, context.work_dir / HELD_OUT)
+        write_examples([each for number, each in enumerate(examples) if number not in apart], examples_file)
     shape = shape_of(read_examples(examples_file))
     context.event(
         "log", text=f"{shape.rows} examples, {shape.tokens} tokens, {shape.trained_token_share:.0%} trained"
     )
-    result = launch(tune_worker, {"config": config.model_dump(), "base": str(base)}, config, context)
-    return result, shape
+    beside = Validation(task_of, config.early_stop) if config.validation is not None else None
+    settings = {"config": config.model_dump(), "base": str(base)}
+    return launch(tune_worker, settings, config, context, beside), shape
+
+
+def held_out_of(train_file: Path, config: TrainConfig) -> set[int]:
+    """Numbers of the rows, from 0, that only validation sees."""
+    if config.validation is None:
+        return set()
+    return held_out(train_file.read_text(encoding="utf-8").splitlines(), config.validation)
 
 
 def encode_rows(base: Path, train_file: Path, max_tokens: int) -> list[Example]:
@@ -125,17 +140,24 @@ def task_of(settings: JsonObject) -> Task:
     work_dir, base = Path(settings["work_dir"]), Path(settings["base"])
     tokenizer = load_tokenizer(base)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return Task(
-        build=lambda: build_model(config, base),
-        shares=ExampleShares(
-            read_examples(work_dir / EXAMPLES),
+
+    def shares(name: str, epochs: int) -> ExampleShares:
+        return ExampleShares(
+            read_examples(work_dir / name),
             batch=config.batch,
-            epochs=config.epochs,
+            epochs=epochs,
             seed=config.seed,
             pad_id=pad_id or 0,
             packing=config.packing,
             pass_tokens=config.micro_tokens,
-        ),
+        )
+
+    return Task(
+        build=lambda: build_model(config, base),
+        shares=shares(EXAMPLES, config.epochs),
+        validation=shares(HELD_OUT, 1) if config.validation is not None else None,
+        validate_every=config.validation.every if config.validation is not None else 0,
+        early_stop=config.early_stop,
         export=lambda model: export(model, base, work_dir),
         use=config,
         learning_rate=config.learning_rate,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,19 +17,23 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint
+from safetensors.torch import load_file
 from torch import nn
 
 from raymill.cluster import cpu
 from raymill.cluster.context import JsonObject
 from raymill.cluster.processes import give_way
 from raymill.policies.errors import RaymillError
+from raymill.train.checkpoints import Checkpoints
 from raymill.train.config import ClusterUse, Precision
-from raymill.train.engines import DeepSpeedEngine, PlainEngine
-from raymill.train.launch import FINISHED, MOST_CORES
-from raymill.train.loop import Engine, Schedule, Shares, StepMetrics, SummedLoss, train
-
-PROGRESS = "progress.json"
+from raymill.train.engines import DeepSpeedEngine, PlainEngine, on_device
+from raymill.train.launch import CHECKPOINTS, FINISHED, MOST_CORES
+from raymill.train.loop import Engine, Schedule, Shares, SummedLoss, train
+from raymill.train.metrics import METRICS, POINTS, Point, read_points, summary, thinned, write_points
+from raymill.train.run_config import EarlyStop
+from raymill.train.sink import SNAPSHOT
+from raymill.train.told import BROKEN, END, Told, agree, take_up
+from raymill.train.validation import FOLDER, Snapshots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,14 @@ class Task:
 
     export: Callable[[nn.Module], None]
     """Writes the finished model; called on the first worker alone."""
+
+    validation: Shares | None = None
+    """Rows that are held out, to measure the loss on beside the training."""
+
+    validate_every: int = 0
+    """Steps between two measurements."""
+
+    early_stop: EarlyStop | None = None
 
     use: ClusterUse
     learning_rate: float
@@ -65,12 +76,20 @@ class Progress:
     """Spent on steps, over all attempts."""
 
 
+class Stopped(Exception):
+    """All workers end after this step; nothing is lost."""
+
+
+class EndedEarly(Exception):
+    """The loss on held-out rows has stopped falling."""
+
+
 def run_worker(settings: JsonObject, task_of: Callable[[JsonObject], Task]) -> None:
     """Run a task; an error of the input is told to the driver and not tried again."""
     try:
         run_task(task_of(settings), Path(settings["work_dir"]), settings["sink"])
     except RaymillError as error:
-        ray.get(settings["sink"].refuse.remote(str(error)))
+        ray.get(settings["sink"].refuse.remote(error))
 
 
 def run_task(task: Task, work_dir: Path, sink: Any) -> None:
@@ -79,48 +98,134 @@ def run_task(task: Task, work_dir: Path, sink: Any) -> None:
     first = place.get_world_rank() == 0
     give_way()
     set_threads()
-    who = {"rank": place.get_world_rank(), "pid": os.getpid(), "host": socket.gethostname()}
-    sink.tell.remote("worker", who)
-    engine = make_engine(task, place.get_world_size())
-    progress = Progress()
-    if (checkpoint := ray.train.get_checkpoint()) is not None:
-        progress = resume(engine, checkpoint)
-        if first:
-            sink.tell.remote("log", {"text": f"going on from the checkpoint of step {progress.step}"})
+    told = Told(sink, rank=place.get_world_rank())
+    told.tell("worker", rank=told.rank, pid=os.getpid(), host=socket.gethostname(), node=node_id())
+    engine = make_engine(task, place.get_world_size(), ray.train.torch.get_device())
+    checkpoints = Checkpoints(
+        work_dir / CHECKPOINTS, rank=engine.rank, workers=engine.workers, told=told.checkpoint
+    )
+    snapshots = Snapshots(work_dir / FOLDER)
+    step = take_up(engine, checkpoints, lambda text: told.tell("log", text=text))
+    progress = Progress(**checkpoints.progress(step)) if step else Progress()
     if first:
-        sink.tell.remote("phase", {"name": "train"})
+        told.tell("phase", name="train")
+        told.begin(work_dir / METRICS, progress.step, task.shares.steps)
+        told.unmeasured(snapshots, progress.step, task.early_stop)
+    try:
+        train_on(engine, task, progress, checkpoints, snapshots, told)
+    except Stopped:
+        return
+    except EndedEarly:
+        if first:
+            told.tell("log", text=f"ending at step {progress.step}: the loss on held-out rows falls no more")
+    finally:
+        told.flush()
+    checkpoints.wait()
+    weights = engine.weights()
+    if first:
+        kept = kept_step(task, snapshots, told)
+        told.tell("phase", name="export")
+        model = task.build()
+        model.load_state_dict(load_file(snapshots.path(kept)) if kept else weights, strict=False)
+        task.export(model)
+        write_finished(work_dir, progress, snapshots.losses(), kept)
+
+
+def train_on(
+    engine: Engine,
+    task: Task,
+    progress: Progress,
+    checkpoints: Checkpoints,
+    snapshots: Snapshots,
+    told: Told,
+) -> None:
+    """The steps that are left, with a checkpoint every so often and one where the run is asked to rest.
+
+    Raises:
+        Stopped: a checkpoint was taken and the workers shall end.
+        EndedEarly: no more steps are worth their time.
+        StorageFull, CheckpointFailed: a worker cannot write its part of a checkpoint.
+    """
+    steps = task.shares.steps
     started_at = time.monotonic() - progress.seconds
 
-    def tell(metrics: StepMetrics) -> None:
-        if first:
-            sink.tell.remote("step", metrics._asdict())
+    def save() -> None:
+        told.flush()
+        snapshots.wait()
+        checkpoints.save(progress.step, engine.save, dict(vars(progress)))
 
     def after(step: int, loss: float, tokens: int) -> None:
         progress.step, progress.loss = step, loss
         progress.tokens += tokens
         progress.seconds = time.monotonic() - started_at
-        if step % task.use.checkpoint_every == 0 and step < task.shares.steps:
-            save(engine, progress, first)
+        if task.validation is not None and (step % task.validate_every == 0 or step == steps):
+            weights = engine.weights()
+            if engine.rank == 0:
+                snapshots.write(step, weights, lambda: told.tell(SNAPSHOT, step=step))
+        wanted = agree(engine, BROKEN if checkpoints.failed else told.wish(step))
+        if wanted >= BROKEN:
+            checkpoints.give_up()
+            checkpoints.wait()  # raises on the worker whose part it was
+            raise Stopped
+        if step == steps:
+            return
+        if wanted >= END:
+            raise EndedEarly
+        if wanted:
+            save()
+            checkpoints.wait()
+            agree(engine, 0.0)  # nobody leaves before the last part is there
+            told.rested(step)
+            raise Stopped
+        if step % task.use.checkpoint_every == 0:
+            save()
 
-    schedule = Schedule(peak=task.learning_rate, steps=task.shares.steps, warmup_share=task.warmup_share)
-    train(engine, task.shares, schedule, seed=task.seed, start=progress.step, tell=tell, after=after)
-    weights = engine.weights()
-    if first:
-        sink.tell.remote("phase", {"name": "export"})
-        model = task.build()
-        model.load_state_dict(weights, strict=False)
-        task.export(model)
-        write_finished(work_dir, progress)
+    schedule = Schedule(peak=task.learning_rate, steps=steps, warmup_share=task.warmup_share)
+    train(engine, task.shares, schedule, seed=task.seed, start=progress.step, tell=told.step, after=after)
 
 
-def make_engine(task: Task, workers: int) -> Engine:
-    device = ray.train.torch.get_device()
-    torch.manual_seed(task.seed)
-    model = SummedLoss(task.build(), bf16=computes_bf16(task.use.precision, device))
+def kept_step(task: Task, snapshots: Snapshots, told: Told) -> int:
+    """The step whose weights become the model, where that are not the last ones: then 0."""
+    if task.validation is None:
+        return 0
+    snapshots.wait()
+    verdict = told.verdict()
+    if verdict is None or task.early_stop is None:
+        return 0
+    step = verdict.best_step if task.early_stop.keep == "best" else verdict.stop_step
+    return step if step and snapshots.path(step).is_file() else 0
+
+
+def node_id() -> str:
+    """Of the Ray node that this worker is on, hex."""
+    found: str = ray.get_runtime_context().get_node_id()
+    return found
+
+
+def make_engine(task: Task, workers: int, device: torch.device) -> Engine:
+    model = loss_model(task, device)
     limits = {"weight_decay": task.weight_decay, "max_grad_norm": task.max_grad_norm}
     if workers == 1 and task.use.zero == 0:
         return PlainEngine(model, device=device, **limits)
     return DeepSpeedEngine(model, device=device, zero=task.use.zero, **limits)
+
+
+def loss_model(task: Task, device: torch.device) -> SummedLoss:
+    """The model with its loss, as an engine wraps it."""
+    torch.manual_seed(task.seed)
+    return SummedLoss(task.build(), bf16=computes_bf16(task.use.precision, device))
+
+
+def mean_loss(model: SummedLoss, shares: Shares, device: torch.device) -> float:
+    """Over all rows of `shares`, without dropout; nats for each token that counts."""
+    model.eval()
+    summed, counted = 0.0, 0
+    with torch.no_grad():
+        for step in range(shares.steps):
+            share = shares.share(step, 0, 1)
+            summed += sum(float(model(*on_device(batch, device))) for batch in share.passes)
+            counted += share.counted
+    return summed / max(1, counted)
 
 
 def set_threads() -> None:
@@ -138,29 +243,16 @@ def computes_bf16(precision: Precision, device: torch.device) -> bool:
     return cpu.computes_bf16()
 
 
-def save(engine: Engine, progress: Progress, first: bool) -> None:
-    """A checkpoint that Ray Train keeps. Every worker calls it; Ray puts their shards into one folder."""
-    with tempfile.TemporaryDirectory() as directory:
-        engine.save(Path(directory))
-        if first:
-            (Path(directory) / PROGRESS).write_text(json.dumps(vars(progress)))
-        written = any(Path(directory).iterdir())
-        ray.train.report(
-            {"step": progress.step, "loss": progress.loss},
-            checkpoint=Checkpoint.from_directory(directory) if written else None,
-        )
-
-
-def resume(engine: Engine, checkpoint: Checkpoint) -> Progress:
-    with checkpoint.as_directory() as directory:
-        engine.load(Path(directory))
-        return Progress(**json.loads((Path(directory) / PROGRESS).read_text()))
-
-
-def write_finished(work_dir: Path, progress: Progress) -> None:
+def write_finished(work_dir: Path, progress: Progress, losses: dict[int, float], kept: int) -> None:
     """The mark that the export is whole; written last and in one move."""
+    checked: list[Point] = [{"step": step, "validation_loss": loss} for step, loss in losses.items()]
+    points = sorted([*read_points(work_dir / METRICS), *checked], key=lambda point: int(point["step"]))
+    write_points(points, work_dir / METRICS)
     result = {
+        "metrics": summary(points),
+        "series": thinned(points, POINTS),
         "steps": progress.step,
+        "kept_step": kept or progress.step,
         "final_loss": progress.loss,
         "tokens": progress.tokens,
         "seconds": round(progress.seconds, 3),

@@ -31,7 +31,7 @@ COMMANDS: dict[str, dict[str, Entry]] = {
     },
     "Work": {
         "run": Entry("run", "run_app", "Run a recipe from data to a served model."),
-        "train": Entry("run", "train_app", "Run a recipe up to its trained model."),
+        "train": Entry("train", "app", "Training runs: start, list, show, compare, plot, export."),
         "pipeline": Entry("pipeline", "app", "Recipes being run: list, show, watch, cancel, pause, retry."),
         "jobs": Entry(
             "jobs", "app", "Their steps, and jobs alone: list, submit, logs, retry, stats and more."

@@ -1,4 +1,4 @@
-"""`raymill run` and `raymill train`: post a recipe, show its progress, end as it ended."""
+"""`raymill run`: post a recipe, show its progress, end as it ended. `raymill train start` does so too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from raymill.policies.errors import RaymillError
 if TYPE_CHECKING:
     from raymill.client.recipe import Recipe
 
-run_app, train_app = new_app(), new_app()
+run_app = new_app()
 
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe, such as recipe.yaml.", show_default=False)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check it and show what would run; write nothing.")]
@@ -31,19 +31,6 @@ def run(recipe: RecipeFile, dry_run: DryRun = False, no_wait: NoWait = False, as
     from raymill.client.recipe import load_recipe
 
     start(load_recipe(recipe), dry_run=dry_run, no_wait=no_wait, as_json=as_json)
-
-
-@train_app.command()
-def train(
-    recipe: RecipeFile, dry_run: DryRun = False, no_wait: NoWait = False, as_json: Json = False
-) -> None:
-    """Run a recipe up to its trained model: its sections model, base, dataset and train.
-
-    Exit codes as for `raymill run`, so it can be the entry point of `ray job submit`.
-    """
-    from raymill.client.recipe import load_recipe
-
-    start(load_recipe(recipe).training_only(), dry_run=dry_run, no_wait=no_wait, as_json=as_json)
 
 
 def start(recipe: Recipe, *, dry_run: bool, no_wait: bool, as_json: bool) -> None:

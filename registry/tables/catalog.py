@@ -115,6 +115,13 @@ class TrainingRun(Base):
     final_loss: Mapped[float]  # nats per trained token
     tokens_per_s: Mapped[float]
     seconds: Mapped[float]
+    method: Mapped[str] = mapped_column(String(16), server_default="sft")  # pretrain, sft, tool, dpo or kto
+    metrics: Mapped[JsonObject] = mapped_column(
+        default=dict, server_default="{}"
+    )  # where the curves began and ended
+    series: Mapped[list[JsonObject]] = mapped_column(
+        default=list, server_default="[]"
+    )  # curves, at most 1000 points
     created_at: Mapped[CreatedAt]
 
 

@@ -260,7 +260,7 @@ def test_train_posts_the_recipe_up_to_training(
     raymill: Command, recipe: Path, service: Service, reply: Replies
 ) -> None:
     service.on("POST", "/api/v1/pipelines", reply(status=202, data=pipeline("running")))
-    assert raymill("train", str(recipe), "--no-wait").returncode == 0
+    assert raymill("train", "start", str(recipe), "--no-wait").returncode == 0
     posted = service.seen[0].body["recipe"]
     assert posted["quantize"] is posted["serve"] is None
     assert posted["model"] == "tiny"

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from tests.registry.making import ADA, claim_one, job_of, make_pipeline, read_job, read_pipeline, step
 
 from raymill.cluster.attempt import Attempt, open_attempt
-from raymill.cluster.context import JobContext, Outcome
+from raymill.cluster.context import JobContext, Outcome, Paused, Preempted
 from raymill.cluster.kinds import KINDS, Kind
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Invalid
@@ -316,6 +316,80 @@ def test_work_that_heeds_no_cancel_is_abandoned(
         jobs.cancel_job(session, attempt.id, ADA)
     assert attempt.run(abandoned.set) is None
     assert read_job(database, attempt.id).state is JobState.CANCELLED
+
+
+def test_work_whose_machine_goes_may_leave_something_and_the_job_waits_again(
+    database: Database, settings: Settings, does: Callable[..., None]
+) -> None:
+    left: list[str] = []
+
+    def make(context: JobContext) -> Outcome:
+        attempt.leave("its machine goes")
+        try:
+            context.check()
+        except Preempted as notice:
+            left.append(f"a checkpoint, because {notice}")
+            raise
+        return Outcome(result={"digest": "d"})
+
+    does(make)
+    make_pipeline(database)
+    attempt = attempt_at_next(database, settings)
+    assert attempt.run() is JobState.QUEUED
+    assert left == ["a checkpoint, because its machine goes"]
+    job = read_job(database, attempt.id)
+    assert (job.state, job.error, job.failures) == (JobState.QUEUED, "its machine goes", {})
+
+
+def test_what_breaks_while_the_machine_goes_is_no_failure_of_the_job(
+    database: Database, settings: Settings, does: Callable[..., None]
+) -> None:
+    def make(_: JobContext) -> Outcome:
+        attempt.leave("its machine goes")
+        raise OSError("the network is gone already")
+
+    does(make)
+    make_pipeline(database)
+    attempt = attempt_at_next(database, settings)
+    assert attempt.run() is JobState.QUEUED
+    assert read_job(database, attempt.id).failures == {}
+
+
+def test_who_has_lost_the_lease_leaves_nothing_behind(
+    database: Database, settings: Settings, does: Callable[..., None]
+) -> None:
+    does(wait_for_the_end)
+    make_pipeline(database)
+    attempt = attempt_at_next(database, settings)
+    with database.transaction() as session:
+        session.execute(update(Job).values(epoch=2))
+    with pytest.raises(LeaseLost):
+        attempt.leave("its machine goes")
+    with pytest.raises(LeaseLost):
+        attempt.check()
+
+
+def test_work_that_has_heard_of_a_pause_gets_the_time_to_come_to_rest(
+    database: Database, settings: Settings, does: Callable[..., None]
+) -> None:
+    abandoned = threading.Event()
+
+    def make(context: JobContext) -> Outcome:
+        while True:
+            try:
+                context.check()
+            except Paused:
+                time.sleep(settings.lease_s)  # longer than a pause that nobody heeds is waited for
+                raise
+            time.sleep(0.02)
+
+    does(make)
+    make_pipeline(database)
+    attempt = attempt_at_next(database, settings)
+    with database.transaction() as session:
+        jobs.pause_job(session, attempt.id, ADA)
+    assert attempt.run(abandoned.set) is JobState.PAUSED
+    assert not abandoned.is_set()
 
 
 def test_who_lost_the_lease_stops_and_commits_nothing_P2(

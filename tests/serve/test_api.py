@@ -71,6 +71,14 @@ LOWEST_ROLE = {
     "PATCH /hooks/{name}": Role.OPERATOR,
     "DELETE /hooks/{name}": Role.OPERATOR,
     "GET /hooks/{name}/deliveries": Role.VIEWER,
+    "GET /runs": Role.VIEWER,
+    "GET /runs/compare": Role.VIEWER,
+    "GET /runs/{run_id}": Role.VIEWER,
+    "GET /runs/{run_id}/points": Role.VIEWER,
+    "GET /runs/{run_id}/plot": Role.VIEWER,
+    "GET /runs/{run_id}/card": Role.VIEWER,
+    "POST /runs/{run_id}/exports": Role.OPERATOR,
+    "GET /runs/{run_id}/file": Role.OPERATOR,
     "GET /llms": Role.VIEWER,
     "GET /llms/{name}": Role.VIEWER,
     "GET /llms/{name}/versions": Role.VIEWER,
@@ -203,7 +211,7 @@ def operations(client: TestClient) -> list[tuple[str, str]]:
 
 def call(client: TestClient, method: str, path: str, key: str | None) -> Response:
     """The operation with ids of nothing and an empty body: past the door it finds nothing."""
-    for name in ("pipeline_id", "job_id", "key_id", "upload_id"):
+    for name in ("pipeline_id", "job_id", "run_id", "key_id", "upload_id"):
         path = path.replace(f"{{{name}}}", NOBODY)
     for name in ("name", "key", "provider", "model"):
         path = path.replace(f"{{{name}}}", "nobody")

@@ -115,9 +115,11 @@ def test_a_base_is_in_hugging_face_layout_with_everything_a_server_reads(
 ) -> None:
     directory = root / "artifacts" / base["artifact"]
     assert {file.path for file in digest_files(directory)} == {
+        "README.md",
         "chat_template.jinja",
         "config.json",
         "generation_config.json",
+        "metrics.jsonl",
         "model.safetensors",
         "tokenizer.json",
         "tokenizer.model",

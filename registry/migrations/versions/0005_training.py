@@ -1,4 +1,4 @@
-"""Training in depth: uploads, what is known of data sets"""
+"""Training in depth: uploads, what is known of data sets, what is kept of runs"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,13 +18,20 @@ DATASET_COLUMNS = (
     ("stats", postgresql.JSONB(), "'{}'"),
     ("provenance", postgresql.JSONB(), "'{}'"),
 )
+RUN_COLUMNS = (
+    ("method", sa.String(length=16), "'sft'"),
+    ("metrics", postgresql.JSONB(), "'{}'"),
+    ("series", postgresql.JSONB(), "'[]'"),
+)
 
 
 def upgrade() -> None:
     _datasets_up()
+    _runs_up()
 
 
 def downgrade() -> None:
+    _runs_down()
     _datasets_down()
 
 
@@ -51,3 +58,14 @@ def _datasets_down() -> None:
     op.drop_table("upload")
     for name, _, _ in DATASET_COLUMNS:
         op.drop_column("dataset", name)
+
+
+def _runs_up() -> None:
+    for name, kind, default in RUN_COLUMNS:
+        op.add_column("training_run", sa.Column(name, kind, server_default=sa.text(default), nullable=False))
+    op.execute("UPDATE training_run SET method = 'pretrain' WHERE kind = 'pretrain'")
+
+
+def _runs_down() -> None:
+    for name, _, _ in RUN_COLUMNS:
+        op.drop_column("training_run", name)

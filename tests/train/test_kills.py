@@ -1,0 +1,235 @@
+"""Fine-tuning with ZeRO-2 on two Ray nodes loses a worker, its driver, a node; and comes to the same losses.
+
+Each run is a driver of its own (drill.py) on a cluster of two nodes with one worker on each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from raymill.cluster.ray_head import free_ports
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 160
+CONFIG = {
+    "batch": 4, "epochs": 10, "checkpoint_every": 5, "learning_rate": 0.003,
+    "lora": {"r": 4}, "workers": 2, "zero": 2, "max_failures": 3,
+}  # fmt: skip
+
+pytestmark = [pytest.mark.slow, pytest.mark.multinode, pytest.mark.timeout(1200)]
+
+
+class Nodes:
+    """A head, and a second node that can be taken away and given back."""
+
+    def __init__(self) -> None:
+        # Both nodes count the cores of this machine as theirs; threads must not spin while they wait.
+        os.environ.update({"OMP_WAIT_POLICY": "PASSIVE", "RAY_agent_register_timeout_ms": "180000"})
+        self.cluster = Cluster(initialize_head=True, head_node_args={**small(), "include_dashboard": False})
+        self._second = self.cluster.add_node(**small())
+
+    def replace_second(self) -> None:
+        self.cluster.remove_node(self._second, allow_graceful=False)
+        self._second = self.cluster.add_node(**small())
+
+
+def small() -> dict[str, int]:
+    """Arguments of a node with room for one worker. A raylet that is told its agent's ports does not wait for them,
+    which takes too long on a busy machine."""
+    names = (
+        "metrics_agent_port",
+        "metrics_export_port",
+        "dashboard_agent_listen_port",
+        "runtime_env_agent_port",
+    )
+    return {"num_cpus": 1, "object_store_memory": 100 << 20, **dict(zip(names, free_ports(4), strict=True))}
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    found = Nodes()
+    yield found
+    found.cluster.shutdown()
+
+
+class Run:
+    """One training run: its folder, its driver, what it said."""
+
+    def __init__(self, folder: Path, address: str, **config: Any) -> None:
+        self.folder = folder
+        self._command = [
+            sys.executable, "-m", "tests.train.drill", address, str(folder), json.dumps({**CONFIG, **config}),
+        ]  # fmt: skip
+        self.driver: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Run:
+        with (self.folder / "driver.log").open("ab") as log:
+            self.driver = subprocess.Popen(self._command, cwd=ROOT, stdout=log, stderr=log)
+        return self
+
+    def finish(self) -> dict[str, Any]:
+        """What it ended with."""
+        assert self.driver is not None
+        self.driver.wait(timeout=600)
+        last = self.events("ended")
+        assert last, (self.folder / "driver.log").read_text()[-5000:]
+        return last[-1]
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        path = self.folder / "events.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [event for event in map(json.loads, lines) if event["kind"] == kind]
+
+    def wait_for_step(self, step: int) -> None:
+        deadline = time.monotonic() + 300
+        while not any(event["step"] >= step for event in self.events("step")):
+            assert self.driver is not None
+            assert self.driver.poll() is None, (self.folder / "driver.log").read_text()[-5000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def worker(self, rank: int) -> int:
+        """Process id of the newest worker of that rank."""
+        return int([event for event in self.events("worker") if event["rank"] == rank][-1]["pid"])
+
+    def losses(self) -> dict[int, set[str]]:
+        """Step -> its loss as it is printed, each time that it was computed."""
+        found: dict[int, set[str]] = {}
+        for event in self.events("step"):
+            found.setdefault(event["step"], set()).add(f"{event['loss']:.6g}")
+        return found
+
+    def computed(self) -> list[int]:
+        return [event["step"] for event in self.events("step")]
+
+
+MakeRun = Callable[..., Run]
+
+
+@pytest.fixture(scope="module")
+def make_run(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
+    inputs = tmp_path_factory.mktemp("inputs")
+
+    def make(name: str, **config: Any) -> Run:
+        folder = tmp_path_factory.mktemp(name)
+        if (inputs / "artifacts").is_dir():
+            shutil.copytree(inputs, folder, dirs_exist_ok=True)
+        return Run(folder, nodes.cluster.address, **config)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_run: MakeRun) -> dict[int, set[str]]:
+    run = make_run("undisturbed").start()
+    assert "result" in run.finish()
+    losses = run.losses()
+    assert sorted(losses) == list(range(1, STEPS + 1))
+    assert all(len(values) == 1 for values in losses.values())
+    return losses
+
+
+def test_a_killed_worker_changes_no_loss(make_run: MakeRun, undisturbed: dict[int, set[str]]) -> None:
+    run = make_run("worker").start()
+    run.wait_for_step(12)
+    os.kill(run.worker(1), signal.SIGKILL)
+    assert run.finish()["result"]["steps"] == STEPS
+    assert run.losses() == undisturbed
+    assert len(run.computed()) > STEPS
+
+
+def test_a_killed_driver_changes_no_loss(make_run: MakeRun, undisturbed: dict[int, set[str]]) -> None:
+    run = make_run("driver").start()
+    run.wait_for_step(12)
+    assert run.driver is not None
+    run.driver.kill()
+    run.driver.wait()
+    assert run.start().finish()["result"]["steps"] == STEPS
+    assert run.losses() == undisturbed
+    assert any("going on from the checkpoint of step" in event["text"] for event in run.events("log"))
+
+
+def test_a_lost_node_changes_no_loss(
+    make_run: MakeRun, undisturbed: dict[int, set[str]], nodes: Nodes
+) -> None:
+    run = make_run("node").start()
+    run.wait_for_step(12)
+    nodes.replace_second()
+    assert run.finish()["result"]["steps"] == STEPS
+    assert run.losses() == undisturbed
+    assert len({event["node"] for event in run.events("worker")}) == 3
+
+
+def test_a_worker_that_is_asked_to_go_leaves_a_checkpoint_and_no_step_is_done_twice(
+    make_run: MakeRun, undisturbed: dict[int, set[str]]
+) -> None:
+    run = make_run("preempted").start()
+    run.wait_for_step(12)
+    os.kill(run.worker(1), signal.SIGTERM)
+    asked_at = time.monotonic()
+    ended = run.finish()
+    assert ended["error"] == "Preempted"
+    assert "was asked to go" in ended["text"]
+    assert time.monotonic() - asked_at < 20
+    assert run.start().finish()["result"]["steps"] == STEPS
+    assert run.computed() == list(range(1, STEPS + 1))
+    assert run.losses() == undisturbed
+
+
+def test_a_paused_run_goes_on_at_exactly_the_step_where_it_rested(
+    make_run: MakeRun, undisturbed: dict[int, set[str]]
+) -> None:
+    paused = make_run("paused", pause_at=12).start()
+    assert paused.finish()["error"] == "Paused"
+    run = Run(paused.folder, paused._command[3]).start()
+    assert run.finish()["result"]["steps"] == STEPS
+    assert run.computed() == list(range(1, STEPS + 1))
+    assert run.losses() == undisturbed
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
+    make_run: MakeRun, undisturbed: dict[int, set[str]]
+) -> None:
+    run = make_run("damaged", pause_at=17).start()
+    assert run.finish()["error"] == "Paused"
+    newest, *_ = sorted((run.folder / "work" / "drill" / "checkpoints").iterdir(), reverse=True)
+    victim = max(newest.rglob("*.pt"), key=lambda path: path.stat().st_size)
+    damaged = bytearray(victim.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    victim.write_bytes(bytes(damaged))
+    run = Run(run.folder, run._command[3]).start()
+    assert run.finish()["result"]["steps"] == STEPS
+    logs = [event["text"] for event in run.events("log")]
+    assert any("cannot be used" in text and "other bytes" in text for text in logs)
+    rested, gone_on = (
+        int(re.findall(rf"{words} (\d+)", "\n".join(logs))[-1])
+        for words in ("resting at step", "going on from the checkpoint of step")
+    )
+    assert gone_on == (rested - 1) // 5 * 5
+    assert run.losses() == undisturbed
+
+
+def test_held_out_rows_are_measured_beside_the_training_and_end_it(make_run: MakeRun) -> None:
+    early = {"patience": 2, "keep": "best"}
+    run = make_run(
+        "validated", validation={"every": 4, "rows": 8}, early_stop=early, learning_rate=0.03
+    ).start()
+    done = run.finish()["result"]
+    checks = {event["step"]: event["loss"] for event in run.events("validation")}
+    assert len(checks) >= 3
+    assert done["metrics"]["best_validation_loss"] == pytest.approx(min(checks.values()))
+    assert done["kept_step"] == min(checks, key=lambda step: checks[step])
+    assert done["steps"] < 140
