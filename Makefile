@@ -42,7 +42,8 @@ $(STAMP): $(INPUTS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "set-up: installing packages ($(DEVICE)); the first time compiles llama.cpp, about 4 minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH_BACKEND) \
+	@# Compiled now, once: where Python may not write bytecode, each process would compile torch and Ray again.
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(TORCH_BACKEND) \
 	    --override constraints/overrides-$(DEVICE).txt -r constraints/$(DEVICE).txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@echo "set-up: llama.cpp's converter, from llama-cpp-python's own source archive"
