@@ -51,7 +51,7 @@ def test_the_last_turn_is_the_reference(tmp_path: Path) -> None:
     ("line", "reason"),
     [
         ('{"messages": [{"role": "user", "content": "q"}]}', "ends with a turn of 'user'"),
-        ('{"text": "q"}', "no row with messages"),
+        ('{"text": "q"}', "is plain text"),
         ("{", "no row with messages"),
         ('{"messages": []}', "no row with messages"),
     ],
