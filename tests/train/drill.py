@@ -18,6 +18,7 @@ import ray
 
 from raymill.cluster.context import JsonObject, LocalContext, Paused
 
+VOCAB = 340
 VERBS = ("broken", "lost", "slow", "late")
 
 
@@ -51,10 +52,10 @@ def make_inputs(root: Path) -> dict[str, JsonObject]:
     data = root / "artifacts" / "dataset" / "drill" / ("0" * 12)
     if not base.is_dir():
         texts = [f"The router of {number} is {rng.choice(VERBS)}.\nHelp comes soon." for number in range(400)]
-        train_tokenizer(texts, 400, root / "tokenizer")
+        train_tokenizer(texts, VOCAB, root / "tokenizer")
         tokenizer = load_tokenizer(root / "tokenizer")
-        config = PretrainConfig(text="-", hidden=256, layers=2, vocab=400)
-        write_model(build_llama(config, tokenizer), root / "tokenizer", base, tokenizer.eos_token_id)
+        config = PretrainConfig(text="-", hidden=256, layers=2, vocab=VOCAB)
+        write_model(build_llama(config, tokenizer), root / "tokenizer", base, [tokenizer.eos_token_id])
     if not data.is_dir():
         data.mkdir(parents=True)
         rows = []
