@@ -17,6 +17,8 @@ HEAVY = {"ray", "torch", "sqlalchemy", "transformers", "datasets", "deepspeed", 
 LIGHT_CONFIGS = (
     "train/config.py",
     "train/dataset_config.py",
+    "train/methods.py",
+    "train/compatibility.py",
     "evaluate/config.py",
     "serve/llm/config.py",
     "serve/gateway/config.py",

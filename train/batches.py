@@ -9,9 +9,9 @@ Shapes: B rows, T tokens in a row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,21 @@ PACKED_TOKENS = 256
 
 
 class Batch(NamedTuple):
-    """One forward pass of one worker."""
+    """One forward pass of one worker: E examples in B rows."""
 
     ids_BT: Ids
     positions_BT: Ids
     labels_BT: Ids
     """The id where the loss counts, IGNORE elsewhere; not shifted."""
+
+    owners_BT: Ids
+    """Which of the pass's examples, from 0 to E - 1, a token belongs to; 0 for padding, where nothing counts."""
+
+    examples_E: Ids
+    """Numbers of the pass's examples in the data set."""
+
+    facts: Mapping[str, NDArray[Any]]
+    """What else the objective must know, by its names for it."""
 
 
 class Share(NamedTuple):
@@ -40,10 +49,13 @@ class Share(NamedTuple):
     """As many on each worker, since sharded weights are gathered together."""
 
     counted: int
-    """Tokens of the whole step, over all workers, that the loss counts."""
+    """What the summed loss of the whole step, over all workers, is divided by: tokens, pairs or answers."""
 
     tokens: int
     """Tokens of the whole step, over all workers, without padding."""
+
+    probes: Sequence[Batch] = ()
+    """Passes without a gradient that the objective asks for before the others; as many on each worker."""
 
 
 class ExampleShares:
@@ -73,30 +85,24 @@ class ExampleShares:
         """The part of worker `rank` in `step` (from 0)."""
         epoch, number = divmod(step, self._steps_in_epoch)
         order = np.random.default_rng((self._seed, epoch)).permutation(len(self._examples))
-        chosen = [self._examples[i] for i in order[number * self._batch : (number + 1) * self._batch]]
+        chosen = order[number * self._batch : (number + 1) * self._batch].tolist()
         # Dealt out longest first, so that the workers carry about the same number of tokens.
-        chosen.sort(key=lambda example: -len(example.ids))
+        chosen.sort(key=lambda i: -len(self._examples[i].ids))
         passes = [self._passes(chosen[worker::workers]) for worker in range(workers)]
-        most = max(len(batches) for batches in passes)
-        mine = passes[rank] + [blank(self._pad_id)] * (most - len(passes[rank]))
         return Share(
-            passes=mine,
-            counted=sum(int((batch.labels_BT != IGNORE).sum()) for batches in passes for batch in batches),
-            tokens=sum(len(example.ids) for example in chosen),
+            passes=level(passes, self._pad_id)[rank],
+            counted=sum(counted_in(batch) for batches in passes for batch in batches),
+            tokens=sum(len(self._examples[i].ids) for i in chosen),
         )
 
-    def _passes(self, examples: Sequence[Example]) -> list[Batch]:
-        if not examples:
-            return []
-        longest = max(len(example.ids) for example in examples)
-        width = max(longest, PACKED_TOKENS) if self._packing else longest
-        rows = first_fit(examples, width) if self._packing else [[example] for example in examples]
-        # Rows are no wider than what lies in them.
-        used = max(sum(len(example.ids) for example in row) for row in rows)
-        height = max(1, self._pass_tokens // used)
-        return [
-            lay(rows[start : start + height], used, self._pad_id) for start in range(0, len(rows), height)
-        ]
+    def _passes(self, chosen: Sequence[int]) -> list[Batch]:
+        return lay_passes(
+            [(i,) for i in chosen],
+            self._examples,
+            pad_id=self._pad_id,
+            packing=self._packing,
+            pass_tokens=self._pass_tokens,
+        )
 
 
 class WindowShares:
@@ -124,7 +130,8 @@ class WindowShares:
         windows = [self._stream[start : start + self._window] for start in chosen[rank::workers]]
         # The file holds 32 bits an id; torch indexes with 64.
         ids_BT = np.stack(windows).astype(np.int64)
-        batch = Batch(ids_BT, positions_within(ids_BT, self._end_id), ids_BT)
+        nobody_BT = np.zeros_like(ids_BT)
+        batch = Batch(ids_BT, positions_within(ids_BT, self._end_id), ids_BT, nobody_BT, nobody_BT[:1, 0], {})
         return Share([batch], counted=self._batch * (self._window - 1), tokens=self._batch * self._window)
 
 
@@ -147,41 +154,99 @@ def positions_within(ids_BT: Ids, end_id: int) -> Ids:
     return positions_BT
 
 
-def first_fit(examples: Sequence[Example], width: int) -> list[list[Example]]:
-    """Lay examples into rows of at most `width` tokens: each into the first row with room."""
-    rows: list[list[Example]] = []
+def lay_passes(
+    units: Sequence[Sequence[int]],
+    examples: Sequence[Example],
+    *,
+    pad_id: int,
+    packing: bool,
+    pass_tokens: int,
+) -> list[Batch]:
+    """Passes of about `pass_tokens` over units, which are numbers of examples that share a pass.
+
+    A single example goes into the first row with room anywhere; a unit of several goes where its pass is.
+    """
+    if not units:
+        return []
+    lengths = {i: len(examples[i].ids) for unit in units for i in unit}
+    longest = max(lengths.values())
+    width = max(longest, PACKED_TOKENS) if packing else longest
+    if all(len(unit) == 1 for unit in units):
+        rows = fill([i for (i,) in units], lengths, width, packing=packing)
+        height = max(1, pass_tokens // widest(rows, lengths))
+        passes = [rows[start : start + height] for start in range(0, len(rows), height)]
+    else:
+        passes = []
+        for unit in units:
+            grown = [*(i for row in passes[-1] for i in row), *unit] if passes else list(unit)
+            rows = fill(sorted(grown, key=lambda i: -lengths[i]), lengths, width, packing=packing)
+            if passes and len(rows) * widest(rows, lengths) <= pass_tokens:
+                passes[-1] = rows
+            else:
+                passes.append(fill(unit, lengths, width, packing=packing))
+    # Rows are no wider than what lies in them.
+    return [lay(rows, examples, widest(rows, lengths), pad_id) for rows in passes]
+
+
+def fill(chosen: Sequence[int], lengths: Mapping[int, int], width: int, *, packing: bool) -> list[list[int]]:
+    """Rows of example numbers: several in each, or one."""
+    return first_fit(chosen, lengths, width) if packing else [[i] for i in chosen]
+
+
+def widest(rows: Sequence[Sequence[int]], lengths: Mapping[int, int]) -> int:
+    """Tokens in the fullest row."""
+    return max(sum(lengths[i] for i in row) for row in rows)
+
+
+def first_fit(chosen: Sequence[int], lengths: Mapping[int, int], width: int) -> list[list[int]]:
+    """Lay examples, by their numbers, into rows of at most `width` tokens: each into the first row with room."""
+    rows: list[list[int]] = []
     room: list[int] = []
-    for example in examples:
-        length = len(example.ids)
-        index = next((i for i, free in enumerate(room) if free >= length), None)
+    for i in chosen:
+        index = next((row for row, free in enumerate(room) if free >= lengths[i]), None)
         if index is None:
             rows.append([])
             room.append(width)
             index = len(rows) - 1
-        rows[index].append(example)
-        room[index] -= length
+        rows[index].append(i)
+        room[index] -= lengths[i]
     return rows
 
 
-def lay(rows: Sequence[Sequence[Example]], width: int, pad_id: int) -> Batch:
+def lay(rows: Sequence[Sequence[int]], examples: Sequence[Example], width: int, pad_id: int) -> Batch:
     """Arrays for rows of examples. The tail of a row is one more example, of padding, that nobody counts."""
     ids_BT = np.full((len(rows), width), pad_id, dtype=np.int64)
     positions_BT = np.zeros((len(rows), width), dtype=np.int64)
     labels_BT = np.full((len(rows), width), IGNORE, dtype=np.int64)
-    for ids_T, positions_T, labels_T, row in zip(ids_BT, positions_BT, labels_BT, rows, strict=True):
+    owners_BT = np.zeros((len(rows), width), dtype=np.int64)
+    laid: list[int] = []
+    for row, held in enumerate(rows):
         at = 0
-        for example in row:
-            end = at + len(example.ids)
-            ids_T[at:end] = example.ids
-            positions_T[at:end] = np.arange(end - at)
-            labels_T[at:end] = example.labels
+        for i in held:
+            end = at + len(examples[i].ids)
+            ids_BT[row, at:end] = examples[i].ids
+            positions_BT[row, at:end] = np.arange(end - at)
+            labels_BT[row, at:end] = examples[i].labels
             # Nothing within the example comes before its first token, so nothing predicts it.
-            labels_T[at] = IGNORE
+            labels_BT[row, at] = IGNORE
+            owners_BT[row, at:end] = len(laid)
+            laid.append(i)
             at = end
-        positions_T[at:] = np.arange(width - at)
-    return Batch(ids_BT, positions_BT, labels_BT)
+        positions_BT[row, at:] = np.arange(width - at)
+    return Batch(ids_BT, positions_BT, labels_BT, owners_BT, np.asarray(laid, dtype=np.int64), {})
+
+
+def counted_in(batch: Batch) -> int:
+    """Tokens that the loss counts."""
+    return int((batch.labels_BT != IGNORE).sum())
+
+
+def level(passes: Sequence[list[Batch]], pad_id: int) -> list[list[Batch]]:
+    """The same number of passes for each worker: blank ones are added."""
+    most = max(len(batches) for batches in passes)
+    return [batches + [blank(pad_id)] * (most - len(batches)) for batches in passes]
 
 
 def blank(pad_id: int) -> Batch:
     """A pass that counts nothing, for a worker that has fewer than the others."""
-    return lay([[]], 8, pad_id)
+    return lay([[]], [], 8, pad_id)

@@ -10,6 +10,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from raymill.train.compatibility import refuse_bad_combinations
+from raymill.train.methods import COMPARING, DpoConfig, KtoConfig, LoraConfig, Method
 from raymill.train.run_config import Config, EarlyStop, Validate
 
 HEAD_DIM = 64
@@ -17,8 +19,6 @@ HEAD_DIM = 64
 
 QUANT_BLOCK = 256
 """K-quants need row lengths that this divides; others fall back silently to a larger type."""
-
-LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -31,6 +31,21 @@ class ClusterUse(Config):
 
     zero: int = Field(default=0, ge=0, le=3)
     """DeepSpeed ZeRO stage: 0 nothing is sharded, 1 optimiser states, 2 also gradients, 3 also weights."""
+
+    sharding: Literal["zero", "fsdp"] = "zero"
+    """Who shards: DeepSpeed by `zero`, or torch's FSDP2, which shards everything."""
+
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What moves from the GPU to the machine's memory: optimiser states, or the weights as well."""
+
+    gradient_checkpointing: bool = False
+    """Keep a block's input alone and compute the rest again going back: less memory, a third more work."""
+
+    compile: bool = False
+    """Compile each block of the model with torch.compile; the first steps wait for it."""
+
+    liger: bool = False
+    """Liger's kernels for norms, rotary positions and feed-forward layers. Needs a GPU."""
 
     precision: Precision = "auto"
     """Of the arithmetic; weights stay fp32. `auto` is bf16 where the device computes in it."""
@@ -140,46 +155,27 @@ class PretrainConfig(ClusterUse):
                 f"seq_tokens is {self.seq_tokens}, max_positions {self.max_positions}: raise max_positions"
             )
         check_split(self.batch, self.workers)
-        return self
-
-
-class LoraConfig(Config):
-    """Low-rank adapters: the base stays as it is, and small matrices beside it learn."""
-
-    r: int = Field(default=16, ge=1, le=1024)
-    """Rank of the adapters."""
-
-    alpha: int = Field(default=0, ge=0)
-    """The adapters' output is scaled by alpha / r; 0 means twice r."""
-
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of an adapter's inputs that is dropped in training."""
-
-    targets: tuple[str, ...] = LINEAR_LAYERS
-    """Names of the layers that get an adapter."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def derive(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("r", 16), int):
-            return {**data, "alpha": data.get("alpha") or 2 * data.get("r", 16)}
-        return data
-
-    @model_validator(mode="after")
-    def check(self) -> Self:
-        if not self.targets:
-            raise ValueError("lora.targets is empty: name a layer, such as q_proj, or leave targets out")
+        refuse_bad_combinations(self.model_dump())
         return self
 
 
 class TrainConfig(ClusterUse):
-    """Supervised fine-tuning on conversations; the loss is on the assistant's tokens alone."""
+    """Fine-tuning of a base on a data set, by any of the methods."""
 
-    method: Literal["sft"] = "sft"
-    """How to tune."""
+    method: Method = "sft"
+    """pretrain (continued, on text), sft, tool (calls), dpo (pairs) or kto (answers that are good or bad)."""
 
     lora: LoraConfig | None = None
     """Adapters; None tunes every weight."""
+
+    dpo: DpoConfig | None = None
+    """Settings of method dpo."""
+
+    kto: KtoConfig | None = None
+    """Settings of method kto."""
+
+    loss_on: Literal["assistant", "last", "all"] = "assistant"
+    """Which tokens of a conversation count: what the assistant says, its last turn alone, or everything."""
 
     epochs: int = Field(default=3, ge=1, le=1000)
     """How often each example is seen."""
@@ -191,7 +187,7 @@ class TrainConfig(ClusterUse):
     """Tokens in one forward pass of one worker; a larger share of a step is done in several passes."""
 
     learning_rate: float = Field(default=0.0, ge=0, le=1)
-    """Peak; 0 means 2e-4 with LoRA and 2e-5 without."""
+    """Peak; 0 means 2e-5, for dpo and kto 1e-6, and ten times that with LoRA."""
 
     warmup_share: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
@@ -203,7 +199,8 @@ class TrainConfig(ClusterUse):
     """A longer gradient is scaled down to this."""
 
     max_tokens: int = Field(default=1024, ge=16)
-    """Tokens that an example may have. A longer one is an error that names its row, never a silent cut."""
+    """Tokens that an example may have. A longer one is an error that names its row, never a silent cut; a longer
+    text of method pretrain is read in several pieces."""
 
     packing: bool = True
     """Lay several examples into one row, without letting them see each other. Changes speed, not the loss."""
@@ -222,8 +219,13 @@ class TrainConfig(ClusterUse):
     def derive(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        default = 2e-5 if data.get("lora") is None else 2e-4
-        return {**data, "learning_rate": data.get("learning_rate") or default}
+        given, method = dict(data), data.get("method", "sft")
+        default = (1e-6 if method in COMPARING else 2e-5) * (1 if data.get("lora") is None else 10)
+        given["learning_rate"] = data.get("learning_rate") or default
+        # The stored configuration holds every number, so the method's own section is always there.
+        if method in COMPARING and data.get(method) is None:
+            given[method] = {}
+        return given
 
     @model_validator(mode="after")
     def check(self) -> Self:
@@ -236,6 +238,20 @@ class TrainConfig(ClusterUse):
             raise ValueError(
                 "early_stop goes by the loss on held-out rows: add validation, such as {every: 50}"
             )
+        for method in COMPARING:
+            if getattr(self, method) is not None and self.method != method:
+                raise ValueError(
+                    f"{method} has settings, but method is {self.method}: remove {method}, or set "
+                    f"method to {method}"
+                )
+        if self.method not in ("sft", "tool") and self.loss_on != "assistant":
+            raise ValueError(
+                f"loss_on is {self.loss_on}, which is for sft and tool; method is {self.method}: "
+                "leave loss_on out"
+            )
+        if self.method == "kto" and self.batch < 2:
+            raise ValueError(f"batch is {self.batch}, kto compares answers within a step: use 2 or more")
+        refuse_bad_combinations(self.model_dump())
         return self
 
 

@@ -6,6 +6,7 @@ compute from its configuration: frozen weights are not saved.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from raymill.train.batches import Batch
-from raymill.train.loop import SummedLoss
+from raymill.train.objectives import Objective
+from raymill.train.summed_loss import Passed, SummedLoss, inputs_of
 
 STATE_FILE = "state.pt"
 TAG = "state"
@@ -39,12 +41,37 @@ def trained_weights(model: SummedLoss) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in model.model.named_parameters() if p.requires_grad]
 
 
-def on_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    ids, positions, labels = (torch.from_numpy(array).to(device) for array in batch)
-    return ids, positions, labels
+class OwnModel:
+    """What the engines have in common: a pass, and scoring."""
+
+    device: torch.device
+    _model: SummedLoss
+
+    @property
+    def objective(self) -> Objective:
+        return self._model.objective
+
+    @property
+    def _called(self) -> Any:
+        """What a pass goes through: the model, or what is wrapped around it."""
+        return self._model
+
+    def score(self, batch: Batch) -> Tensor:
+        logps_E: Tensor = self._still(batch, score=True)
+        return logps_E
+
+    def measure(self, batch: Batch) -> Passed:
+        return Passed(*self._still(batch, score=False))
+
+    def _still(self, batch: Batch, *, score: bool) -> Any:
+        self._model.eval()
+        with torch.no_grad():
+            found = self._called(*inputs_of(batch, self.device), score=score)
+        self._model.train()
+        return found
 
 
-class PlainEngine:
+class PlainEngine(OwnModel):
     """One worker, nothing sharded."""
 
     rank = 0
@@ -58,9 +85,8 @@ class PlainEngine:
         self._optimizer = adamw(model, weight_decay)
         self._max_grad_norm = max_grad_norm
 
-    def forward(self, batch: Batch, *, last: bool) -> Tensor:  # noqa: ARG002
-        loss: Tensor = self._model(*on_device(batch, self.device))
-        return loss
+    def forward(self, batch: Batch, *, last: bool) -> Passed:  # noqa: ARG002
+        return Passed(*self._model(*inputs_of(batch, self.device)))
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
@@ -74,8 +100,8 @@ class PlainEngine:
         self._optimizer.zero_grad()
         return float(norm)
 
-    def total(self, value: Tensor) -> float:
-        return float(value)
+    def total(self, values: Tensor) -> Tensor:
+        return values
 
     def save(self, directory: Path) -> None:
         torch.save(
@@ -84,24 +110,39 @@ class PlainEngine:
 
     def load(self, directory: Path) -> None:
         state = torch.load(directory / STATE_FILE, map_location=self.device, weights_only=True)
-        self._model.model.load_state_dict(state["weights"], strict=False)
+        self.put(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
 
     def weights(self) -> dict[str, Tensor]:
         return {name: p.detach().cpu() for name, p in trained_weights(self._model)}
 
+    def put(self, weights: Mapping[str, Tensor]) -> None:
+        """Take weights over that `weights` of any engine gave, without the optimiser's state."""
+        self._model.model.load_state_dict(weights, strict=False)
 
-class DeepSpeedEngine:
+
+class DeepSpeedEngine(OwnModel):
     """Several workers, or states sharded by ZeRO. The process group must be there."""
 
     def __init__(
-        self, model: SummedLoss, *, device: torch.device, weight_decay: float, max_grad_norm: float, zero: int
+        self,
+        model: SummedLoss,
+        *,
+        device: torch.device,
+        weight_decay: float,
+        max_grad_norm: float,
+        zero: int,
+        offload: str = "none",
     ) -> None:
         import deepspeed  # seconds, and only runs that shard need it
 
         self.device = device
         self._model = model.to(device)
         self._zero = zero
+        moved = {
+            "optimizer": {"offload_optimizer": {"device": "cpu"}},
+            "all": {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}},
+        }
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=self._model,
             optimizer=adamw(model, weight_decay),
@@ -111,7 +152,8 @@ class DeepSpeedEngine:
                 "gradient_accumulation_steps": 1,
                 "gradient_clipping": max_grad_norm,
                 "zero_allow_untested_optimizer": True,
-                "zero_optimization": {"stage": zero, "overlap_comm": False},
+                "zero_force_ds_cpu_optimizer": False,
+                "zero_optimization": {"stage": zero, "overlap_comm": False, **moved.get(offload, {})},
                 "wall_clock_breakdown": False,
                 "steps_per_print": 1 << 30,
             },
@@ -119,11 +161,14 @@ class DeepSpeedEngine:
         self.rank = torch.distributed.get_rank()
         self.workers = torch.distributed.get_world_size()
 
-    def forward(self, batch: Batch, *, last: bool) -> Tensor:
+    @property
+    def _called(self) -> Any:
+        return self._engine
+
+    def forward(self, batch: Batch, *, last: bool) -> Passed:
         # Gradients are reduced over the workers in the last pass alone.
         self._engine.set_gradient_accumulation_boundary(is_boundary=last)
-        loss: Tensor = self._engine(*on_device(batch, self.device))
-        return loss
+        return Passed(*self._engine(*inputs_of(batch, self.device)))
 
     def backward(self, loss: Tensor) -> None:
         self._engine.backward(loss)
@@ -134,9 +179,9 @@ class DeepSpeedEngine:
         self._engine.step()
         return float(self._engine.get_global_grad_norm() or 0.0)
 
-    def total(self, value: Tensor) -> float:
-        torch.distributed.all_reduce(value)
-        return float(value)
+    def total(self, values: Tensor) -> Tensor:
+        torch.distributed.all_reduce(values)
+        return values
 
     def save(self, directory: Path) -> None:
         self._engine.save_checkpoint(str(directory), tag=TAG, exclude_frozen_parameters=True)

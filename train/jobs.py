@@ -12,6 +12,7 @@ from raymill.registry.artifacts import Published, sha256_file
 from raymill.train.card import CARD, Facts, card
 from raymill.train.config import ImportConfig, PretrainConfig, TrainConfig
 from raymill.train.export import count_parameters, import_model, link_tree
+from raymill.train.methods import misfit_of
 from raymill.train.metrics import FILE_POINTS, METRICS, read_points, repeatable, thinned, write_points
 
 STAGING = "staging"
@@ -78,13 +79,16 @@ def download(config: ImportConfig) -> Path:
 
 def run_train(context: JobContext) -> Outcome:
     """Tune the base on the data set; publish the merged model, and the adapter if there is one."""
-    from raymill.train.sft import ADAPTER, tune
+    from raymill.train.tuning import ADAPTER, tune
 
     config = TrainConfig.model_validate(context.config)
+    misfit = misfit_of(config.method, context.inputs["dataset"].get("shape", "conversation"))
+    if misfit is not None:
+        raise Invalid(misfit, param="train.method")
     base = context.path(context.inputs["base"]["artifact"])
     train_file = context.path(context.inputs["dataset"]["artifact"]) / "train.jsonl"
-    done, shape = tune(config, base, train_file, context)
-    facts = {"rows": shape.rows, "trained_token_share": shape.trained_token_share}
+    done, size = tune(config, base, train_file, context)
+    facts = {"rows": size.rows, "trained_token_share": size.trained_token_share}
     for folder in ("export", *([ADAPTER] if config.lora is not None else [])):
         describe(context, folder, config.method, {**done, **facts})
     published = publish_export(context, "model", "export")
@@ -93,8 +97,7 @@ def run_train(context: JobContext) -> Outcome:
         published,
         *([adapter] if adapter else []),
         adapter=adapter.name if adapter else None,
-        rows=shape.rows,
-        trained_token_share=shape.trained_token_share,
+        **facts,
         **{key: done[key] for key in MEASURED},
     )
 

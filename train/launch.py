@@ -18,7 +18,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymill.cluster.context import JobContext, JsonObject, Preempted
-from raymill.policies.errors import RaymillError, Unavailable
+from raymill.policies.errors import Invalid, RaymillError, Unavailable
+from raymill.train.compatibility import Machine, missing_on
 from raymill.train.config import ClusterUse
 from raymill.train.run_config import EarlyStop
 from raymill.train.sink import SNAPSHOT, News, Sink, Wish
@@ -222,13 +223,17 @@ def wants_gpu(use: ClusterUse) -> bool:
 
     Raises:
         Unavailable: the recipe asks for GPUs that the cluster lacks.
+        Invalid: one of its settings needs a GPU.
     """
     there = int(ray.cluster_resources().get("GPU", 0))
     if use.use_gpu and there < use.workers:
         raise Unavailable(
             f"workers is {use.workers} with a GPU each, the cluster has {there}: lower workers or leave use_gpu out"
         )
-    return there >= use.workers if use.use_gpu is None else use.use_gpu
+    gpu = there >= use.workers if use.use_gpu is None else use.use_gpu
+    if (reason := missing_on(Machine(gpus=there if gpu else 0), use.model_dump())) is not None:
+        raise Invalid(reason, param="train")
+    return gpu
 
 
 def enough_cpus(workers: int) -> None:

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raymill.policies.errors import Invalid
 from raymill.train.batches import Batch, Share
-from raymill.train.template import IGNORE
+from raymill.train.objectives import Objective
+from raymill.train.summed_loss import Passed
 
 
 class Diverged(Invalid):
@@ -46,6 +47,14 @@ class StepMetrics(NamedTuple):
     seconds: float
     """Since the step before, or since the loop began."""
 
+    more: Mapping[str, float]
+    """What the objective tells beside the loss, such as rewards."""
+
+    def event(self) -> dict[str, float]:
+        """Flat, as an event has it."""
+        flat = self._asdict()
+        return {**flat, **flat.pop("more")}
+
 
 class Shares(Protocol):
     """The data: which part of a step a worker computes."""
@@ -62,8 +71,19 @@ class Engine(Protocol):
     workers: int
     device: torch.device
 
-    def forward(self, batch: Batch, *, last: bool) -> Tensor:
-        """Sum of the loss over the tokens of `batch` that count; `last` when no pass of this step follows."""
+    @property
+    def objective(self) -> Objective: ...
+
+    def forward(self, batch: Batch, *, last: bool) -> Passed:
+        """The summed loss of `batch`; `last` when no pass of this step follows."""
+        ...
+
+    def score(self, batch: Batch) -> Tensor:
+        """Log-probability of each example of `batch`, without a gradient and without dropout."""
+        ...
+
+    def measure(self, batch: Batch) -> Passed:
+        """What `forward` gives, without a gradient and without dropout."""
         ...
 
     def backward(self, loss: Tensor) -> None:
@@ -86,8 +106,8 @@ class Engine(Protocol):
         """The trained weights, whole and on the CPU, by the model's names. Every worker must call it."""
         ...
 
-    def total(self, value: Tensor) -> float:
-        """Sum of a number over all workers."""
+    def total(self, values: Tensor) -> Tensor:
+        """Sum over all workers, of each number by itself. Every worker must call it."""
         ...
 
 
@@ -106,24 +126,6 @@ class Schedule:
             return self.peak * (step + 1) / warmup
         progress = (step - warmup) / max(1, self.steps - warmup)
         return self.peak * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
-
-
-class SummedLoss(nn.Module):
-    """A causal language model whose output is the summed loss; engines wrap this."""
-
-    def __init__(self, model: nn.Module, *, bf16: bool) -> None:
-        super().__init__()
-        self.model = model
-        self._bf16 = bf16
-
-    def forward(self, ids_BT: Tensor, positions_BT: Tensor, labels_BT: Tensor) -> Tensor:
-        # No mask is given: transformers then keeps the examples of a row apart by their positions.
-        with torch.autocast(ids_BT.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            logits_BTV = self.model(input_ids=ids_BT, position_ids=positions_BT, use_cache=False).logits
-        targets_N = labels_BT[:, 1:].reshape(-1)
-        counted_N = targets_N != IGNORE
-        logits_NV = logits_BTV[:, :-1].reshape(len(targets_N), -1)[counted_N]
-        return nn.functional.cross_entropy(logits_NV.float(), targets_N[counted_N], reduction="sum")
 
 
 def train(
@@ -150,7 +152,7 @@ def train(
         share = shares.share(step, engine.rank, engine.workers)
         # Dropout's randomness follows from the step, so that a resumed run draws the same.
         torch.manual_seed(seed + 1_000_003 * step + engine.rank)
-        loss = run_step(engine, share)
+        loss, more = run_step(engine, share)
         lr = schedule.at(step)
         grad_norm = engine.step(lr)
         if not math.isfinite(loss):
@@ -170,20 +172,41 @@ def train(
                 eta_s=left * share.tokens / tokens_per_s,
                 tokens=share.tokens,
                 seconds=pace.seconds,
+                more=more,
             )
         )
         after(step + 1, loss, share.tokens)
 
 
-def run_step(engine: Engine, share: Share) -> float:
-    """Gradients of one step; its loss, the same on every worker."""
-    summed = torch.zeros((), device=engine.device)
+def run_step(engine: Engine, share: Share) -> tuple[float, Mapping[str, float]]:
+    """Gradients of one step; its loss and what the objective tells, the same on every worker."""
+    objective = engine.objective
+    share = objective.prepare(engine, share)
+    summed = torch.zeros(1 + len(objective.metrics), device=engine.device)
     for number, batch in enumerate(share.passes, start=1):
-        loss = engine.forward(batch, last=number == len(share.passes))
-        summed += loss.detach()
-        # Gradients are averaged over the workers; the factor turns that into a mean over tokens.
-        engine.backward(loss * (engine.workers / max(1, share.counted)))
-    return engine.total(summed) / max(1, share.counted)
+        passed = engine.forward(batch, last=number == len(share.passes))
+        summed += torch.cat([passed.loss.detach().reshape(1), passed.metrics_M])
+        # Gradients are averaged over the workers; the factor turns that into a mean over what counts.
+        engine.backward(passed.loss * (engine.workers / max(1, share.counted)))
+    loss, *sums = engine.total(summed).tolist()
+    told = objective.told(dict(zip(objective.metrics, sums, strict=True)), share.counted)
+    return loss / max(1, share.counted), told
+
+
+def measure(engine: Engine, shares: Shares) -> tuple[float, Mapping[str, float]]:
+    """The loss of all steps of `shares` together and what the objective tells, without learning from them."""
+    objective = engine.objective
+    summed = torch.zeros(1 + len(objective.metrics), device=engine.device)
+    counted = 0
+    for step in range(shares.steps):
+        share = objective.prepare(engine, shares.share(step, engine.rank, engine.workers))
+        for batch in share.passes:
+            passed = engine.measure(batch)
+            summed += torch.cat([passed.loss.reshape(1), passed.metrics_M])
+        counted += share.counted
+    loss, *sums = engine.total(summed).tolist()
+    told = objective.told(dict(zip(objective.metrics, sums, strict=True)), counted)
+    return loss / max(1, counted), told
 
 
 class Pace:

@@ -20,8 +20,8 @@ POINTS = 1000
 FILE_POINTS = 20_000
 FLUSH_LINES = 200
 DIGITS = 8
-REPEATABLE = ("step", "loss", "lr", "grad_norm", "validation_loss")
-"""What the same run gives again, and so may lie in an artifact, whose digest is to be the same again."""
+TIMES = ("tokens_per_s", "seconds", "eta_s")
+"""What the same run does not give again, and so must not lie in an artifact, whose digest is to be the same again."""
 
 Point = dict[str, Any]
 
@@ -89,7 +89,7 @@ def thinned(points: Sequence[Point], most: int) -> list[Point]:
 
 def repeatable(points: Iterable[Point]) -> list[Point]:
     """Without times."""
-    return [{key: point[key] for key in REPEATABLE if key in point} for point in points]
+    return [{key: value for key, value in point.items() if key not in TIMES} for point in points]
 
 
 def summary(points: Sequence[Point]) -> Point:

@@ -50,8 +50,9 @@ class Told:
 
     def step(self, metrics: StepMetrics) -> None:
         if self._file is not None:
-            point = metrics._asdict()
-            self._file.add({"step": metrics.step, **{name: point[name] for name in CURVES}})
+            point = metrics.event()
+            curves = {name: point[name] for name in CURVES}
+            self._file.add({"step": metrics.step, **curves, **metrics.more})
             told = point if self._pace.due(metrics.step, time.monotonic()) else None
             self._answer = self._sink.step.remote(told)
 
@@ -91,7 +92,7 @@ class Told:
 
 def agree(engine: Engine, value: float) -> float:
     """The sum of what each worker says. Every worker must call it."""
-    return engine.total(torch.tensor(value, dtype=torch.float64, device=engine.device))
+    return float(engine.total(torch.tensor(value, dtype=torch.float64, device=engine.device)))
 
 
 def take_up(engine: Engine, checkpoints: Checkpoints, tell: Callable[[str], None]) -> int:

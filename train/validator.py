@@ -6,7 +6,7 @@ It has a model of its own and takes the weights from files, so the training work
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,11 +17,16 @@ from raymill.train.run_config import EarlyStop
 from raymill.train.validation import FOLDER, Snapshots, Verdict
 
 if TYPE_CHECKING:
+    from raymill.train.engines import PlainEngine
+    from raymill.train.loop import Shares
     from raymill.train.worker import Task
 
 
 class Measured(NamedTuple):
     loss: float
+    more: Mapping[str, float]
+    """What the objective tells beside the loss, such as rewards."""
+
     verdict: Verdict
 
 
@@ -43,24 +48,34 @@ class Validator:
         torch.set_num_threads(threads)
         self._task = task_of(settings)
         self._early = early
-        self._snapshots = Snapshots(Path(settings["work_dir"]) / FOLDER)
-        self._model: Any = None
+        self._work_dir = Path(settings["work_dir"])
+        self._snapshots = Snapshots(self._work_dir / FOLDER)
+        self._engine: PlainEngine | None = None
         self._device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
 
     def measure(self, step: int) -> Measured | None:
         """The loss of the weights of `step`; None when they are gone: the run went back behind it."""
         from safetensors.torch import load_file
 
-        from raymill.train.worker import loss_model, mean_loss
+        from raymill.train.loop import measure
 
         if not self._snapshots.path(step).is_file():
             return None
-        if self._model is None:
-            self._model = loss_model(self._task, self._device).to(self._device)
-        self._model.model.load_state_dict(load_file(self._snapshots.path(step)), strict=False)
         assert self._task.validation is not None
-        loss = mean_loss(self._model, self._task.validation, self._device)
-        return Measured(loss, self._snapshots.measured(step, loss, self._early))
+        if self._engine is None:
+            self._engine = self._fresh(self._task.validation)
+        self._engine.put(load_file(self._snapshots.path(step)))
+        loss, more = measure(self._engine, self._task.validation)
+        return Measured(loss, more, self._snapshots.measured(step, loss, self._early))
+
+    def _fresh(self, shares: Shares) -> PlainEngine:
+        """The model as it is before the first step; a method that compares takes its reference from it."""
+        from raymill.train.reference import HELD_OUT_REFERENCE, take_reference
+        from raymill.train.worker import measuring_engine
+
+        engine = measuring_engine(self._task, self._device)
+        take_reference(engine, shares, self._work_dir, HELD_OUT_REFERENCE)
+        return engine
 
 
 class Validations:
@@ -105,7 +120,8 @@ class Validations:
             else:
                 if measured is not None:
                     verdict = measured.verdict
-                    context.event("validation", step=step, loss=measured.loss, best_step=verdict.best_step)
+                    told = {"loss": measured.loss, "best_step": verdict.best_step, **measured.more}
+                    context.event("validation", step=step, **told)
             sink.measured.remote(step, verdict)
         if self._waiting:
             step = self._waiting.pop(0)

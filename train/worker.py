@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,16 @@ from raymill.cluster.processes import give_way
 from raymill.policies.errors import RaymillError
 from raymill.train.checkpoints import Checkpoints
 from raymill.train.config import ClusterUse, Precision
-from raymill.train.engines import DeepSpeedEngine, PlainEngine, on_device
+from raymill.train.engines import PlainEngine
 from raymill.train.launch import CHECKPOINTS, FINISHED, MOST_CORES
-from raymill.train.loop import Engine, Schedule, Shares, SummedLoss, train
+from raymill.train.layouts import lay_out
+from raymill.train.loop import Engine, Schedule, Shares, train
 from raymill.train.metrics import METRICS, POINTS, Point, read_points, summary, thinned, write_points
+from raymill.train.objectives import Objective, TokenLoss
+from raymill.train.reference import take_reference
 from raymill.train.run_config import EarlyStop
 from raymill.train.sink import SNAPSHOT
+from raymill.train.summed_loss import SummedLoss
 from raymill.train.told import BROKEN, END, Told, agree, take_up
 from raymill.train.validation import FOLDER, Snapshots
 
@@ -48,6 +52,9 @@ class Task:
 
     export: Callable[[nn.Module], None]
     """Writes the finished model; called on the first worker alone."""
+
+    objective: Objective = field(default_factory=TokenLoss)
+    """What is minimised."""
 
     validation: Shares | None = None
     """Rows that are held out, to measure the loss on beside the training."""
@@ -101,6 +108,8 @@ def run_task(task: Task, work_dir: Path, sink: Any) -> None:
     told = Told(sink, rank=place.get_world_rank())
     told.tell("worker", rank=told.rank, pid=os.getpid(), host=socket.gethostname(), node=node_id())
     engine = make_engine(task, place.get_world_size(), ray.train.torch.get_device())
+    if take_reference(engine, task.shares, work_dir) and first:
+        told.tell("log", text="took the starting model's log-probabilities")
     checkpoints = Checkpoints(
         work_dir / CHECKPOINTS, rank=engine.rank, workers=engine.workers, told=told.checkpoint
     )
@@ -203,29 +212,25 @@ def node_id() -> str:
 
 
 def make_engine(task: Task, workers: int, device: torch.device) -> Engine:
-    model = loss_model(task, device)
-    limits = {"weight_decay": task.weight_decay, "max_grad_norm": task.max_grad_norm}
-    if workers == 1 and task.use.zero == 0:
-        return PlainEngine(model, device=device, **limits)
-    return DeepSpeedEngine(model, device=device, zero=task.use.zero, **limits)
-
-
-def loss_model(task: Task, device: torch.device) -> SummedLoss:
-    """The model with its loss, as an engine wraps it."""
     torch.manual_seed(task.seed)
-    return SummedLoss(task.build(), bf16=computes_bf16(task.use.precision, device))
+    return lay_out(
+        task.build(),
+        task.use,
+        objective=task.objective,
+        device=device,
+        workers=workers,
+        bf16=computes_bf16(task.use.precision, device),
+        weight_decay=task.weight_decay,
+        max_grad_norm=task.max_grad_norm,
+    )
 
 
-def mean_loss(model: SummedLoss, shares: Shares, device: torch.device) -> float:
-    """Over all rows of `shares`, without dropout; nats for each token that counts."""
-    model.eval()
-    summed, counted = 0.0, 0
-    with torch.no_grad():
-        for step in range(shares.steps):
-            share = shares.share(step, 0, 1)
-            summed += sum(float(model(*on_device(batch, device))) for batch in share.passes)
-            counted += share.counted
-    return summed / max(1, counted)
+def measuring_engine(task: Task, device: torch.device) -> PlainEngine:
+    """One process that only measures, however the training is spread: nothing sharded, nothing compiled."""
+    torch.manual_seed(task.seed)
+    bf16 = computes_bf16(task.use.precision, device)
+    whole = SummedLoss(task.build(), bf16=bf16, objective=task.objective)
+    return PlainEngine(whole, device=device, weight_decay=0.0, max_grad_norm=task.max_grad_norm)
 
 
 def set_threads() -> None:

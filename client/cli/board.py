@@ -99,6 +99,8 @@ def training_line(data: JsonObject) -> str:
     parts = [f"step {_float(data, 'step'):,.0f} of {_float(data, 'total'):,.0f}"]
     if isinstance(data.get("loss"), int | float):
         parts.append(f"loss {data['loss']:.4g}")
+    if isinstance(data.get("reward_margin"), int | float):
+        parts.append(f"margin {data['reward_margin']:.3g}")
     if isinstance(data.get("tokens_per_s"), int | float):
         parts.append(f"{data['tokens_per_s']:,.0f} tokens/s")
     if isinstance(data.get("eta_s"), int | float):

@@ -15,20 +15,21 @@ def example(*ids: int, asked: int = 1) -> Example:
 
 
 def test_short_examples_share_a_row_with_their_own_positions() -> None:
-    batch = lay([[example(5, 6, 7), example(8, 9)]], width=7, pad_id=0)
+    batch = lay([[0, 1]], [example(5, 6, 7), example(8, 9)], width=7, pad_id=0)
     assert batch.ids_BT.tolist() == [[5, 6, 7, 8, 9, 0, 0]]
     assert batch.positions_BT.tolist() == [[0, 1, 2, 0, 1, 0, 1]]
     assert batch.labels_BT.tolist() == [[IGNORE, 6, 7, IGNORE, 9, IGNORE, IGNORE]]
+    assert batch.owners_BT.tolist() == [[0, 0, 0, 1, 1, 0, 0]]
+    assert batch.examples_E.tolist() == [0, 1]
 
 
 def test_no_example_is_asked_to_follow_from_the_one_before_it() -> None:
-    batch = lay([[example(1, 2), example(3, 4, asked=0)]], width=4, pad_id=0)
+    batch = lay([[0, 1]], [example(1, 2), example(3, 4, asked=0)], width=4, pad_id=0)
     assert batch.labels_BT.tolist() == [[IGNORE, 2, IGNORE, 4]]
 
 
 def test_first_fit_fills_the_first_row_with_room() -> None:
-    rows = first_fit([example(*range(5)), example(*range(4)), example(*range(3))], width=8)
-    assert [[len(e.ids) for e in row] for row in rows] == [[5, 3], [4]]
+    assert first_fit([0, 1, 2], {0: 5, 1: 4, 2: 3}, width=8) == [[0, 2], [1]]
 
 
 def shares(*, packing: bool = True, batch: int = 4, pass_tokens: int = 1024) -> ExampleShares:

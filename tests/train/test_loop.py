@@ -10,7 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from raymill.train.batches import ExampleShares
 from raymill.train.engines import PlainEngine
-from raymill.train.loop import Diverged, Schedule, StepMetrics, SummedLoss, train
+from raymill.train.loop import Diverged, Schedule, StepMetrics, train
+from raymill.train.summed_loss import SummedLoss
 from raymill.train.template import IGNORE, Example
 
 EXAMPLES = [
@@ -36,7 +37,6 @@ def tiny_llama(dropout: float = 0.0) -> nn.Module:
 
 def engine(dropout: float = 0.0) -> PlainEngine:
     model = SummedLoss(tiny_llama(dropout), bf16=False)
-    model.train()
     return PlainEngine(model, device=torch.device("cpu"), weight_decay=0.1, max_grad_norm=1.0)
 
 

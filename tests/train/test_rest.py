@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from raymill.train.batches import WindowShares
 from raymill.train.checkpoints import Checkpoints, StorageFull
 from raymill.train.config import PretrainConfig
+from raymill.train.loop import measure
 from raymill.train.metrics import METRICS, read_points
 from raymill.train.sink import GO_ON, REST_NOW, Sink
 from raymill.train.told import BROKEN, END, REST, Told, take_up
@@ -25,9 +26,8 @@ from raymill.train.worker import (
     Progress,
     Stopped,
     Task,
-    loss_model,
     make_engine,
-    mean_loss,
+    measuring_engine,
     train_on,
 )
 
@@ -175,13 +175,13 @@ def test_held_out_rows_are_measured_beside_and_may_end_the_run(tmp_path: Path) -
     assert snapshots.steps() == [3, 6, 9]
     from safetensors.torch import load_file
 
-    model = loss_model(task, CPU)
+    engine = measuring_engine(task, CPU)
     assert task.validation is not None
-    before = mean_loss(model, task.validation, CPU)
+    before, _ = measure(engine, task.validation)
     found = {}
     for step in snapshots.steps():
-        model.model.load_state_dict(load_file(snapshots.path(step)), strict=False)
-        found[step] = mean_loss(model, task.validation, CPU)
+        engine.put(load_file(snapshots.path(step)))
+        found[step], _ = measure(engine, task.validation)
     assert all(loss < before for loss in found.values())
     assert verdict_of(found, None) is not None
 

@@ -6,8 +6,9 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from raymill.train.config import ImportConfig, LoraConfig, PretrainConfig, TrainConfig
+from raymill.train.config import ImportConfig, PretrainConfig, TrainConfig
 from raymill.train.dataset_config import Contamination, DatasetConfig, Split
+from raymill.train.methods import DpoConfig, KtoConfig, LoraConfig
 
 
 def test_hidden_and_layers_derive_the_rest() -> None:
@@ -30,6 +31,15 @@ def test_a_dumped_config_is_complete_and_reads_back_the_same() -> None:
 def test_lora_learns_faster_than_full_weights_by_default() -> None:
     assert TrainConfig(lora=LoraConfig()).learning_rate == 2e-4
     assert TrainConfig().learning_rate == 2e-5
+
+
+def test_a_comparing_method_has_its_section_and_a_gentler_rate() -> None:
+    config = TrainConfig(method="dpo")
+    assert config.dpo == DpoConfig()
+    assert config.dpo.loss == {"sigmoid": 1.0}
+    assert (config.kto, config.learning_rate) == (None, 1e-6)
+    assert TrainConfig(method="kto", lora=LoraConfig()).learning_rate == pytest.approx(1e-5)
+    assert TrainConfig.model_validate(config.model_dump(mode="json")) == config
 
 
 @pytest.mark.parametrize(
@@ -56,10 +66,21 @@ def test_a_wrong_pretraining_value_is_named_with_its_cure(given: dict[str, objec
     ("given", "message"),
     [
         ({"zero": 4}, "less than or equal to 3"),
-        ({"method": "ppo"}, "Input should be 'sft'"),
+        ({"method": "ppo"}, "Input should be 'pretrain', 'sft'"),
         ({"lora": {"targets": []}}, "lora.targets is empty"),
         ({"max_tokens": 4096, "micro_tokens": 2048}, "raise micro_tokens"),
         ({"batch": 1, "workers": 2}, "use 2"),
+        ({"method": "kto", "batch": 1}, "kto compares answers within a step: use 2 or more"),
+        ({"dpo": {"beta": 0.2}}, "dpo has settings, but method is sft: remove dpo, or set method to dpo"),
+        ({"method": "dpo", "kto": {}}, "kto has settings, but method is dpo"),
+        ({"method": "dpo", "loss_on": "all"}, "loss_on is all, which is for sft and tool"),
+        ({"method": "dpo", "dpo": {"loss": "exo_pair"}}, "exo_pair needs dpo.label_smoothing above 0"),
+        ({"method": "dpo", "dpo": {"label_smoothing": 0.1}}, "which sigmoid does not know: leave it out"),
+        (
+            {"method": "dpo", "dpo": {"loss": "apo_zero", "divergence": "forward_kl"}},
+            "apo_zero has no form for",
+        ),
+        ({"method": "dpo", "dpo": {"loss": {}}}, "at least 1 item"),
     ],
 )
 def test_a_wrong_tuning_value_is_named_with_its_cure(given: dict[str, object], message: str) -> None:
@@ -101,7 +122,17 @@ def test_a_data_set_is_files_or_a_registered_one() -> None:
 
 
 def test_every_field_has_a_line_of_doc() -> None:
-    for model in (PretrainConfig, TrainConfig, LoraConfig, DatasetConfig, Contamination, ImportConfig, Split):
+    sections = (
+        TrainConfig,
+        LoraConfig,
+        DpoConfig,
+        KtoConfig,
+        DatasetConfig,
+        Contamination,
+        ImportConfig,
+        Split,
+    )
+    for model in (PretrainConfig, *sections):
         for name, field in model.model_fields.items():
             assert field.description or name in ("seed",), f"{model.__name__}.{name}"
 

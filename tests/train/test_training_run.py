@@ -14,9 +14,11 @@ from safetensors.torch import load_file
 
 from raymill.cluster.context import JsonObject, LocalContext, Outcome
 from raymill.registry.artifacts import digest_files
+from raymill.train.card import CARD
 from raymill.train.dataset_job import run_dataset
 from raymill.train.jobs import run_pretrain, run_train
 from raymill.train.launch import TrainingFailed
+from raymill.train.metrics import METRICS, read_points
 
 pytestmark = [
     pytest.mark.usefixtures("ray_session"),
@@ -197,3 +199,52 @@ def test_every_stage_trains_to_the_same_losses(
     for step, (loss,) in losses(one).items():
         assert losses(two)[step] == [pytest.approx(loss, rel=1e-3)]
     assert merged_differs_from(base, done, root)
+
+
+def compared(files: Path, root: Path, shape: str) -> JsonObject:
+    """A set of pairs, or of answers that are good or bad."""
+    rows = []
+    for number in range(64):
+        asked = [{"role": "user", "content": f"train {number}: what is it?"}]
+        better, worse = ([{"role": "assistant", "content": text}] for text in ("it is broken", "late"))
+        if shape == "preference":
+            rows.append({"prompt": asked, "chosen": better, "rejected": worse})
+        else:
+            good = number % 2 == 0
+            rows.append({"prompt": asked, "completion": better if good else worse, "label": good})
+    path = files / f"{shape}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = {"train": str(path), "test": str(path)}
+    return run_dataset(LocalContext(root, job_id=shape, config=config)).result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "layout"), [("dpo", {"sharding": "fsdp"}), ("dpo", {"zero": 2}), ("kto", {"zero": 1})]
+)
+def test_two_workers_that_compare_answers_go_on_after_a_loss_and_measure_held_out_rows(
+    base: JsonObject, files: Path, root: Path, method: str, layout: JsonObject
+) -> None:
+    dataset = compared(files, root, {"dpo": "preference"}.get(method, method))
+    job_id = f"{method}-{next(iter(layout))}"
+    more: JsonObject = {"lora": {"r": 4}, "epochs": 3, "validation": {"every": 10, "rows": 8}}
+    context, run = tuned(
+        base, dataset, root, job_id, victim=1, method=method, workers=2,
+        early_stop={"patience": 2}, **layout, **more,
+    )  # fmt: skip
+    done = run()
+    seen = losses(context)
+    assert any(len(values) > 1 for values in seen.values())
+    assert all(values == pytest.approx([values[0]] * len(values), rel=1e-6) for values in seen.values())
+    assert done.result["rows"] == 56
+    assert "took the starting model's log-probabilities" in texts(context)
+    measured = {data["step"]: data for kind, data in context.events if kind == "validation"}
+    assert 10 in measured
+    assert measured[max(measured)]["loss"] < measured[10]["loss"]
+    assert measured[max(measured)]["reward_margin"] > 0
+    points = read_points(root / "artifacts" / done.result["artifact"] / METRICS)
+    assert all("reward_margin" in point for point in points if "loss" in point)
+    assert any("validation_loss" in point for point in points)
+    card = (root / "artifacts" / done.result["artifact"] / CARD).read_text()
+    assert ("direct preference" if method == "dpo" else "Kahneman-Tversky") in card
+    assert merged_differs_from(base, done.result, root)

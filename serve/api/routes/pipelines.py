@@ -17,6 +17,7 @@ from raymill.registry import jobs
 from raymill.registry.tables import JobState, Pipeline
 from raymill.serve.api import events, wire
 from raymill.serve.api.context import IdempotencyKey, Operator, PartsDep, SessionDep, Viewer
+from raymill.serve.api.machine import refuse_what_the_cluster_lacks
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.planning import plan
 from raymill.serve.api.threads import ThreadRoute
@@ -33,6 +34,7 @@ def create(
 ) -> Any:
     """Run a recipe. Answers as soon as its jobs are safely written."""
     recipe = parse_recipe(body.recipe)
+    refuse_what_the_cluster_lacks(recipe)
     steps = plan(recipe, opened)
     if body.dry_run:
         resolved = [

@@ -1,0 +1,29 @@
+"""Whether the cluster has what a recipe's training needs, asked when it is submitted."""
+
+from __future__ import annotations
+
+from raymill.client.recipe import Recipe
+from raymill.policies.errors import Invalid
+from raymill.train.compatibility import Machine, missing_on
+
+NOTHING = Machine(gpus=0)
+
+
+def refuse_what_the_cluster_lacks(recipe: Recipe) -> None:
+    """
+    Raises:
+        Invalid: a setting needs a GPU, and no machine of the cluster has one.
+    """
+    sections = {"train": recipe.train, "base.pretrain": recipe.base.pretrain}
+    for param, section in sections.items():
+        if section is None or (reason := missing_on(NOTHING, section.model_dump())) is None:
+            continue
+        if cluster().gpus == 0:
+            raise Invalid(f"{param}: {reason}", param=param)
+
+
+def cluster() -> Machine:
+    """What this process's cluster has now."""
+    import ray
+
+    return Machine(gpus=int(ray.cluster_resources().get("GPU", 0)))
