@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
+from benchmarks.asha import asha_results
 from benchmarks.goals import Results
 from benchmarks.measure import say
 from benchmarks.peers import ROOT
@@ -206,7 +207,7 @@ def run(plan: Plan) -> Results:
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         results |= measure(plan, folder, stack)
-    results["asha_steps_share"] = None
+    results |= asha_results()
     results["goals"] = judge(results)
     return results
 

@@ -20,6 +20,7 @@ GOALS = (
     Goal("ratios.packing_vs_padding", ">=", 2.0),
     Goal("warm_first_step_s", "<=", 20.0),
     Goal("asha_steps_share", "<=", 0.40),
+    Goal("asha_excess", "<=", 0.02),
     Goal("gpu.full_1b.mfu", ">=", 0.45),
     Goal("gpu.lora_8b.tokens_per_s", ">=", 12_500.0),
 )

@@ -14,6 +14,7 @@ from raymill.client.aio_datasets import Datasets, Uploads
 from raymill.client.aio_gateway import Presets, Prices, Providers, Routes
 from raymill.client.aio_http import AsyncHttp
 from raymill.client.aio_runs import Runs
+from raymill.client.aio_searches import Searches
 from raymill.client.aio_triggers import Hooks, Triggers
 from raymill.client.aio_usage import Accounts, Budgets, FeedbackGiven, Teams, Tiers, Traces, Usage
 from raymill.client.endpoints import Id
@@ -154,6 +155,7 @@ class AsyncRaymill:
         self.triggers = Triggers(self._http)
         self.hooks = Hooks(self._http)
         self.runs = Runs(self._http)
+        self.searches = Searches(self._http)
         self.llms = Llms(self._http)
         self.aliases = Aliases(self._http)
         self.datasets = Datasets(self._http)

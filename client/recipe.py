@@ -21,6 +21,7 @@ from raymill.policies.errors import Invalid
 from raymill.serve.llm.config import ServeConfig
 from raymill.train.config import ImportConfig, PretrainConfig, TrainConfig
 from raymill.train.dataset_config import DatasetConfig, files_of
+from raymill.tune.config import TuneConfig, find_problem
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
@@ -104,6 +105,9 @@ class Recipe(Section):
     base: Base
     dataset: DatasetConfig
     train: TrainConfig = Field(default_factory=TrainConfig)
+    tune: TuneConfig | None = None
+    """A search over fields of `train`, in place of one training run; None: there is none."""
+
     evaluate: EvaluateConfig | None = None
     """None: nothing is measured."""
 
@@ -118,6 +122,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def sections_fit(self) -> Self:
+        if self.tune is not None and (problem := find_problem(self.tune, self.train)) is not None:
+            raise misfit(problem.param, problem.text)
         if self.serve is not None and self.promote is None:
             raise misfit(
                 "serve", "needs promote: what is served is what an alias names, and promote moves it"

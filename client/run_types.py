@@ -20,7 +20,7 @@ class Run(Wire):
     pipeline_id: uuid.UUID | None
     name: str
     kind: str
-    """pretrain or train."""
+    """pretrain, train or tune (a search, and its best trial)."""
     method: str
     """pretrain, sft, tool, dpo or kto."""
     state: State

@@ -17,6 +17,7 @@ from raymill.client.sync_control import Jobs, Pipelines, Queues, Resource
 from raymill.client.sync_datasets import Datasets, Uploads
 from raymill.client.sync_gateway import Presets, Prices, Providers, Routes
 from raymill.client.sync_runs import Runs
+from raymill.client.sync_searches import Searches
 from raymill.client.sync_triggers import Hooks, Triggers
 from raymill.client.sync_usage import Accounts, Budgets, FeedbackGiven, Teams, Tiers, Traces, Usage
 from raymill.client.validation import checked
@@ -154,6 +155,7 @@ class Raymill:
         self.triggers = Triggers(self._http)
         self.hooks = Hooks(self._http)
         self.runs = Runs(self._http)
+        self.searches = Searches(self._http)
         self.llms = Llms(self._http)
         self.aliases = Aliases(self._http)
         self.datasets = Datasets(self._http)

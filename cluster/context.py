@@ -56,6 +56,11 @@ class JobContext(Protocol):
     def job_id(self) -> str: ...
 
     @property
+    def epoch(self) -> int:
+        """Counts the attempts; rows that a handler writes as it goes are written under it."""
+        ...
+
+    @property
     def name(self) -> str:
         """Name of the model or data set that the pipeline is about, such as `support-triage`."""
         ...
@@ -108,6 +113,7 @@ class LocalContext:
 
     root: Path
     job_id: str = "local"
+    epoch: int = 1
     name: str = "local"
     address: str = "000000000000"
     config: JsonObject = field(default_factory=dict)

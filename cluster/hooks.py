@@ -221,7 +221,7 @@ def _decided(
 
 def _made(session: Session, pipeline_id: uuid.UUID) -> LlmVersion | None:
     """The version that a pipeline made, or that a step of it found made already."""
-    step = select(Job).where(Job.pipeline_id == pipeline_id, Job.kind == "train").order_by(Job.id.desc())
+    step = select(Job).where(Job.pipeline_id == pipeline_id, Job.step == "train").order_by(Job.id.desc())
     job = session.scalars(step).first()
     number = (job.result or {}).get("version") if job is not None else None
     if job is None or number is None:

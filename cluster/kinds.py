@@ -58,6 +58,7 @@ KINDS: dict[str, Kind] = {
     "import_base": Kind(queue="short", work="raymill.train.jobs:run_import_base"),
     "pretrain": Kind(queue="heavy", work="raymill.train.jobs:run_pretrain", effects=catalog.register_run),
     "train": Kind(queue="heavy", work="raymill.train.jobs:run_train", effects=catalog.register_version),
+    "tune": Kind(queue="heavy", work="raymill.tune.jobs:run_tune", effects=catalog.register_version),
     "evaluate": Kind(
         queue="heavy", work="raymill.evaluate.jobs:run_evaluate", effects=catalog.register_scores
     ),

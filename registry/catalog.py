@@ -71,17 +71,19 @@ def register_dataset(session: Session, job: Job, result: JsonObject) -> None:
 
 def register_run(session: Session, job: Job, result: JsonObject) -> None:
     """What a training job measured. Takes the curves out of the result, which is for numbers."""
+    # A search tells what its best trial was trained with.
+    config = result.get("train", job.config)
     session.add(
         TrainingRun(
             job_id=job.id,
             kind=job.kind,
             artifact_name=result["artifact"],
-            config=job.config,
+            config=config,
             steps=result["steps"],
             final_loss=result["final_loss"],
             tokens_per_s=result["tokens_per_s"],
             seconds=result["seconds"],
-            method="pretrain" if job.kind == "pretrain" else job.config.get("method", "sft"),
+            method="pretrain" if job.kind == "pretrain" else config.get("method", "sft"),
             metrics=result.get("metrics", {}),
             series=result.pop("series", []),
         )

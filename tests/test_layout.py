@@ -19,6 +19,7 @@ LIGHT_CONFIGS = (
     "train/dataset_config.py",
     "train/methods.py",
     "train/compatibility.py",
+    "tune/config.py",
     "evaluate/config.py",
     "serve/llm/config.py",
     "serve/gateway/config.py",

@@ -111,7 +111,11 @@ class PlainEngine(OwnModel):
     def load(self, directory: Path) -> None:
         state = torch.load(directory / STATE_FILE, map_location=self.device, weights_only=True)
         self.put(state["weights"])
+        # Its own, also where the state is another run's: a search hands checkpoints from trial to trial.
+        decays = [group["weight_decay"] for group in self._optimizer.param_groups]
         self._optimizer.load_state_dict(state["optimizer"])
+        for group, decay in zip(self._optimizer.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
 
     def weights(self) -> dict[str, Tensor]:
         return {name: p.detach().cpu() for name, p in trained_weights(self._model)}

@@ -82,9 +82,7 @@ def run_train(context: JobContext) -> Outcome:
     from raymill.train.tuning import ADAPTER, tune
 
     config = TrainConfig.model_validate(context.config)
-    misfit = misfit_of(config.method, context.inputs["dataset"].get("shape", "conversation"))
-    if misfit is not None:
-        raise Invalid(misfit, param="train.method")
+    refuse_misfit(config, context)
     base = context.path(context.inputs["base"]["artifact"])
     train_file = context.path(context.inputs["dataset"]["artifact"]) / "train.jsonl"
     done, size = tune(config, base, train_file, context)
@@ -102,8 +100,17 @@ def run_train(context: JobContext) -> Outcome:
     )
 
 
-def describe(context: JobContext, folder: str, method: str, result: JsonObject) -> None:
-    """Put the model card and the curves beside the weights."""
+def refuse_misfit(config: TrainConfig, context: JobContext) -> None:
+    """Raises Invalid: the method does not learn from rows of the data set's shape."""
+    misfit = misfit_of(config.method, context.inputs["dataset"].get("shape", "conversation"))
+    if misfit is not None:
+        raise Invalid(misfit, param="train.method")
+
+
+def describe(
+    context: JobContext, folder: str, method: str, result: JsonObject, config: JsonObject | None = None
+) -> None:
+    """Put the model card and the curves beside the weights; `config` where it is not the job's."""
     directory = context.work_dir / folder
     points = repeatable(thinned(read_points(context.work_dir / METRICS), FILE_POINTS))
     write_points(points, directory / METRICS)
@@ -111,7 +118,7 @@ def describe(context: JobContext, folder: str, method: str, result: JsonObject) 
     facts = Facts(
         name=context.name,
         method=method,
-        config=without_digests(context.config),
+        config=without_digests(config or context.config),
         base=base,
         data=dataset or {"digest": context.config.get("text_sha256")},
         result=result,

@@ -31,28 +31,39 @@ def tune(config: TrainConfig, base: Path, train_file: Path, context: JobContext)
     Raises:
         Invalid: an example is longer than `max_tokens`, or the base cannot be tuned so.
     """
-    from raymill.train.tokenizer import load_tokenizer
-
-    examples_file = context.work_dir / EXAMPLES
-    if not examples_file.is_file():
-        context.event("phase", name="tokenize")
-
-        def tell(done: int, total: int) -> None:
-            context.event("progress", done=done, total=total, what="rows")
-            context.check()
-
-        data = encoded.encode_file(config, load_tokenizer(base), train_file, tell)
-        apart = held_out_of(config, train_file)
-        if apart:
-            encoded.write(data.of_rows(apart), context.work_dir / HELD_OUT)
-        encoded.write(data.of_rows(set(range(data.rows)) - apart), examples_file)
-    size = encoded.read(examples_file).size()
+    prepare(config, base, train_file, context)
+    size = encoded.read(context.work_dir / EXAMPLES).size()
     context.event(
         "log", text=f"{size.rows} rows, {size.tokens} tokens, {size.trained_token_share:.0%} trained"
     )
     beside = Validation(measured_task_of, config.early_stop) if config.validation is not None else None
     settings = {"config": config.model_dump(), "base": str(base)}
     return launch(tune_worker, settings, config, context, beside), size
+
+
+def prepare(config: TrainConfig, base: Path, train_file: Path, context: JobContext) -> None:
+    """Write the rows as ids to the work directory, those that only validation sees apart; once for a job.
+
+    Raises:
+        Invalid: an example is longer than `max_tokens`, or too few rows are there to hold any out.
+    """
+    from raymill.train.tokenizer import load_tokenizer
+
+    examples_file = context.work_dir / EXAMPLES
+    if examples_file.is_file():
+        return
+    context.event("phase", name="tokenize")
+
+    def tell(done: int, total: int) -> None:
+        context.event("progress", done=done, total=total, what="rows")
+        context.check()
+
+    data = encoded.encode_file(config, load_tokenizer(base), train_file, tell)
+    apart = held_out_of(config, train_file)
+    if apart:
+        encoded.write(data.of_rows(apart), context.work_dir / HELD_OUT)
+    # Written last: with it the preparation is whole.
+    encoded.write(data.of_rows(set(range(data.rows)) - apart), examples_file)
 
 
 def held_out_of(config: TrainConfig, train_file: Path) -> set[int]:

@@ -32,6 +32,7 @@ COMMANDS: dict[str, dict[str, Entry]] = {
     "Work": {
         "run": Entry("run", "run_app", "Run a recipe from data to a served model."),
         "train": Entry("train", "app", "Training runs: start, list, show, compare, plot, export."),
+        "tune": Entry("tune", "app", "Search for the best values of a recipe; searches: list, show, plot."),
         "pipeline": Entry("pipeline", "app", "Recipes being run: list, show, watch, cancel, pause, retry."),
         "jobs": Entry(
             "jobs", "app", "Their steps, and jobs alone: list, submit, logs, retry, stats and more."

@@ -41,6 +41,13 @@ def _train(result: JsonObject) -> str:
     return _join(_number(result, "final_loss", "loss"), _count(result, "steps"), rate)
 
 
+def _tune(result: JsonObject) -> str:
+    search = result.get("search", {})
+    best = search.get("best", {})
+    tried = f"best of {search.get('trials', '?')} is trial {best.get('trial', '?')}"
+    return _join(tried, _number(best, "metric", str(search.get("metric", "loss"))), _train(result))
+
+
 def _evaluate(result: JsonObject) -> str:
     return scores(result.get("metrics", {}))
 
@@ -103,6 +110,7 @@ SUMMARIES: dict[str, Callable[[JsonObject], str]] = {
     "pretrain": _base,
     "import_base": _base,
     "train": _train,
+    "tune": _tune,
     "evaluate": _evaluate,
     "quantize": _quantize,
     "promote": _promotion,

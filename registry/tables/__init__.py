@@ -34,6 +34,7 @@ from raymill.registry.tables.gateway import (
 )
 from raymill.registry.tables.governance import Attestation, AuditEvent, Deployment, DeploymentState, Promotion
 from raymill.registry.tables.identity import Account, ApiKey, Role, Team
+from raymill.registry.tables.trials import Trial, TrialState
 from raymill.registry.tables.triggers import Hook, Trigger, TriggerEvent
 from raymill.registry.tables.uploads import Upload
 from raymill.registry.tables.work import Job, JobEvent, JobHistory, JobState, OnParentFailure, Pipeline, Queue
@@ -83,6 +84,8 @@ __all__ = [
     "Tier",
     "Trace",
     "TrainingRun",
+    "Trial",
+    "TrialState",
     "Trigger",
     "TriggerEvent",
     "Upload",

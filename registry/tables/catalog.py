@@ -108,7 +108,7 @@ class TrainingRun(Base):
     __tablename__ = "training_run"
 
     job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("job.id"), primary_key=True)
-    kind: Mapped[str] = mapped_column(String(32))  # pretrain or train
+    kind: Mapped[str] = mapped_column(String(32))  # pretrain, train or tune
     artifact_name: Mapped[str] = mapped_column(ForeignKey("artifact.name"))
     config: Mapped[JsonObject]  # resolved
     steps: Mapped[int]

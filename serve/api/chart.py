@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from typing import Any, Protocol
 from xml.sax.saxutils import escape
 
@@ -100,17 +101,26 @@ def height_of(metrics: Sequence[str]) -> float:
     return HEAD + PANEL * len(metrics)
 
 
-def draw(canvas: Canvas, curves: Mapping[str, Points], metrics: Sequence[str]) -> None:
+def draw(
+    canvas: Canvas,
+    curves: Mapping[str, Points],
+    metrics: Sequence[str],
+    colours: Mapping[str, str] | None = None,
+) -> None:
+    """`colours` by the names of the curves, where they mean something."""
+    colours = colours or dict(zip(curves, cycle(COLOURS), strict=False))
     x = float(LEFT)
-    for name, colour in zip(curves, COLOURS, strict=False):
-        canvas.line([(x, 20), (x + 18, 20)], colour, 3)
+    for name in islice(curves, len(COLOURS)):
+        canvas.line([(x, 20), (x + 18, 20)], colours[name], 3)
         canvas.words((x + 24, 24), name, "start", 13)
         x += 40 + 7.5 * len(name)
     for number, metric in enumerate(metrics):
-        panel(canvas, curves, metric, HEAD + number * PANEL)
+        panel(canvas, curves, metric, HEAD + number * PANEL, colours)
 
 
-def panel(canvas: Canvas, curves: Mapping[str, Points], metric: str, top: float) -> None:
+def panel(
+    canvas: Canvas, curves: Mapping[str, Points], metric: str, top: float, colours: Mapping[str, str]
+) -> None:
     """One metric; with the loss also the loss on held-out rows, drawn thin."""
     drawn = [(name, metric, 1.8) for name in curves]
     if metric == "loss":
@@ -141,12 +151,11 @@ def panel(canvas: Canvas, curves: Mapping[str, Points], metric: str, top: float)
         canvas.words((place(step, values[0])[0], lower + 18), f"{step:.6g}", "middle", 12)
     for name, key, width in drawn:
         line = [place(*at) for at in series[name, key]]
-        colour = COLOURS[list(curves).index(name) % len(COLOURS)]
         if len(line) == 1:
             x, y = line[0]
             line = [(x - 2, y), (x + 2, y)]
         if line:
-            canvas.line(line, colour, width)
+            canvas.line(line, colours[name], width)
 
 
 def is_number(value: Any) -> bool:

@@ -5,6 +5,8 @@ its address is made of: files by their sha256, a base directory by names, sizes 
 
       dataset ─┬──────────────> train ──┬─> evaluate ───────────┐
       base ────┴─> evaluate-base        └─> quantize ─> evaluate-quantized ─> promote ─> serve
+
+A search stands where training would: its step is called `train` too, and what follows goes on from its best trial.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from raymill.registry.artifacts import canonical_json, sha256_file
 from raymill.registry.jobs import StepSpec
 from raymill.registry.tables import JsonObject
 from raymill.serve.api.dataset_planning import recipe_dataset
+from raymill.tune.config import measured
 
 
 def plan(recipe: Recipe, opened: Session) -> list[StepSpec]:
@@ -32,7 +35,7 @@ def plan(recipe: Recipe, opened: Session) -> list[StepSpec]:
     steps = [recipe_dataset(opened, recipe), _base(recipe)]
     if recipe.evaluate is not None:
         steps.append(_evaluate("evaluate-base", recipe.evaluate, "base", ("dataset", "base")))
-    steps.append(_step("train", "train", recipe.train.model_dump(mode="json"), ("dataset", "base")))
+    steps.append(_train(recipe))
     if recipe.evaluate is not None:
         steps.append(_evaluate("evaluate", recipe.evaluate, "train", ("dataset", "train")))
     if recipe.quantize is not None:
@@ -64,6 +67,15 @@ def _base(recipe: Recipe) -> StepSpec:
     if imported.path is not None:
         config["path_sha256"] = _fingerprint(Path(imported.path))
     return _step("base", "import_base", config, ())
+
+
+def _train(recipe: Recipe) -> StepSpec:
+    config = recipe.train.model_dump(mode="json")
+    if recipe.tune is None:
+        return _step("train", "train", config, ("dataset", "base"))
+    config = measured(recipe.train, recipe.tune).model_dump(mode="json")
+    search = {"train": config, "tune": recipe.tune.model_dump(mode="json")}
+    return _step("train", "tune", search, ("dataset", "base"))
 
 
 def _evaluate(step: str, config: EvaluateConfig, of: str, depends_on: tuple[str, ...]) -> StepSpec:

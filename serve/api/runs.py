@@ -33,7 +33,7 @@ from raymill.registry.tables import (
 from raymill.train.card import Facts, flat
 from raymill.train.metrics import POINTS, Point, thinned
 
-KINDS = ("pretrain", "train")
+KINDS = ("pretrain", "train", "tune")
 MOST_COMPARED = 8
 
 
@@ -85,14 +85,20 @@ def as_run(session: Session, job: Job) -> run_types.Run:
 
 
 def method_of(job: Job) -> str:
-    return "pretrain" if job.kind == "pretrain" else str(job.config.get("method", "sft"))
+    config = job.config["train"] if job.kind == "tune" else job.config
+    return "pretrain" if job.kind == "pretrain" else str(config.get("method", "sft"))
+
+
+def config_of(job: Job) -> JsonObject:
+    """What its model was trained with: of a search that has ended, the best trial's."""
+    return (job.result or {}).get("train") or job.config
 
 
 def detail(session: Session, job: Job) -> run_types.RunDetail:
     inputs = jobs.parent_results(session, job) if job.depends_on else {}
     return run_types.RunDetail(
         **as_run(session, job).model_dump(),
-        config=job.config,
+        config=config_of(job),
         base=_made(inputs.get("base")),
         dataset=_made(inputs.get("dataset")),
     )
@@ -127,7 +133,7 @@ def compare(session: Session, ids: Sequence[uuid.UUID]) -> run_types.RunComparis
         raise Invalid(f"{len(ids)} runs are given: compare 2 to {MOST_COMPARED}", param="ids")
     found = [find(session, run_id) for run_id in ids]
     runs = [as_run(session, job) for job in found]
-    configs = [flat(job.config) for job in found]
+    configs = [flat(config_of(job)) for job in found]
     for config, job in zip(configs, found, strict=True):
         inputs = jobs.parent_results(session, job) if job.depends_on else {}
         for name in ("base", "dataset"):
@@ -164,7 +170,7 @@ def facts_of(session: Session, job: Job) -> Facts:
     return Facts(
         name=job.name,
         method=method_of(job),
-        config={key: value for key, value in job.config.items() if not key.endswith("_sha256")},
+        config={key: value for key, value in config_of(job).items() if not key.endswith("_sha256")},
         base=_made(inputs.get("base")),
         data=_made(inputs.get("dataset")) or {"digest": job.config.get("text_sha256")},
         result=result,

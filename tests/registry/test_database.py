@@ -52,7 +52,7 @@ def populated(database: Database, home: Path) -> World:
 
 
 def of_the_control_plane(session: Session) -> list[Base]:
-    """A row of each table of triggers, hooks and finished jobs."""
+    """A row of each table of triggers, hooks, trials and finished jobs."""
     jobs.enqueue(jobs.raw(session), [jobs.JobSpec(kind="note")])
     now = dt.datetime.now(dt.UTC)
     session.execute(text("CREATE TABLE job_history_all PARTITION OF job_history DEFAULT"))
@@ -69,6 +69,17 @@ def of_the_control_plane(session: Session) -> list[Base]:
         ),
         tables.Trigger(name="nightly", on="cron", recipe={}, next_at=now, **made),
         tables.TriggerEvent(on="cron", subject="nightly", key="k1", data={}),
+        tables.Trial(
+            job_id=session.scalars(select(tables.Job.id)).first(),
+            number=1,
+            config={},
+            state=tables.TrialState.RUNNING,
+            steps=0,
+            total_steps=0,
+            reports=[],
+            copies=[],
+            seconds=0.0,
+        ),
         tables.Hook(name="tell", on=["pipeline.failed"], action="webhook", **made),
     ]
 

@@ -1,4 +1,4 @@
-"""Training in depth: uploads, what is known of data sets, what is kept of runs"""
+"""Training in depth: uploads, what is known of data sets, what is kept of runs, trials of searches"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -23,14 +23,17 @@ RUN_COLUMNS = (
     ("metrics", postgresql.JSONB(), "'{}'"),
     ("series", postgresql.JSONB(), "'[]'"),
 )
+TRIAL_STATES = ("running", "finished", "stopped", "failed")
 
 
 def upgrade() -> None:
     _datasets_up()
     _runs_up()
+    _trials_up()
 
 
 def downgrade() -> None:
+    _trials_down()
     _runs_down()
     _datasets_down()
 
@@ -69,3 +72,30 @@ def _runs_up() -> None:
 def _runs_down() -> None:
     for name, _, _ in RUN_COLUMNS:
         op.drop_column("training_run", name)
+
+
+def _trials_up() -> None:
+    state = sa.Enum(*TRIAL_STATES, name="trialstate", native_enum=False, create_constraint=True, length=16)
+    op.create_table(
+        "trial",
+        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("config", postgresql.JSONB(), nullable=False),
+        sa.Column("state", state, nullable=False),
+        sa.Column("steps", sa.Integer(), nullable=False),
+        sa.Column("total_steps", sa.Integer(), nullable=False),
+        sa.Column("metric", sa.Float(), nullable=True),
+        sa.Column("reports", postgresql.JSONB(), nullable=False),
+        sa.Column("copies", postgresql.JSONB(), nullable=False),
+        sa.Column("seconds", sa.Float(), nullable=False),
+        sa.Column("checkpoint", sa.Text(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("started_at", sa.DateTime(timezone=True), server_default=NOW, nullable=False),
+        sa.Column("updated_at", sa.DateTime(timezone=True), server_default=NOW, nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("trial_job_id_fkey")),
+        sa.PrimaryKeyConstraint("job_id", "number", name=op.f("trial_pkey")),
+    )
+
+
+def _trials_down() -> None:
+    op.drop_table("trial")
