@@ -203,7 +203,7 @@ def test_every_stage_trains_to_the_same_losses(
 
 def compared(files: Path, root: Path, shape: str) -> JsonObject:
     """A set of pairs, or of answers that are good or bad."""
-    rows = []
+    rows: list[JsonObject] = []
     for number in range(64):
         asked = [{"role": "user", "content": f"train {number}: what is it?"}]
         better, worse = ([{"role": "assistant", "content": text}] for text in ("it is broken", "late"))

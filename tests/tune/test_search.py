@@ -138,6 +138,7 @@ def test_asha_finds_what_all_trials_find_in_far_fewer_steps(tmp_path: Path) -> N
     assert held_once_settled(before) == before
 
 
+@pytest.mark.slow
 def test_a_population_hands_weights_from_the_best_to_the_worst(lab: Lab, tmp_path: Path) -> None:
     before = held()
     over = {
@@ -174,6 +175,7 @@ def test_every_search_runs_with_every_scheduler(how: str, scheduler: str, lab: L
     assert all(record.state.over and record.metric is not None for record in records)
 
 
+@pytest.mark.slow
 def test_a_trial_that_cannot_go_on_fails_alone(lab: Lab, tmp_path: Path) -> None:
     over = {"train.lora": {"choice": [{"r": 4, "targets": ["no_proj"]}, {"r": 4}]}}
     tune = {"over": over, "search": "grid", "scheduler": "none", "metric": "final_loss"}
