@@ -97,6 +97,7 @@ def plot(
         PlotKind, typer.Option(help="curves: losses over steps. parallel: values side by side.")
     ] = "curves",
     to: Annotated[Path | None, typer.Option("--out", help="File, .svg or .png; by default KIND.svg.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Draw a search's trials into a file."""
     path = to or Path(f"{kind}.svg")
@@ -106,6 +107,9 @@ def plot(
     with connect() as client:
         image = client.searches.plot(search_id, kind=kind, format=formats[path.suffix])
     path.write_bytes(image)
+    if as_json:
+        out_json({"file": str(path), "size_bytes": len(image)})
+        return
     say(f"wrote {path}")
 
 

@@ -100,7 +100,7 @@ def test_training_only_drops_what_comes_after_training_and_changes_nothing_else(
         ("train.epochs", "three", "train.epochs: must be a whole number, got 'three'", "train.epochs"),
         ("train.epochs", 1.5, "train.epochs: must be a whole number, got 1.5", "train.epochs"),
         ("train.packing", "maybe", "train.packing: must be true or false, got 'maybe'", "train.packing"),
-        ("train.method", "magic", "train.method: must be 'sft', got 'magic'", "train.method"),
+        ("train.method", "magic", "train.method: must be 'pretrain', 'sft', 'tool', 'dpo' or 'kto', got 'magic'", "train.method"),
         ("train", None, "train: must be a section of keys, got nothing", "train"),
         ("modle", "x", "modle: unknown key; did you mean model?", "modle"),
         ("colour", "red", "colour: unknown key; the keys here are model, base, ", "colour"),
