@@ -1,4 +1,4 @@
-"""`raymill run`: post a recipe, show its progress, end as it ended. `raymill train start` does so too."""
+"""`raymill run`: post a recipe, show its progress, end as it ended. `raymill train` does so too."""
 
 from __future__ import annotations
 

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from raymill.client.run_types import Run, RunComparison, RunDetail, RunExport
     from raymill.client.sdk import Raymill
 
-app = new_app("Training runs. An id is that of the run's job; its last characters do.")
+app = new_app(
+    "Training runs: `raymill train recipe.yaml`. An id is that of the run's job; its last characters do.",
+    default="start",
+)
 
 RunId = Annotated[str, typer.Argument(help="Run, as `raymill train list` shows it.", show_default=False)]
 RunIds = Annotated[
@@ -43,7 +46,8 @@ def start(
 ) -> None:
     """Run a recipe up to its trained model: its sections model, base, dataset and train.
 
-    Exit codes as for `raymill run`, so it can be the entry point of `ray job submit`.
+    The word `start` may be left out. Exit codes as for `raymill run`, so it can be the entry point of
+    `ray job submit`.
     """
     from raymill.client.cli.run import start as start_recipe
     from raymill.client.recipe import load_recipe
