@@ -58,8 +58,9 @@ class Share(NamedTuple):
     """Passes without a gradient that the objective asks for before the others; as many on each worker."""
 
 
-class ExampleShares:
-    """Steps over conversations: each epoch in a new order; the last step of an epoch may be shorter."""
+class UnitShares:
+    """Steps over units, each an example or several that must meet in one pass: each epoch in a new order; the last
+    step of an epoch may be shorter. What a unit is, and what a step counts, a subclass says."""
 
     def __init__(
         self,
@@ -72,36 +73,61 @@ class ExampleShares:
         packing: bool,
         pass_tokens: int,
     ) -> None:
-        self._examples = examples
+        self.examples = examples
         self._batch = batch
         self._seed = seed
         self._pad_id = pad_id
         self._packing = packing
         self._pass_tokens = pass_tokens
-        self._steps_in_epoch = -(-len(examples) // batch)
+        self._steps_in_epoch = -(-self.units // batch)
         self.steps = self._steps_in_epoch * epochs
+
+    @property
+    def units(self) -> int:
+        """How many there are."""
+        raise NotImplementedError
+
+    def drawn(self, step: int) -> list[int]:
+        """Numbers of the units of `step` (from 0)."""
+        epoch, number = divmod(step, self._steps_in_epoch)
+        order = np.random.default_rng((self._seed, epoch)).permutation(self.units)
+        chosen: list[int] = order[number * self._batch : (number + 1) * self._batch].tolist()
+        return chosen
+
+    def dealt(self, units: Sequence[Sequence[int]], workers: int) -> list[list[Batch]]:
+        """The passes of each worker. Units go round longest first, so that all carry about as many tokens."""
+        ordered = sorted(units, key=lambda unit: -self.tokens_of([unit]))
+        passes = [
+            lay_passes(
+                ordered[worker::workers],
+                self.examples,
+                pad_id=self._pad_id,
+                packing=self._packing,
+                pass_tokens=self._pass_tokens,
+            )
+            for worker in range(workers)
+        ]
+        return level(passes, self._pad_id)
+
+    def tokens_of(self, units: Sequence[Sequence[int]]) -> int:
+        return sum(len(self.examples[i].ids) for unit in units for i in unit)
+
+
+class ExampleShares(UnitShares):
+    """Steps over conversations or texts, whose tokens are what a step counts."""
+
+    @property
+    def units(self) -> int:
+        return len(self.examples)
 
     def share(self, step: int, rank: int, workers: int) -> Share:
         """The part of worker `rank` in `step` (from 0)."""
-        epoch, number = divmod(step, self._steps_in_epoch)
-        order = np.random.default_rng((self._seed, epoch)).permutation(len(self._examples))
-        chosen = order[number * self._batch : (number + 1) * self._batch].tolist()
-        # Dealt out longest first, so that the workers carry about the same number of tokens.
-        chosen.sort(key=lambda i: -len(self._examples[i].ids))
-        passes = [self._passes(chosen[worker::workers]) for worker in range(workers)]
+        units = [(i,) for i in self.drawn(step)]
+        everyone = self.dealt(units, workers)
         return Share(
-            passes=level(passes, self._pad_id)[rank],
-            counted=sum(counted_in(batch) for batches in passes for batch in batches),
-            tokens=sum(len(self._examples[i].ids) for i in chosen),
-        )
-
-    def _passes(self, chosen: Sequence[int]) -> list[Batch]:
-        return lay_passes(
-            [(i,) for i in chosen],
-            self._examples,
-            pad_id=self._pad_id,
-            packing=self._packing,
-            pass_tokens=self._pass_tokens,
+            passes=everyone[rank],
+            counted=sum(counted_in(batch) for batches in everyone for batch in batches),
+            tokens=self.tokens_of(units),
         )
 
 

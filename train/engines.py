@@ -41,6 +41,17 @@ def trained_weights(model: SummedLoss) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in model.model.named_parameters() if p.requires_grad]
 
 
+def update(model: nn.Module, optimizer: torch.optim.Optimizer, lr: float, max_grad_norm: float) -> Tensor:
+    """One step of the optimiser with the gradients there are, which are gone then; their norm before it was clipped."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    trained = [p for p in model.parameters() if p.requires_grad]
+    norm = torch.nn.utils.clip_grad_norm_(trained, max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    return norm
+
+
 class OwnModel:
     """What the engines have in common: a pass, and scoring."""
 
@@ -92,13 +103,7 @@ class PlainEngine(OwnModel):
         loss.backward()  # type: ignore[no-untyped-call]
 
     def step(self, lr: float) -> float:
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        trained = [p for p in self._model.parameters() if p.requires_grad]
-        norm = torch.nn.utils.clip_grad_norm_(trained, self._max_grad_norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        return float(norm)
+        return float(update(self._model, self._optimizer, lr, self._max_grad_norm))
 
     def total(self, values: Tensor) -> Tensor:
         return values

@@ -26,7 +26,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from raymill.train.batches import Batch
-from raymill.train.engines import OwnModel, adamw, trained_weights
+from raymill.train.engines import OwnModel, adamw, trained_weights, update
 from raymill.train.summed_loss import Passed, SummedLoss, inputs_of
 
 TRAINED_ALONE = StateDictOptions(ignore_frozen_params=True, strict=False)
@@ -72,12 +72,7 @@ class FsdpEngine(OwnModel):
         loss.backward()  # type: ignore[no-untyped-call]
 
     def step(self, lr: float) -> float:
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        trained = [p for p in self._model.parameters() if p.requires_grad]
-        norm = torch.nn.utils.clip_grad_norm_(trained, self._max_grad_norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        norm = update(self._model, self._optimizer, lr, self._max_grad_norm)
         return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def total(self, values: Tensor) -> Tensor:

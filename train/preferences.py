@@ -15,40 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymill.policies.errors import Invalid
-from raymill.train.batches import Batch, Share, lay_passes, level
+from raymill.train.batches import Batch, Share, UnitShares
 from raymill.train.template import IGNORE, Example
 
 LogProbabilities = NDArray[np.float32]
 
 
-class ReferencedShares:
-    """What pairs and answers have in common: units of examples, in whole passes, with reference values."""
+class ReferencedShares(UnitShares):
+    """What pairs and answers have in common: reference values for the log-probabilities of their examples."""
 
-    def __init__(
-        self,
-        examples: Sequence[Example],
-        *,
-        batch: int,
-        epochs: int,
-        seed: int,
-        pad_id: int,
-        packing: bool,
-        pass_tokens: int,
-    ) -> None:
-        self.examples = examples
-        self.reference_N: LogProbabilities | None = None
-        self._batch = batch
-        self._seed = seed
-        self._pad_id = pad_id
-        self._packing = packing
-        self._pass_tokens = pass_tokens
-        self._steps_in_epoch = -(-self.units // batch)
-        self.steps = self._steps_in_epoch * epochs
-
-    @property
-    def units(self) -> int:
-        """Pairs, or answers."""
-        raise NotImplementedError
+    reference_N: LogProbabilities | None = None
 
     def scoring(self, rank: int, workers: int) -> Iterator[Batch]:
         """Passes that cover every example once, over all workers; as many on each."""
@@ -58,27 +34,9 @@ class ReferencedShares:
             block = longest_first[start : start + 1024 * workers]
             yield from self.dealt([(i,) for i in block], workers)[rank]
 
-    def dealt(self, units: Sequence[Sequence[int]], workers: int) -> list[list[Batch]]:
-        """The passes of each worker. Units go round longest first, so that all carry about as many tokens."""
-        ordered = sorted(units, key=lambda unit: -sum(len(self.examples[i].ids) for i in unit))
-        passes = [
-            lay_passes(
-                ordered[worker::workers],
-                self.examples,
-                pad_id=self._pad_id,
-                packing=self._packing,
-                pass_tokens=self._pass_tokens,
-            )
-            for worker in range(workers)
-        ]
-        return level(passes, self._pad_id)
-
     def referenced(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
         assert self.reference_N is not None, "reference log-probabilities come before the first step"
         return {"reference_E": self.reference_N[batch.examples_E]}
-
-    def tokens_of(self, units: Sequence[Sequence[int]]) -> int:
-        return sum(len(self.examples[i].ids) for unit in units for i in unit)
 
 
 class PairShares(ReferencedShares):
@@ -90,9 +48,7 @@ class PairShares(ReferencedShares):
 
     def share(self, step: int, rank: int, workers: int) -> Share:
         """The part of worker `rank` in `step` (from 0)."""
-        epoch, number = divmod(step, self._steps_in_epoch)
-        order = np.random.default_rng((self._seed, epoch)).permutation(self.units)
-        pairs = order[number * self._batch : (number + 1) * self._batch].tolist()
+        pairs = self.drawn(step)
         units = [(2 * pair, 2 * pair + 1) for pair in pairs]
         everyone = self.dealt(units, workers)
         better = sum(self._counted(2 * pair) for pair in pairs)

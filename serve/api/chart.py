@@ -11,11 +11,14 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from xml.sax.saxutils import escape
 
 Points = Sequence[Mapping[str, Any]]
 At = tuple[float, float]
+ImageFormat = Literal["png", "svg"]
+
+MEDIA: Mapping[ImageFormat, str] = {"png": "image/png", "svg": "image/svg+xml"}
 
 WIDTH, PANEL, HEAD = 960, 300, 36
 LEFT, RIGHT, TOP, BOTTOM = 84, 24, 30, 40
@@ -31,6 +34,9 @@ class Canvas(Protocol):
     def line(self, points: Sequence[At], colour: str, width: float) -> None: ...
     def words(self, at: At, text: str, anchor: str, size: float, colour: str = INK) -> None:
         """`anchor`: start, middle or end."""
+
+    def file(self) -> bytes:
+        """The finished picture."""
 
 
 class Svg:
@@ -53,8 +59,8 @@ class Svg:
             f'fill="{colour}">{escape(text)}</text>'
         )
 
-    def text(self) -> str:
-        return "\n".join([*self._parts, "</svg>\n"])
+    def file(self) -> bytes:
+        return "\n".join([*self._parts, "</svg>\n"]).encode()
 
 
 class Png:
@@ -75,7 +81,7 @@ class Png:
         side = {"start": "l", "middle": "m", "end": "r"}[anchor]
         self._draw.text((at[0] * FINER, at[1] * FINER), text, fill=colour, font=font, anchor=f"{side}s")
 
-    def bytes(self) -> bytes:
+    def file(self) -> bytes:
         from PIL import Image
 
         small = self._image.resize((WIDTH, self._image.height // FINER), Image.Resampling.LANCZOS)
@@ -84,17 +90,15 @@ class Png:
         return found.getvalue()
 
 
-def draw_svg(curves: Mapping[str, Points], metrics: Sequence[str]) -> str:
-    """Curves by the names of their runs."""
-    canvas = Svg(height_of(metrics))
-    draw(canvas, curves, metrics)
-    return canvas.text()
+def canvas_of(image: ImageFormat, height: float) -> Canvas:
+    return Svg(height) if image == "svg" else Png(height)
 
 
-def draw_png(curves: Mapping[str, Points], metrics: Sequence[str]) -> bytes:
-    canvas = Png(height_of(metrics))
+def draw_runs(curves: Mapping[str, Points], metrics: Sequence[str], image: ImageFormat) -> bytes:
+    """Curves by the names of their runs, as the bytes of a file."""
+    canvas = canvas_of(image, height_of(metrics))
     draw(canvas, curves, metrics)
-    return canvas.bytes()
+    return canvas.file()
 
 
 def height_of(metrics: Sequence[str]) -> float:

@@ -36,13 +36,24 @@ def page(
     Raises:
         Invalid: `cursor` is none of ours.
     """
+    found, next_cursor = rows_of_page(opened, rows, key, limit=limit, cursor=cursor)
+    return Page(data=[to_wire(row) for row in found], next_cursor=next_cursor)
+
+
+def rows_of_page(
+    opened: Session, rows: Select[Row], key: InstrumentedAttribute[Any], *, limit: int, cursor: str | None
+) -> tuple[list[Row], str | None]:
+    """The rows of a page and the cursor of the next, for rows of which more is read all at once.
+
+    Raises:
+        Invalid: `cursor` is none of ours.
+    """
     if cursor is not None:
         rows = rows.where(_before(key, cursor))
     found = list(opened.scalars(rows.order_by(key.desc()).limit(limit + 1)).unique())
     more = len(found) > limit
     found = found[:limit]
-    next_cursor = _encode(getattr(found[-1], key.key)) if more else None
-    return Page(data=[to_wire(row) for row in found], next_cursor=next_cursor)
+    return found, _encode(getattr(found[-1], key.key)) if more else None
 
 
 def _encode(value: Any) -> str:

@@ -6,7 +6,7 @@ A run that goes on is read from its events; one that has ended from its row. Rea
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -51,8 +51,21 @@ def measured(session: Session, job: Job) -> TrainingRun | None:
 
 
 def as_run(session: Session, job: Job) -> run_types.Run:
-    """For a list: of a run that goes on, its last step alone is read."""
-    row = measured(session, job)
+    (run,) = as_runs(session, [job])
+    return run
+
+
+def as_runs(session: Session, found: Sequence[Job]) -> list[run_types.Run]:
+    """For a list: what they measured and made is read for all at once; of a run that goes on, its last step alone."""
+    made_by = {job.reused_job_id or job.id for job in found}
+    rows = session.scalars(select(TrainingRun).where(TrainingRun.job_id.in_(made_by)))
+    measures = {row.job_id: row for row in rows}
+    artifacts = [job.result["artifact"] for job in found if job.result and "artifact" in job.result]
+    numbers = _numbers(session, artifacts)
+    return [_run(session, job, measures.get(job.reused_job_id or job.id), numbers) for job in found]
+
+
+def _run(session: Session, job: Job, row: TrainingRun | None, numbers: Mapping[str, int]) -> run_types.Run:
     result = job.result or {}
     done: int
     total: int | None
@@ -74,7 +87,7 @@ def as_run(session: Session, job: Job) -> run_types.Run:
         step=done,
         steps=total,
         metrics=metrics,
-        version=_version(session, result),
+        version=numbers.get(result.get("artifact", "")),
         artifact=result.get("artifact"),
         adapter=result.get("adapter"),
         error=job.error,
@@ -132,7 +145,7 @@ def compare(session: Session, ids: Sequence[uuid.UUID]) -> run_types.RunComparis
     if not 2 <= len(ids) <= MOST_COMPARED:
         raise Invalid(f"{len(ids)} runs are given: compare 2 to {MOST_COMPARED}", param="ids")
     found = [find(session, run_id) for run_id in ids]
-    runs = [as_run(session, job) for job in found]
+    runs = as_runs(session, found)
     configs = [flat(config_of(job)) for job in found]
     for config, job in zip(configs, found, strict=True):
         inputs = jobs.parent_results(session, job) if job.depends_on else {}
@@ -163,7 +176,7 @@ def facts_of(session: Session, job: Job) -> Facts:
         for variant, scores in scores_of(session, artifact.name).items()
         for task, score in scores.items()
     ]
-    number = _version(session, job.result or {})
+    number = _numbers(session, [artifact.name]).get(artifact.name)
     if number is not None:
         notes.insert(0, f"Registered as version {number} of {job.name}.")
     result = {**(job.result or {}), "tokens_per_s": None}
@@ -273,10 +286,10 @@ def _artifact(session: Session, name: str) -> Artifact:
     return session.get_one(Artifact, name)
 
 
-def _version(session: Session, result: JsonObject) -> int | None:
-    if "artifact" not in result:
-        return None
-    return session.scalar(select(LlmVersion.number).where(LlmVersion.artifact_name == result["artifact"]))
+def _numbers(session: Session, artifacts: Sequence[str]) -> dict[str, int]:
+    """Artifact -> the number of the version that is made of it, where one is."""
+    rows = select(LlmVersion.artifact_name, LlmVersion.number).where(LlmVersion.artifact_name.in_(artifacts))
+    return dict(session.execute(rows).all())
 
 
 def _last_step(session: Session, job: Job) -> dict[str, Any]:

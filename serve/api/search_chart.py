@@ -20,8 +20,7 @@ from raymill.serve.api.chart import (
     TOP,
     WIDTH,
     Canvas,
-    Png,
-    Svg,
+    canvas_of,
     draw,
     height_of,
 )
@@ -50,12 +49,12 @@ class TrialLike(Protocol):
 def draw_search(kind: PlotKind, config: TuneConfig, trials: Sequence[TrialLike], image: PlotFormat) -> bytes:
     """The picture as bytes of a file. The same search gives the same bytes."""
     height = height_of([config.metric]) if kind == "curves" else HEIGHT
-    canvas = Svg(height) if image == "svg" else Png(height)
+    canvas = canvas_of(image, height)
     if kind == "curves":
         curves(canvas, config, trials)
     else:
         parallel(canvas, config, trials)
-    return canvas.text().encode() if isinstance(canvas, Svg) else canvas.bytes()
+    return canvas.file()
 
 
 def curves(canvas: Canvas, config: TuneConfig, trials: Sequence[TrialLike]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse, PlainTextResponse, Response
@@ -13,9 +13,9 @@ from raymill.client import run_types, types
 from raymill.policies.errors import Invalid, NotFound
 from raymill.registry.tables import Job, JobState
 from raymill.serve.api import runs
-from raymill.serve.api.chart import draw_png, draw_svg
+from raymill.serve.api.chart import MEDIA, ImageFormat, draw_runs
 from raymill.serve.api.context import Operator, PartsDep, SessionDep, Viewer
-from raymill.serve.api.paging import Cursor, Limit, page
+from raymill.serve.api.paging import Cursor, Limit, rows_of_page
 from raymill.serve.api.threads import ThreadRoute
 from raymill.train.card import card
 
@@ -39,7 +39,8 @@ def list_(
         rows = rows.where(Job.state == state)
     if name is not None:
         rows = rows.where(Job.name == name)
-    return page(opened, rows, Job.id, lambda job: runs.as_run(opened, job), limit=limit, cursor=cursor)
+    found, next_cursor = rows_of_page(opened, rows, Job.id, limit=limit, cursor=cursor)
+    return types.Page(data=runs.as_runs(opened, found), next_cursor=next_cursor)
 
 
 @router.get("/compare")
@@ -70,15 +71,12 @@ def plot(
     opened: SessionDep,
     metric: Annotated[str, Query(pattern=METRICS)] = "loss",
     others: Annotated[str, Query(alias="with", max_length=400)] = "",
-    image: Annotated[Literal["png", "svg"], Query(alias="format")] = "png",
+    image: Annotated[ImageFormat, Query(alias="format")] = "png",
 ) -> Response:
     """A picture of its curves, a panel for each metric; those of other runs beside them."""
     found = [runs.find(opened, each) for each in (run_id, *ids_of(others))][: runs.MOST_COMPARED]
     curves = {f"{job.name} {str(job.id)[-6:]}": runs.points_of(opened, job) for job in found}
-    metrics = metric.split(",")
-    if image == "svg":
-        return Response(draw_svg(curves, metrics), media_type="image/svg+xml")
-    return Response(draw_png(curves, metrics), media_type="image/png")
+    return Response(draw_runs(curves, metric.split(","), image), media_type=MEDIA[image])
 
 
 @router.get("/{run_id}/card", response_class=PlainTextResponse)

@@ -13,15 +13,14 @@ from raymill.client.types import Page
 from raymill.registry import trials
 from raymill.registry.tables import Job, Trial
 from raymill.registry.trials import Tally
+from raymill.serve.api.chart import MEDIA
 from raymill.serve.api.context import SessionDep, Viewer
-from raymill.serve.api.paging import Cursor, Limit, page
+from raymill.serve.api.paging import Cursor, Limit, rows_of_page
 from raymill.serve.api.search_chart import draw_search
 from raymill.serve.api.threads import ThreadRoute
 from raymill.tune.config import TuneConfig
 
 router = APIRouter(prefix="/searches", tags=["searches"], route_class=ThreadRoute)
-
-MEDIA = {"svg": "image/svg+xml", "png": "image/png"}
 
 
 @router.get("")
@@ -32,10 +31,10 @@ def list_(
     rows = select(Job).where(Job.kind == trials.KIND)
     if name is not None:
         rows = rows.where(Job.name == name)
-    found: Page[Job] = page(opened, rows, Job.id, lambda row: row, limit=limit, cursor=cursor)
-    tallies = trials.tallies(opened, [_made_by(job) for job in found.data])
-    data = [search_of(job, tallies.get(_made_by(job))) for job in found.data]
-    return Page(data=data, next_cursor=found.next_cursor)
+    found, next_cursor = rows_of_page(opened, rows, Job.id, limit=limit, cursor=cursor)
+    tallies = trials.tallies(opened, [_made_by(job) for job in found])
+    data = [search_of(job, tallies.get(_made_by(job))) for job in found]
+    return Page(data=data, next_cursor=next_cursor)
 
 
 @router.get("/{search_id}")
