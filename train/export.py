@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymill.policies.errors import Invalid, NotFound
+from raymill.train.card import CARD
+from raymill.train.metrics import METRICS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,7 +32,6 @@ TOKENIZER_FILES = (
 )
 
 WEIGHTS_AS_PICKLE = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
-CODE = ("*.py",)
 
 
 def write_model(model: PreTrainedModel, tokenizer_dir: Path, directory: Path, stops: Sequence[int]) -> None:
@@ -115,7 +116,8 @@ def import_model(source: Path, target: Path) -> None:
         raise Invalid(f"{source} needs code of its own (auto_map), which is never run: use another base")
     shutil.rmtree(target, ignore_errors=True)
     kept = [*weights, *source.glob("*.safetensors.index.json"), source / "config.json"]
-    kept += [source / name for name in ("generation_config.json", *TOKENIZER_FILES)]
+    # With its card, which tells the licence, and its curves: a base of our own comes out byte for byte.
+    kept += [source / name for name in ("generation_config.json", CARD, METRICS, *TOKENIZER_FILES)]
     for path in kept:
         if path.is_file():
             link(path, target / path.name)

@@ -67,6 +67,8 @@ def download(config: ImportConfig) -> Path:
                 "*.model",
                 "*.txt",
                 "*.jinja",
+                CARD,
+                METRICS,
             ],
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.TransportError) as error:
