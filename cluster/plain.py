@@ -12,6 +12,11 @@ def first_line(error: BaseException) -> str:
     return lines[0][:500] if lines else type(error).__name__
 
 
+def last_line(said: object) -> str:
+    """Where a traceback, or an error of native code, says what happened; empty when nothing was said."""
+    return next((line.strip() for line in reversed(str(said).splitlines()) if line.strip()), "")
+
+
 def as_json(value: Any) -> Any:
     """`value` as Postgres takes it: a loss may be NaN and a log line may hold a NUL, which JSONB refuses."""
     if isinstance(value, float) and not math.isfinite(value):

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, Self
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from raymill.cluster.plain import last_line
 from raymill.cluster.processes import give_way
 from raymill.policies.errors import RaymillError, Unavailable
 
@@ -167,7 +168,3 @@ def raise_plain(error: RayTaskError) -> NoReturn:
     if isinstance(error.cause, RaymillError):
         raise error.cause from None
     raise error
-
-
-def last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip()

@@ -73,13 +73,26 @@ class Encoded:
         )
 
 
-def encode_file(
+def lines_of(train_file: Path) -> list[str]:
+    """The rows of a file in normal form. A text may hold other characters that end lines, such as U+2028.
+
+    Raises:
+        Invalid: there are none.
+    """
+    with train_file.open(encoding="utf-8", newline="\n") as file:
+        lines = [line.rstrip("\n") for line in file]
+    if not lines:
+        raise Invalid(f"{train_file.name} holds no rows: give a data set with at least one", param="dataset")
+    return lines
+
+
+def encode_lines(
     config: TrainConfig,
     tokenizer: PreTrainedTokenizerBase,
-    train_file: Path,
+    lines: Sequence[str],
     tell: Callable[[int, int], None] | None = None,
 ) -> Encoded:
-    """Every row of `train_file` (normal form) as ids, as the method needs them.
+    """Every row (normal form, JSON) as ids, as the method needs them.
 
     Args:
         tell: is called now and then with the rows done and all rows.
@@ -87,9 +100,6 @@ def encode_file(
     Raises:
         Invalid: an example is longer than `max_tokens`; nothing is cut off silently.
     """
-    lines = train_file.read_text(encoding="utf-8").splitlines()
-    if not lines:
-        raise Invalid(f"{train_file.name} holds no rows: give a data set with at least one", param="dataset")
     examples: list[Example] = []
     good: list[bool] = []
     ends: list[int] = []

@@ -5,11 +5,11 @@ The test part of a data set is never touched: it is for the evaluation that deci
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from raymill.policies.errors import Invalid
 from raymill.train.run_config import Validate
+from raymill.train.split import PLACES, place_of
 
 
 def held_out(rows: Sequence[str], config: Validate) -> set[int]:
@@ -18,13 +18,13 @@ def held_out(rows: Sequence[str], config: Validate) -> set[int]:
     Raises:
         Invalid: nothing would be held out, or nothing left to train on.
     """
-    digests = [int.from_bytes(hashlib.sha256(row.strip().encode()).digest()[:8]) for row in rows]
+    places = [place_of(row.strip().encode()) for row in rows]
     if config.rows is not None:
-        # The smallest digests; rows that are the same stay together.
-        limit = sorted(digests)[min(config.rows, len(digests)) - 1]
-        chosen = {number for number, digest in enumerate(digests) if digest <= limit}
+        # The first places; rows that are the same stay together.
+        limit = sorted(places)[min(config.rows, len(places)) - 1]
+        chosen = {number for number, place in enumerate(places) if place <= limit}
     else:
-        chosen = {number for number, digest in enumerate(digests) if digest < config.share * 2**64}
+        chosen = {number for number, place in enumerate(places) if place < config.share * PLACES}
     if not chosen:
         raise Invalid(
             f"validation.share {config.share:g} of {len(rows)} rows holds none out: raise it, or give validation.rows",

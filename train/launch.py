@@ -18,6 +18,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymill.cluster.context import JobContext, JsonObject, Preempted
+from raymill.cluster.plain import last_line
 from raymill.policies.errors import Invalid, RaymillError, Unavailable
 from raymill.train.compatibility import Machine, missing_on
 from raymill.train.config import ClusterUse
@@ -177,8 +178,7 @@ def raise_failure(error: BaseException, name: str) -> NoReturn:
 
     if not isinstance(error, TrainingFailedError | ray.exceptions.RayError):
         raise error
-    reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no reason")
-    raise TrainingFailed(f"training of {name} failed: {reason}") from error
+    raise TrainingFailed(f"training of {name} failed: {last_line(error) or 'no reason'}") from error
 
 
 def trainer(

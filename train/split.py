@@ -17,9 +17,16 @@ from raymill.train.row_text import Row, canonical
 R = TypeVar("R", bound=Row)
 
 
+PLACES = 2**64
+
+
+def place_of(content: bytes) -> int:
+    """Where a row stands by its content, from 0 to `PLACES` - 1: a share of all places is that share of the rows."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
+
+
 def held_out(row: Row, split: Split) -> bool:
-    hashed = hashlib.sha256(f"{split.seed}:".encode() + canonical(row)).digest()
-    return int.from_bytes(hashed[:8], "big") < split.test * 2**64
+    return place_of(f"{split.seed}:".encode() + canonical(row)) < split.test * PLACES
 
 
 def split_rows(rows: Sequence[R], split: Split) -> tuple[list[R], list[R]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, assert_never
 
+from raymill.cluster.plain import first_line
 from raymill.policies.errors import Invalid
 
 if TYPE_CHECKING:
@@ -110,9 +111,8 @@ def render(
             list(messages), tools=list(tools) if tools else None, tokenize=False, add_generation_prompt=ask
         )
     except (TemplateError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Invalid(
-            f"the chat template of this base refuses the row ({reason}): change the row or the base"
+            f"the chat template of this base refuses the row ({first_line(error)}): change the row or the base"
         ) from error
     assert isinstance(text, str)
     return text

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raymill.cluster.plain import last_line
 from raymill.policies.errors import Invalid
 from raymill.train.template import CHAT_TEMPLATE, END, PAD, SPECIAL_TOKENS, UNKNOWN
 
@@ -102,10 +103,6 @@ def train_tokenizer(documents: Iterable[str], vocab: int, directory: Path) -> No
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "tokenizer.model").write_bytes(model.getvalue())
     write_fast_tokenizer(directory)
-
-
-def last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip()
 
 
 def lines_of(documents: Iterable[str]) -> Iterator[str]:

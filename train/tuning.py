@@ -58,19 +58,14 @@ def prepare(config: TrainConfig, base: Path, train_file: Path, context: JobConte
         context.event("progress", done=done, total=total, what="rows")
         context.check()
 
-    data = encoded.encode_file(config, load_tokenizer(base), train_file, tell)
-    apart = held_out_of(config, train_file)
+    lines = encoded.lines_of(train_file)
+    data = encoded.encode_lines(config, load_tokenizer(base), lines, tell)
+    # Numbers of the rows that only validation sees.
+    apart = held_out(lines, config.validation) if config.validation is not None else set()
     if apart:
         encoded.write(data.of_rows(apart), context.work_dir / HELD_OUT)
     # Written last: with it the preparation is whole.
     encoded.write(data.of_rows(set(range(data.rows)) - apart), examples_file)
-
-
-def held_out_of(config: TrainConfig, train_file: Path) -> set[int]:
-    """Numbers of the rows, from 0, that only validation sees."""
-    if config.validation is None:
-        return set()
-    return held_out(train_file.read_text(encoding="utf-8").splitlines(), config.validation)
 
 
 def tune_worker(settings: JsonObject) -> None:

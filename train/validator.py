@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import ray
 
 from raymill.cluster.context import JobContext, JsonObject
+from raymill.cluster.plain import last_line
 from raymill.train.run_config import EarlyStop
 from raymill.train.validation import FOLDER, Snapshots, Verdict
 
@@ -115,8 +116,7 @@ class Validations:
             try:
                 measured: Measured | None = ray.get(answer)
             except ray.exceptions.RayError as error:
-                reason = str(error).strip().splitlines()[-1]
-                context.event("log", text=f"the validation of step {step} failed: {reason}")
+                context.event("log", text=f"the validation of step {step} failed: {last_line(error)}")
             else:
                 if measured is not None:
                     verdict = measured.verdict

@@ -14,6 +14,7 @@ from typing import Any
 from ray.tune import Callback
 
 from raymill.cluster.context import JsonObject
+from raymill.cluster.plain import last_line
 from raymill.registry.tables import TrialState
 from raymill.registry.trials import TrialRecord
 from raymill.tune.store import TrialStore
@@ -79,7 +80,7 @@ class Recorder(Callback):  # type: ignore[misc]
     def on_trial_error(self, *, trial: Any, **_: Any) -> None:
         record = self._record(trial)
         record.state = TrialState.FAILED
-        record.error = last_line(trial) or "its process ended: see the workers' logs in Ray"
+        record.error = reason_of(trial) or "its process ended: see the workers' logs in Ray"
         self._tell_end(record)
 
     def on_trial_recover(self, *, trial: Any, **_: Any) -> None:
@@ -111,9 +112,7 @@ class Recorder(Callback):  # type: ignore[misc]
         self._tell("progress", done=over, total=self._size, what="trials")
 
 
-def last_line(trial: Any) -> str:
+def reason_of(trial: Any) -> str:
     """What a person needs of a trial's error file."""
     path = trial.error_file
-    text = Path(path).read_text(errors="replace") if path and Path(path).is_file() else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:500] if lines else ""
+    return last_line(Path(path).read_text(errors="replace"))[:500] if path and Path(path).is_file() else ""

@@ -12,11 +12,13 @@ import torch
 from tests.train.tiny import moved, rows_of, tiny_llama, tiny_tokenizer
 
 from raymill.train.config import TrainConfig
-from raymill.train.encoded import encode_file
+from raymill.train.dataset_rows import write_jsonl
+from raymill.train.encoded import encode_lines, lines_of
+from raymill.train.holdout import held_out
 from raymill.train.loop import measure
 from raymill.train.methods import NEEDED_SHAPE, Method
 from raymill.train.reference import HELD_OUT_REFERENCE, take_reference
-from raymill.train.tuning import held_out_of, objective_of, shares_of
+from raymill.train.tuning import objective_of, shares_of
 from raymill.train.worker import Task, measuring_engine
 
 
@@ -52,7 +54,9 @@ def test_a_methods_held_out_loss_is_that_of_its_own_objective(
     rows = rows_of(NEEDED_SHAPE[method], 20)
     file = tmp_path / "train.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    data, apart = encode_file(config, tokenizer, file), held_out_of(config, file)
+    assert config.validation is not None
+    lines = lines_of(file)
+    data, apart = encode_lines(config, tokenizer, lines), held_out(lines, config.validation)
     held, left = data.of_rows(apart), data.of_rows(set(range(20)) - apart)
     assert (held.rows, left.rows) == (5, 15)
     seen = {tuple(example.ids) for example in left.examples}
@@ -78,3 +82,9 @@ def test_a_methods_held_out_loss_is_that_of_its_own_objective(
     again = shares_of(config, held, tokenizer.pad_token_id, epochs=1)
     assert take_reference(engine, again, tmp_path, HELD_OUT_REFERENCE) is False
     assert measure(engine, again)[0] == after
+
+
+def test_a_row_with_a_line_separator_in_its_text_is_one_row(tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    write_jsonl([{"text": "one\u2028still one\x85 and here"}, {"text": "two"}], file)
+    assert [json.loads(line)["text"] for line in lines_of(file)] == ["one\u2028still one\x85 and here", "two"]
