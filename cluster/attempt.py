@@ -69,9 +69,9 @@ class Attempt:
         self._paused = threading.Event()
         self._lost = threading.Event()
         self._leaving: str | None = None
-        self._heard = False
+        # When the work was first asked to stop, and when it heard of a pause.
+        self._asked_at = self._heard_at = 0.0
         self._on_abandon: Callable[[], None] | None = None
-        self._abandon_at: float | None = None
 
     @property
     def job_id(self) -> str:
@@ -106,8 +106,7 @@ class Attempt:
         if self._leaving is not None:
             raise Preempted(self._leaving)
         if self._paused.is_set():
-            if not self._heard:
-                self._heard, self._abandon_at = True, None  # the patience begins anew, and is longer
+            self._heard_at = self._heard_at or time.monotonic()
             raise Paused(f"job {self.job_id} was paused")
 
     def run(self, on_abandon: Callable[[], None] | None = None) -> JobState | None:
@@ -170,25 +169,27 @@ class Attempt:
         if not beat.owned:
             self._lost.set()
         elif beat.cancel:
+            if not self._cancelled.is_set():
+                self._asked_at = time.monotonic()
             self._cancelled.set()
         elif beat.pause:
+            if not self._paused.is_set():
+                self._asked_at = time.monotonic()
             self._paused.set()
         else:
             self._paused.clear()  # resumed before the work had looked
 
     def look(self) -> None:
-        patience_s = self.settings.lease_s / 2
-        if self._heard and not self._cancelled.is_set():
-            patience_s = PAUSE_PATIENCE_S
-        if self._lost.is_set():
-            patience_s = 0.0
-        elif not self._cancelled.is_set() and not self._paused.is_set():
-            self._abandon_at = None
-            return
-        self._abandon_at = self._abandon_at or time.monotonic() + patience_s
-        if self._on_abandon is None or (patience_s and time.monotonic() < self._abandon_at):
+        if self._on_abandon is None:
             return
         if not self._lost.is_set():
+            if not self._cancelled.is_set() and not self._paused.is_set():
+                return
+            abandon_at = self._asked_at + self.settings.lease_s / 2
+            if not self._cancelled.is_set() and self._heard_at:
+                abandon_at = self._heard_at + PAUSE_PATIENCE_S
+            if time.monotonic() < abandon_at:
+                return
             with contextlib.suppress(LeaseLost):
                 self._finish("stop", self._stopped)
         self._on_abandon()

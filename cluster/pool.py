@@ -83,7 +83,7 @@ class PoolWorker:
         """Claim as many jobs as there are threads free. Returns whether there may be more to do."""
         with self._claiming:
             free = self._threads - len(self._mine)
-            if free < 1:
+            if free < 1 or self._stopping.is_set():
                 return True
             claimed = self._claimer.take(free)
             self._busy = len(claimed) >= free
@@ -110,6 +110,8 @@ class PoolWorker:
         """Take no more jobs, and give back those that do not end in a few seconds. Returns how many."""
         self._stopping.set()
         deadline = time.monotonic() + DRAIN_S
+        if self._claiming.acquire(timeout=DRAIN_S):  # what is being claimed now is in `_mine` then
+            self._claiming.release()
         with self._changed:
             while self._mine and time.monotonic() < deadline:
                 self._changed.wait(0.2)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -48,19 +46,22 @@ def begin_and_kill(lab: Lab, work_dir: Path) -> dict[int, TrialRecord]:
     """Start a search in a process of its own, kill that, and tell what it had written down."""
     address = ray.get_runtime_context().gcs_address
     command = [sys.executable, "-c", DRIVER, address, str(lab.base), str(lab.rows), str(work_dir)]
-    driver = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    said = work_dir / "driver.txt"
     store = FileStore(work_dir / "records")
-    try:
-        for _ in range(1200):
-            records = store.load()
-            running = [r for r in records if r.state is TrialState.RUNNING and r.checkpoint]
-            if running and sum(r.state.over for r in records) >= 2:
-                break
-            assert driver.poll() is None, "the driver ended by itself"
-            time.sleep(0.05)
-    finally:
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.wait(30)
+    with said.open("w") as output:
+        driver = subprocess.Popen(
+            command, cwd=ROOT, start_new_session=True, stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            for _ in range(6000):
+                records = store.load()
+                if 2 <= sum(record.state.over for record in records) < len(records):
+                    break
+                assert driver.poll() is None, f"the driver ended by itself: {said.read_text()[-3000:]}"
+                time.sleep(0.02)
+        finally:
+            driver.kill()
+            driver.wait(30)
     return {record.number: record for record in store.load()}
 
 
