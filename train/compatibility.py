@@ -51,6 +51,11 @@ COMBINATIONS = (
         "set offload to all",
     ),
     Rule(
+        {"min_workers": (GIVEN,), "zero": (1, 2, 3)},
+        "DeepSpeed's shards can be read again only by as many workers as wrote them",
+        "set sharding to fsdp, or leave min_workers out",
+    ),
+    Rule(
         {"lora.quantize": ("nf4",), "zero": (3,)},
         "4-bit weights cannot be cut into ZeRO's shards",
         "set zero to 2, or leave lora.quantize out",

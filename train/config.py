@@ -29,6 +29,10 @@ class ClusterUse(Config):
     workers: int = Field(default=1, ge=1, le=1024)
     """Ray Train workers; each has one GPU, or its share of the machine's cores."""
 
+    min_workers: int | None = Field(default=None, ge=1, le=1024)
+    """Elastic: a run that loses machines goes on with as few workers as this, and with more again, up to `workers`,
+    when there is room. A step has the same rows and the same loss with any number. None: always `workers`."""
+
     zero: int = Field(default=0, ge=0, le=3)
     """DeepSpeed ZeRO stage: 0 nothing is sharded, 1 optimiser states, 2 also gradients, 3 also weights."""
 
@@ -154,7 +158,7 @@ class PretrainConfig(ClusterUse):
             raise ValueError(
                 f"seq_tokens is {self.seq_tokens}, max_positions {self.max_positions}: raise max_positions"
             )
-        check_split(self.batch, self.workers)
+        check_split(self)
         refuse_bad_combinations(self.model_dump())
         return self
 
@@ -229,7 +233,7 @@ class TrainConfig(ClusterUse):
 
     @model_validator(mode="after")
     def check(self) -> Self:
-        check_split(self.batch, self.workers)
+        check_split(self)
         if self.max_tokens > self.micro_tokens:
             raise ValueError(
                 f"micro_tokens is {self.micro_tokens}, an example may have {self.max_tokens}: raise micro_tokens"
@@ -276,12 +280,19 @@ class ImportConfig(Config):
         return self
 
 
-def check_split(batch: int, workers: int) -> None:
-    """Each worker gets the same number of rows in a step.
+def check_split(config: PretrainConfig | TrainConfig) -> None:
+    """Each worker gets the same number of rows in a step; of an elastic run's at least one.
 
     Raises:
-        ValueError: `workers` does not divide `batch`.
+        ValueError: `workers` does not divide `batch`, or there would be too few rows or workers.
     """
+    batch, workers, least = config.batch, config.workers, config.min_workers
+    if least is not None:
+        if least > workers:
+            raise ValueError(f"min_workers is {least}, workers {workers}: lower min_workers or raise workers")
+        if batch < workers:
+            raise ValueError(f"batch is {batch}, some of {workers} workers would have no row: raise batch")
+        return
     if batch % workers:
         nearest = max(workers, round(batch / workers) * workers)
         raise ValueError(f"batch is {batch}, which {workers} workers cannot share equally: use {nearest}")

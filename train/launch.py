@@ -30,6 +30,9 @@ POLL_S = 0.5
 REFUSAL_PATIENCE_S = 10.0
 """How long the other workers may take to end when one has given up; they may wait for it for ever."""
 
+RESIZE_S = 60.0
+"""How long an elastic run computes at the least before it starts again with more workers."""
+
 MOST_CORES = 16
 """Cores for one CPU worker; more rarely help a matrix product of this size."""
 
@@ -99,7 +102,7 @@ class Validation(NamedTuple):
     early_stop: EarlyStop | None
 
     def start(self, settings: JsonObject, use: ClusterUse) -> Validations:
-        spare = int(ray.cluster_resources().get("GPU", 0)) > use.workers and wants_gpu(use)
+        spare = wants_gpu(use) and int(ray.cluster_resources().get("GPU", 0)) > use.workers
         return Validations(self.task_of, settings, self.early_stop, workers=use.workers, gpu=spare)
 
 
@@ -197,13 +200,15 @@ def trainer(
     from raymill.train.notice import HeedingTorch
 
     gpu = wants_gpu(use)
-    enough_cpus(use.workers)
+    least = use.min_workers or use.workers
+    enough_cpus(least)
     return TorchTrainer(
         worker,
         train_loop_config=settings,
         torch_config=HeedingTorch(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=use.workers,
+            num_workers=use.workers if least == use.workers else (least, use.workers),
+            elastic_resize_monitor_interval_s=RESIZE_S,
             use_gpu=gpu,
             # What Ray schedules by; a worker computes on its share of the machine (`worker.set_threads`). Asking
             # for that share here would wait for ever beside a served model, which holds a CPU too.
@@ -226,11 +231,12 @@ def wants_gpu(use: ClusterUse) -> bool:
         Invalid: one of its settings needs a GPU.
     """
     there = int(ray.cluster_resources().get("GPU", 0))
-    if use.use_gpu and there < use.workers:
+    least = use.min_workers or use.workers
+    if use.use_gpu and there < least:
         raise Unavailable(
-            f"workers is {use.workers} with a GPU each, the cluster has {there}: lower workers or leave use_gpu out"
+            f"workers is {least} with a GPU each, the cluster has {there}: lower workers or leave use_gpu out"
         )
-    gpu = there >= use.workers if use.use_gpu is None else use.use_gpu
+    gpu = there >= least if use.use_gpu is None else use.use_gpu
     if (reason := missing_on(Machine(gpus=there if gpu else 0), use.model_dump())) is not None:
         raise Invalid(reason, param="train")
     return gpu

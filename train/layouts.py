@@ -45,7 +45,8 @@ def lay_out(
         return FsdpEngine(
             whole, blocks=blocks_of(model), device=device, offload=use.offload == "all", **limits
         )
-    if workers == 1 and use.zero == 0:
+    # An elastic run's checkpoints are one engine's, however few workers there are.
+    if workers == 1 and use.zero == 0 and use.min_workers is None:
         return PlainEngine(whole, device=device, **limits)
     return DeepSpeedEngine(whole, device=device, zero=use.zero, offload=use.offload, **limits)
 

@@ -32,7 +32,8 @@ def recipe_of(rule: Rule) -> dict[str, Any]:
         inner = section
         for part in path:
             inner = inner.setdefault(part, {})
-        inner[last] = 0.1 if values[-1] is GIVEN else values[-1]
+        given = 1 if last == "min_workers" else 0.1
+        inner[last] = given if values[-1] is GIVEN else values[-1]
     return section
 
 

@@ -42,7 +42,13 @@ class Nodes:
         self._second = self.cluster.add_node(**small())
 
     def replace_second(self) -> None:
+        self.lose_second()
+        self.add_second()
+
+    def lose_second(self) -> None:
         self.cluster.remove_node(self._second, allow_graceful=False)
+
+    def add_second(self) -> None:
         self._second = self.cluster.add_node(**small())
 
 
@@ -171,6 +177,25 @@ def test_a_lost_node_changes_no_loss(
     assert run.finish()["result"]["steps"] == STEPS
     assert run.losses() == undisturbed
     assert len({event["node"] for event in run.events("worker")}) == 3
+
+
+def test_an_elastic_run_goes_on_with_the_workers_that_are_left(
+    make_run: MakeRun, undisturbed: dict[int, set[str]], nodes: Nodes
+) -> None:
+    run = make_run("elastic", sharding="fsdp", zero=0, min_workers=1).start()
+    run.wait_for_step(12)
+    nodes.lose_second()
+    try:
+        assert run.finish()["result"]["steps"] == STEPS
+    finally:
+        nodes.add_second()
+    groups = [event["rank"] for event in run.events("worker")]
+    assert groups.count(0) == 2
+    assert groups.count(1) == 1
+    # The same rows and the same loss, whoever computes them; sums of floats are in another order.
+    for step, losses in run.losses().items():
+        for loss in losses:
+            assert float(loss) == pytest.approx(float(*undisturbed[step]), rel=1e-3), step
 
 
 def test_a_worker_that_is_asked_to_go_leaves_a_checkpoint_and_no_step_is_done_twice(

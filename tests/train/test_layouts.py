@@ -75,6 +75,27 @@ def test_fsdp_trains_as_one_worker_does_and_resumes(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "how"),
+    [
+        (2, 1, {"sharding": "fsdp"}),
+        pytest.param(1, 2, {"zero": 0}, marks=pytest.mark.slow),
+        pytest.param(2, 1, {"zero": 0}, marks=pytest.mark.slow),
+    ],
+)
+def test_another_number_of_workers_goes_on_with_the_same_losses(
+    before: int, after: int, how: dict[str, Any], tmp_path: Path
+) -> None:
+    """An elastic run; its batch is divided by neither."""
+    case = {"train": {**SFT, "batch": 5, "workers": 2, "min_workers": 1, **how}, "resume_at": 3}
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+    whole = together({"run": case}, tmp_path / "first", before)["run"]
+    case["load"] = str(tmp_path / "first" / "run" / "checkpoint")
+    later = together({"run": case}, tmp_path / "second", after)["run"]
+    assert later["losses"] == pytest.approx(whole["losses"][3:], abs=1e-5, rel=1e-5)
+
+
 @pytest.mark.slow
 def test_each_zero_stage_trains_as_one_worker_does_by_every_method(tmp_path: Path) -> None:
     cases: Cases = {

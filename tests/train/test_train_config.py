@@ -52,6 +52,11 @@ def test_a_comparing_method_has_its_section_and_a_gentler_rate() -> None:
         ({"heads": 4, "kv_heads": 3}, "kv_heads is 3, which does not divide heads 4"),
         ({"seq_tokens": 4096}, "seq_tokens is 4096, max_positions 2048: raise max_positions"),
         ({"batch": 15, "workers": 2}, "batch is 15, which 2 workers cannot share equally: use 16"),
+        ({"workers": 2, "min_workers": 3}, "min_workers is 3, workers 2: lower min_workers or raise workers"),
+        (
+            {"batch": 2, "workers": 3, "min_workers": 1},
+            "batch is 2, some of 3 workers would have no row: raise batch",
+        ),
         ({"hiden": 256}, "Extra inputs are not permitted"),
         ({"steps": 0}, "greater than or equal to 1"),
     ],

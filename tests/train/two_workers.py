@@ -2,7 +2,7 @@
 
     python two_workers.py RANK WORKERS DIRECTORY
 
-Reads DIRECTORY/task.json: cases by name, each with a `train` section and when to save and load. Writes what the
+Reads DIRECTORY/task.json: cases by name, each with a `train` section and when to save and load, or what to load. Writes what the
 first process was told to DIRECTORY/NAME.json.
 """
 
@@ -46,8 +46,11 @@ def engine_of(config: TrainConfig, workers: int) -> Engine:
     )
 
 
-def run(config: TrainConfig, workers: int, directory: Path, resume_at: int | None) -> dict[str, Any]:
-    """Losses of all steps; with `resume_at`, the steps after it by a second engine that loads."""
+def run(
+    config: TrainConfig, workers: int, directory: Path, resume_at: int | None, load: Path | None = None
+) -> dict[str, Any]:
+    """Losses of all steps; with `resume_at`, the steps after it by a second engine that loads. With `load`, which
+    is a checkpoint of that step by any number of workers, those steps alone."""
     directory.mkdir(exist_ok=True)
     tokenizer = load_tokenizer(directory.parent / "tokenizer")
     shares = steps_of(config, tokenizer, rows_of(NEEDED_SHAPE[config.method], 11))
@@ -62,9 +65,12 @@ def run(config: TrainConfig, workers: int, directory: Path, resume_at: int | Non
             kept.mkdir(exist_ok=True)
             engine.save(kept)
 
-    train(engine, shares, schedule, seed=1, tell=told.append, after=after)
+    if load is not None:
+        engine.load(load)
+    start = resume_at or 0 if load is not None else 0
+    train(engine, shares, schedule, seed=1, start=start, tell=told.append, after=after)
     found: dict[str, Any] = {"losses": [metrics.loss for metrics in told]}
-    if resume_at is not None:
+    if resume_at is not None and load is None:
         again = engine_of(config, workers)
         again.load(kept)
         later: list[StepMetrics] = []
@@ -84,7 +90,8 @@ def main() -> None:
     )
     for name, case in json.loads((directory / "task.json").read_text()).items():
         config = TrainConfig.model_validate(case["train"])
-        found = run(config, workers, directory / name, case.get("resume_at"))
+        load = Path(case["load"]) if "load" in case else None
+        found = run(config, workers, directory / name, case.get("resume_at"), load)
         if rank == 0:
             (directory / f"{name}.json").write_text(json.dumps(found))
     torch.distributed.barrier()
