@@ -47,6 +47,10 @@ class ServeConfig(BaseModel):
     cpu_kv_cache_gib: float = Field(default=0.5, gt=0.0)
     """KV cache of vLLM on the CPU. On a GPU the memory share decides."""
 
+    tool_call_parser: str | None = None
+    """How vLLM reads tool calls out of an answer, by its name for it, such as hermes or llama3_json; None goes by
+    the model's chat template, which tells Hermes' way. llama_cpp has none."""
+
     max_concurrent_requests: int = Field(default=256, ge=1)
     """Requests a replica takes at once; more wait at the gateway. llama_cpp answers one at a time."""
 

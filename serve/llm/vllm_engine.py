@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
@@ -135,6 +136,8 @@ def llm_config(spec: DeploySpec) -> LLMConfig:
         "max_num_seqs": config.max_concurrent_requests,
         "tensor_parallel_size": max(1, config.gpus),
     }
+    if (parser := config.tool_call_parser or tool_call_parser_of(spec.directory)) is not None:
+        engine_kwargs |= {"enable_auto_tool_choice": True, "tool_call_parser": parser}
     if config.max_model_len is not None:
         engine_kwargs["max_model_len"] = config.max_model_len
     if on_cpu:
@@ -150,6 +153,16 @@ def llm_config(spec: DeploySpec) -> LLMConfig:
         # Metrics of tokens and latency are the gateway's; vLLM's own cost a tenth of the small model's speed.
         log_engine_metrics=False,
     )
+
+
+def tool_call_parser_of(directory: Path) -> str | None:
+    """vLLM's name for how the model writes its calls, as its chat template shows; None when that is not told.
+
+    Calls in <tool_call> are Hermes': our own bases, Qwen 2.5 and 3, and many more write them.
+    """
+    files = (directory / "chat_template.jinja", directory / "tokenizer_config.json")
+    texts = [path.read_text(encoding="utf-8") for path in files if path.is_file()]
+    return "hermes" if any("<tool_call>" in text for text in texts) else None
 
 
 def _dtype(spec: DeploySpec) -> str:

@@ -120,6 +120,18 @@ def test_what_does_not_fit_the_model_is_the_clients_error(client: openai.OpenAI,
         client.chat.completions.create(model=model, messages=asking("hi"), extra_body={"temperature": "warm"})
 
 
+def test_vllm_takes_tools_that_the_model_may_call(client: openai.OpenAI) -> None:
+    tool: Any = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+    answer = client.chat.completions.create(
+        model="triage", messages=asking(QUESTIONS[0]), tools=[tool], max_tokens=8, temperature=0.0
+    )
+    # This one was never taught to: what it says is no call, and arrives as text.
+    assert answer.choices[0].message.content
+    assert not answer.choices[0].message.tool_calls
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens > greedy(client, "triage", QUESTIONS[0]).usage.prompt_tokens
+
+
 def test_llama_cpp_answers_in_json_when_asked_and_refuses_what_it_cannot(client: openai.OpenAI) -> None:
     schema = {
         "type": "object",
