@@ -9,11 +9,10 @@ Only this edge turns errors into status codes:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import psycopg
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from ray import serve
@@ -86,10 +85,7 @@ def create_app(parts: Parts) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.parts = parts
-    app.state.bell = Bell(parts.database.url)
-    app.state.queue_numbers = ws.QueueNumbers(parts.database)
-    api = APIRouter(prefix=PREFIX)
+    hold(app, parts)
     for module in (
         pipelines,
         jobs,
@@ -112,10 +108,9 @@ def create_app(parts: Parts) -> FastAPI:
         usage,
         feedback,
     ):
-        api.include_router(module.router)
-    app.include_router(api)
+        app.include_router(module.router, prefix=PREFIX)
     app.include_router(health.router)
-    app.add_middleware(WithRequestId, changed=parts.keys.forget)
+    app.add_middleware(WithRequestId)
     app.add_exception_handler(RaymillError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_bad_request)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -124,6 +119,13 @@ def create_app(parts: Parts) -> FastAPI:
     app.add_exception_handler(PoolTimeout, _on_busy)
     app.add_exception_handler(Exception, _on_bug)
     return app
+
+
+def hold(app: FastAPI, parts: Parts) -> None:
+    """Have the application answer from `parts`."""
+    app.state.parts = parts
+    app.state.bell = Bell(parts.database.url)
+    app.state.queue_numbers = ws.QueueNumbers(parts.database)
 
 
 def build() -> Application:
@@ -147,15 +149,11 @@ def build() -> Application:
 
 
 class WithRequestId:
-    """Gives each request its id, for the handlers (`request.state`) and for the caller (`x-request-id`).
+    """Gives each request its id, for the handlers (`request.state`) and for the caller (`x-request-id`); what is known of
+    keys is forgotten before the answer to a request that may have changed something."""
 
-    Args:
-        changed: called before the answer to a request that may have changed something.
-    """
-
-    def __init__(self, app: ASGIApp, changed: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._changed = changed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -167,7 +165,7 @@ class WithRequestId:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 if scope["method"] not in READS:
-                    self._changed()
+                    scope["app"].state.parts.keys.forget()
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 

@@ -12,11 +12,11 @@ import pytest
 from fastapi import FastAPI
 from tests.conftest import RunningService
 from tests.registry.making import World
+from tests.serve.control_app import app_of
 
 from raymill.cluster.settings import Settings
 from raymill.registry.artifacts import digest_files
 from raymill.registry.signing import KeyRing, sign_statement
-from raymill.serve.api.app import create_app
 from raymill.serve.api.context import Parts
 from raymill.serve.gateway.catalog import Served
 from raymill.serve.gateway.snapshot import Caller, Snapshot, StaticSource, digest_of
@@ -37,7 +37,7 @@ class Endpoint(NamedTuple):
 @pytest.fixture
 def app(world: World) -> FastAPI:
     """The control plane on an empty registry."""
-    return create_app(Parts(settings=Settings(home=world.home), database=world.database))
+    return app_of(Parts(settings=Settings(home=world.home), database=world.database))
 
 
 @pytest.fixture(scope="session")

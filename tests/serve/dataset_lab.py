@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from fastapi.testclient import TestClient
 from httpx2 import Response
 from tests.registry.making import World, claim
+from tests.serve.control_app import app_of
 
 from raymill.cluster.attempt import open_attempt
 from raymill.cluster.settings import Settings
 from raymill.registry.tables import Role
-from raymill.serve.api.app import create_app
 from raymill.serve.api.context import Parts
 
 API = "/api/v1"
@@ -21,7 +21,7 @@ API = "/api/v1"
 @contextlib.contextmanager
 def connected(world: World, role: Role) -> Iterator[TestClient]:
     """A client with the key of an account of that role."""
-    app = create_app(Parts(settings=Settings(home=world.home), database=world.database))
+    app = app_of(Parts(settings=Settings(home=world.home), database=world.database))
     with TestClient(app, raise_server_exceptions=False) as client:
         client.headers["authorization"] = f"Bearer {world.add_key(role)}"
         yield client

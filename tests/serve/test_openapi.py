@@ -10,12 +10,12 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.core.result import Ok
+from tests.serve.control_app import app_of
 
 from raymill.cluster.settings import Settings
 from raymill.registry import identity
 from raymill.registry.database import Database
 from raymill.registry.signing import KeyRing
-from raymill.serve.api.app import create_app
 from raymill.serve.api.context import Parts
 
 EXAMPLES = 12
@@ -34,7 +34,7 @@ def api(database: Database, tmp_path: Path) -> tuple[Any, str]:
     key = identity.KEY_PREFIX + secrets.token_urlsafe(32)
     with database.transaction() as session:
         identity.ensure_admin(session, key)
-    return create_app(Parts(settings=service, database=database)), key
+    return app_of(Parts(settings=service, database=database)), key
 
 
 @pytest.mark.timeout(300)

@@ -16,12 +16,12 @@ import pytest
 from fastapi.testclient import TestClient
 from httpx2 import Response
 from tests.registry.making import World
+from tests.serve.control_app import app_of
 
 from raymill.client import gateway_types as types
 from raymill.cluster.settings import Settings
 from raymill.registry.provider_settings import ProviderSettings
 from raymill.registry.tables import Role
-from raymill.serve.api.app import create_app
 from raymill.serve.api.context import Parts
 from raymill.serve.gateway import probe
 
@@ -84,7 +84,7 @@ def admin(world: World) -> Iterator[TestClient]:
     """A client with an admin's key."""
     settings = Settings(home=world.home)
     settings.secret_box.create_if_missing()
-    with TestClient(create_app(Parts(settings=settings, database=world.database))) as client:
+    with TestClient(app_of(Parts(settings=settings, database=world.database))) as client:
         client.headers["authorization"] = f"Bearer {world.add_key(Role.ADMIN)}"
         yield client
 

@@ -11,13 +11,13 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 from tests.registry.making import World
+from tests.serve.control_app import app_of
 from tests.serve.test_api import recipe
 
 from raymill.cluster.settings import Settings
 from raymill.registry import trials
 from raymill.registry.tables import Job, JobState, Role, TrialState
 from raymill.registry.trials import TrialRecord
-from raymill.serve.api.app import create_app
 from raymill.serve.api.context import Parts
 
 API = "/api/v1"
@@ -38,7 +38,7 @@ VALUES: tuple[dict[str, Any], ...] = (
 
 @pytest.fixture
 def client(world: World) -> Iterator[TestClient]:
-    app = create_app(Parts(settings=Settings(home=world.home), database=world.database))
+    app = app_of(Parts(settings=Settings(home=world.home), database=world.database))
     with TestClient(app, raise_server_exceptions=False) as connected:
         connected.headers["authorization"] = f"Bearer {world.add_key(Role.OPERATOR)}"
         yield connected

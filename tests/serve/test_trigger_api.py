@@ -18,6 +18,7 @@ from sqlalchemy import func, select, update
 from tests.registry.making import World, claim_one, make_pipeline, succeed
 from tests.registry.using import add as add_usage
 from tests.registry.using import usage
+from tests.serve.control_app import app_of
 from tests.serve.test_api import recipe
 
 from raymill.cluster.settings import Settings
@@ -25,7 +26,6 @@ from raymill.registry import webhooks
 from raymill.registry.jobs import Done, JobSpec, complete, enqueue, history, raw
 from raymill.registry.tables import ApiKey, Job, Pipeline, Role, Trigger, TriggerEvent
 from raymill.serve import triggers
-from raymill.serve.api.app import create_app
 from raymill.serve.api.context import Parts
 from raymill.serve.triggers import TriggerLoop
 
@@ -41,7 +41,7 @@ def settings(world: World) -> Settings:
 
 @pytest.fixture
 def client(world: World, settings: Settings) -> Iterator[TestClient]:
-    app = create_app(Parts(settings=settings, database=world.database))
+    app = app_of(Parts(settings=settings, database=world.database))
     with TestClient(app, raise_server_exceptions=False) as connected:
         connected.headers["authorization"] = f"Bearer {world.add_key(Role.OPERATOR)}"
         yield connected

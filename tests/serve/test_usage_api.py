@@ -15,13 +15,13 @@ from httpx2 import Response
 from sqlalchemy import select
 from tests.registry.making import World
 from tests.registry.using import add, usage
+from tests.serve.control_app import app_of
 
 from raymill.client import types
 from raymill.client import usage_types as wire
 from raymill.cluster.settings import Settings
 from raymill.registry.database import Database
 from raymill.registry.tables import ApiKey, AuditEvent, Role, Trace, new_id
-from raymill.serve.api.app import create_app
 from raymill.serve.api.context import Parts
 from raymill.serve.gateway import feedback
 from raymill.serve.gateway.wire import Refused
@@ -39,7 +39,7 @@ def keys(world: World) -> dict[Role, str]:
 
 @pytest.fixture
 def admin(world: World, keys: dict[Role, str]) -> Iterator[TestClient]:
-    app = create_app(Parts(settings=Settings(home=world.home), database=world.database))
+    app = app_of(Parts(settings=Settings(home=world.home), database=world.database))
     with TestClient(app, raise_server_exceptions=False) as client:
         client.headers["authorization"] = f"Bearer {keys[Role.ADMIN]}"
         yield client
