@@ -2,8 +2,9 @@
 
 One small Llama with random weights, the rows of `train_material`, one machine. Sides take turns (A B A B); what is
 reported is the median. Raymill's runs are pipelines of a service under a home of its own, as a user starts them; while
-the bare script runs, that service is stopped. Ratios are tokens a second without padding, after the first steps. A run
-with --quick writes to .bench/.
+the bare script runs, that service is stopped. Ratios are tokens a second without padding, after the first steps. Where
+there is a GPU, Llamas of 1B and 8B are trained on it as well, when everything else has ended. A run with --quick writes
+to .bench/.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from benchmarks.peers import ROOT
 from benchmarks.programs import BenchmarkFailed
 from benchmarks.service import forget_other_services
 from benchmarks.systems import interrupt_once
+from benchmarks.train_cases import ON_A_GPU, gpu_results, told
 from benchmarks.train_numbers import judge, medians, ratio, steady_rate
 from benchmarks.train_sides import Material, TrainingService, train_bare, trl_version
 
@@ -53,12 +55,15 @@ class Plan:
     warmup: int = 4
     """Steps that do not count."""
 
+    gpu_steps: int = 10
+    """Steps that count, of each case on a GPU."""
+
     @property
     def workers(self) -> tuple[int, ...]:
         return (1, 2)
 
 
-QUICK = Plan(rows=128, rounds=1, cold_starts=1, warm_starts=1, warmup=2)
+QUICK = Plan(rows=128, rounds=1, cold_starts=1, warm_starts=1, warmup=2, gpu_steps=4)
 
 
 def make_material(folder: Path, rows: int, plan: Plan) -> Material:
@@ -214,6 +219,8 @@ def run(plan: Plan) -> Results:
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         results |= measure(plan, folder, stack)
+    with tempfile.TemporaryDirectory(prefix="raymill-bench-train-") as alone:
+        results |= gpu_results(Path(alone), plan.gpu_steps)
     results |= asha_results()
     results["goals"] = judge(results)
     return results
@@ -245,7 +252,17 @@ def show(results: dict[str, Any]) -> None:
         print(
             f"{name:5} first step: " + ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in each.items())
         )
+    show_gpu(results)
     print(report.verdicts(results["goals"]))
+
+
+def show_gpu(results: dict[str, Any]) -> None:
+    if results["gpu"] is None:
+        print(f"GPU: not measured, {results['gpu_note']}")
+        return
+    print(results["gpu"]["formula"])
+    for name in ON_A_GPU:
+        print(told(name, results["gpu"][name]))
 
 
 if __name__ == "__main__":

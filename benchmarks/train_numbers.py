@@ -15,6 +15,13 @@ from benchmarks.goals import Goal, Results, at
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 """Dense bf16 FLOP/s by a part of the device's name."""
 
+FORMULA = (
+    "MFU = tokens/s x FLOPs a token / dense bf16 peak; FLOPs a token = 6 N + 12 L H Q T, with adapters "
+    "4 N + 6 A + 12 L H Q T; N parameters that multiply a token, A of adapters, L layers, H heads, Q a head's width, "
+    "T tokens of an example"
+)
+"""Of `mfu` and `flops_per_token`, in words."""
+
 GOALS = (
     Goal("ratios.vs_bare_trl", ">=", 0.97),
     Goal("ratios.packing_vs_padding", ">=", 2.0),

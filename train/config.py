@@ -46,7 +46,7 @@ class ClusterUse(Config):
     """Keep a block's input alone and compute the rest again going back: less memory, a third more work."""
 
     compile: bool = False
-    """Compile each block of the model with torch.compile; the first steps wait for it."""
+    """Compile each block of the model and the loss with torch.compile; the first steps wait for it."""
 
     liger: bool = False
     """Liger's kernels for norms, rotary positions and feed-forward layers. Needs a GPU."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from raymill.policies.errors import Invalid
+from raymill.train.attention import attend_within_examples, base_of
 from raymill.train.config import ClusterUse
 from raymill.train.engines import DeepSpeedEngine, PlainEngine
 from raymill.train.objectives import Objective
@@ -36,8 +37,10 @@ def lay_out(
     Raises:
         Invalid: the model's blocks are not known, or Liger is not installed.
     """
-    prepare(model, use)
-    whole = SummedLoss(model, bf16=bf16, objective=objective)
+    if bf16 and device.type == "cuda":
+        attend_within_examples(model, device)
+    whole = SummedLoss(model, bf16=bf16, objective=objective, compiled=use.compile)
+    prepare(model, use)  # not before: SummedLoss tries the model out, where it is and without gradients
     limits = {"weight_decay": weight_decay, "max_grad_norm": max_grad_norm}
     if use.sharding == "fsdp":
         from raymill.train.fsdp import FsdpEngine
@@ -79,8 +82,9 @@ def apply_liger(model: Any) -> None:
         )
     from liger_kernel.transformers import _apply_liger_kernel_to_instance
 
-    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
-    _apply_liger_kernel_to_instance(model=whole, fused_linear_cross_entropy=False, cross_entropy=False)
+    _apply_liger_kernel_to_instance(
+        model=base_of(model), fused_linear_cross_entropy=False, cross_entropy=False
+    )
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
@@ -89,7 +93,7 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     Raises:
         Invalid: the model does not say which of its modules they are.
     """
-    whole: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    whole = base_of(model)
     names = set(getattr(whole, "_no_split_modules", None) or ())
     found = [module for module in whole.modules() if type(module).__name__ in names]
     if not found:

@@ -29,11 +29,20 @@ def build_model(config: TrainConfig, base: Path) -> nn.Module:
     torch.manual_seed(config.seed)
     if config.lora is None:
         return load_base(base, torch.float32)  # type: ignore[no-any-return]
+    model = load_quantized(base) if config.lora.quantize else load_base(base, "auto")
+    return with_adapters(model, config.lora)
+
+
+def with_adapters(model: nn.Module, lora: LoraConfig) -> nn.Module:
+    """`model` with fresh adapters, which alone learn.
+
+    Raises:
+        Invalid: none of its layers is named in `lora.targets`.
+    """
     from peft import get_peft_model
 
-    model = load_quantized(base) if config.lora.quantize else load_base(base, "auto")
-    check_targets(model, config.lora)
-    adapted: nn.Module = get_peft_model(model, adapters(config.lora))
+    check_targets(model, lora)
+    adapted: nn.Module = get_peft_model(model, adapters(lora))
     return adapted
 
 

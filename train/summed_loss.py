@@ -17,12 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from raymill.train.attention import attends_within_examples, base_of
 from raymill.train.batches import Batch
 from raymill.train.objectives import Objective, TokenLoss
 from raymill.train.template import IGNORE
 
 LOGITS_BYTES = {"cpu": 256 << 20, "cuda": 2 << 30}
 """Logits that are held at a time, in fp32; more are made again going back."""
+
+COMPILED_SHARE = 16
+"""Where no copies of them are made, one part of so many of a GPU's memory may be logits."""
 
 
 class Passed(NamedTuple):
@@ -46,6 +50,9 @@ class Inputs(NamedTuple):
     targets_N: Tensor
     owners_N: Tensor
     examples_E: Tensor
+    starts_S: Tensor
+    """Where each of the pass's sequences begins in the flattened rows, padding among them, and their end; int32."""
+
     facts: dict[str, Tensor]
 
 
@@ -64,18 +71,30 @@ def inputs_of(batch: Batch, device: torch.device) -> Inputs:
         there(labels[counted]),
         there(batch.owners_BT.reshape(-1)[counted]),
         there(batch.examples_E),
+        there(starts_of(batch)),
         {name: there(values) for name, values in batch.facts.items()},
     )
+
+
+def starts_of(batch: Batch) -> NDArray[np.int32]:
+    positions = batch.positions_BT.reshape(-1)
+    return np.append(np.flatnonzero(positions == 0), len(positions)).astype(np.int32)
 
 
 class SummedLoss(nn.Module):
     """The model, and what is asked of it."""
 
-    def __init__(self, model: nn.Module, *, bf16: bool, objective: Objective | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, *, bf16: bool, objective: Objective | None = None, compiled: bool = False
+    ) -> None:
+        """`compiled`: what comes after the logits is one kernel, which holds no copy of them in fp32."""
         super().__init__()
         self.model = model
         self.objective: Objective = TokenLoss() if objective is None else objective
         self._bf16 = bf16
+        self._compiled = compiled
+        self._log_probabilities = torch.compile(log_probabilities) if compiled else log_probabilities
+        self._told_starts = attends_within_examples(model)
         self._headless = applies_its_head_last(model)
         self.train()
         if self.objective.compares:
@@ -99,10 +118,12 @@ class SummedLoss(nn.Module):
         """Log-probability of each counted token (N), fp32."""
         # No mask is given: transformers then keeps the examples of a row apart by their positions.
         ask = {"input_ids": given.ids_BT, "position_ids": given.positions_BT, "use_cache": False}
+        if self._told_starts:
+            ask["cu_seq_lens_q"] = given.starts_S
         with torch.autocast(given.ids_BT.device.type, dtype=torch.bfloat16, enabled=self._bf16):
             if not self._headless:
                 logits_BTV = self.model(**ask).logits
-                return log_probabilities(logits_BTV.flatten(0, 1)[given.at_N], given.targets_N)
+                return self._log_probabilities(logits_BTV.flatten(0, 1)[given.at_N], given.targets_N)
             decoder, head = parts_of(self.model)
             hidden_NH = decoder(**ask).last_hidden_state.flatten(0, 1)[given.at_N]
             return self._in_pieces(head, hidden_NH, given.targets_N)
@@ -110,12 +131,13 @@ class SummedLoss(nn.Module):
     def _in_pieces(self, head: nn.Module, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
         whole: Any = self.model
         vocabulary = whole.get_input_embeddings().num_embeddings
-        most = max(1, LOGITS_BYTES.get(hidden_NH.device.type, LOGITS_BYTES["cuda"]) // (4 * vocabulary))
-        if len(hidden_NH) <= most:
-            return log_probabilities(head(hidden_NH), targets_N)
+        most = max(1, logits_bytes(hidden_NH.device, compiled=self._compiled) // (4 * vocabulary))
 
         def piece(hidden: Tensor, targets: Tensor) -> Tensor:
-            return log_probabilities(head(hidden), targets)
+            return self._log_probabilities(head(hidden), targets)
+
+        if len(hidden_NH) <= most:
+            return piece(hidden_NH, targets_N)
 
         return torch.cat(
             [
@@ -129,15 +151,21 @@ class SummedLoss(nn.Module):
         )
 
 
+def logits_bytes(device: torch.device, *, compiled: bool) -> int:
+    """Logits that may be held at a time, in fp32."""
+    least = LOGITS_BYTES.get(device.type, LOGITS_BYTES["cuda"])
+    if device.type != "cuda" or not compiled:
+        return least
+    return max(least, torch.cuda.get_device_properties(device).total_memory // COMPILED_SHARE)
+
+
 def log_probabilities(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
     return -nn.functional.cross_entropy(logits_NV.float(), targets_N, reduction="none")
 
 
 def parts_of(model: nn.Module) -> tuple[nn.Module, nn.Module]:
     """The model without its head, and the head; adapters stay where they are."""
-    whole: Any = model
-    if hasattr(whole, "get_base_model"):
-        whole = whole.get_base_model()
+    whole = base_of(model)
     return whole.base_model, whole.get_output_embeddings()
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train.tiny import loss_and_gradients, plain, rows_of, steps_of, tiny_llama, tiny_tokenizer
+from tests.train.tiny import loss_and_gradients, rows_of, steps_of, tiny_llama, tiny_tokenizer
 from tests.train.two_workers import run
 
 from raymill.policies.errors import Invalid
 from raymill.train.config import ClusterUse, TrainConfig
-from raymill.train.layouts import blocks_of, prepare
+from raymill.train.layouts import blocks_of, lay_out, prepare
 from raymill.train.loop import run_step
 from raymill.train.models import load_quantized
 from raymill.train.objectives import TokenLoss
@@ -135,13 +135,21 @@ def test_computing_blocks_again_changes_nothing(tmp_path: Path) -> None:
         torch.testing.assert_close(others[name], gradient)
 
 
+@pytest.mark.filterwarnings("default")  # torch's compiler hides its own, which would be errors before that
 @pytest.mark.slow
 def test_compiled_blocks_compute_the_same(tmp_path: Path) -> None:
     config = TrainConfig.model_validate(SFT)
     steps = steps_of(config, tiny_tokenizer(tmp_path), rows_of("conversation", 9))
-    compiled = tiny_llama(vocab=330)
-    prepare(compiled, ClusterUse(compile=True))
-    engine = plain(compiled, TokenLoss())
+    engine = lay_out(
+        tiny_llama(vocab=330),
+        ClusterUse(compile=True),
+        objective=TokenLoss(),
+        device=torch.device("cpu"),
+        workers=1,
+        bf16=False,
+        weight_decay=0.0,
+        max_grad_norm=1e9,
+    )
     for step in range(steps.steps):
         loss, _ = loss_and_gradients(tiny_llama(vocab=330), config, steps.share(step, 0, 1))
         other, _ = run_step(engine, steps.share(step, 0, 1))
