@@ -47,8 +47,7 @@ class Plan:
     """Examples in a step of Raymill's; a step of the packed bare script has about as many tokens."""
 
     rounds: int = 2
-    cold_starts: int = 2
-    warm_starts: int = 3
+    starts: int = 2
     start_rows: int = 32
     """A run that is started only to see it start is this long."""
 
@@ -63,7 +62,7 @@ class Plan:
         return (1, 2)
 
 
-QUICK = Plan(rows=128, rounds=1, cold_starts=1, warm_starts=1, warmup=2, gpu_steps=4)
+QUICK = Plan(rows=128, rounds=1, starts=1, warmup=2, gpu_steps=4)
 
 
 def make_material(folder: Path, rows: int, plan: Plan) -> Material:
@@ -179,17 +178,11 @@ def measure(plan: Plan, folder: Path, stack: ExitStack) -> Results:
     say("making a base and rows")
     material = make_material(folder / "rows", plan.rows, plan)
     short = make_material(folder / "few", plan.start_rows, plan)
-    cold_service = TrainingService(warm=False)
-    stack.callback(cold_service.stop)
-    say("cold: a service whose processes import for themselves")
-    cold_service.start()
-    cold = starts(cold_service, short, plan, plan.cold_starts)
-    cold_service.stop()
-    service = TrainingService(warm=True)
+    service = TrainingService()
     stack.callback(service.stop)
-    say("warm: a service as it comes")
+    say("starting the service")
     service.start()
-    warm = starts(service, short, plan, plan.warm_starts)
+    cold = starts(service, short, plan, plan.starts)
     comparison = Comparison(plan, material, service, folder)
     comparison.run()
     return {
@@ -200,8 +193,8 @@ def measure(plan: Plan, folder: Path, stack: ExitStack) -> Results:
             for name, rates in sorted(comparison.rates.items())
         },
         "cold_first_step_s": medians(cold).get("total"),
-        "warm_first_step_s": medians(warm).get("total"),
-        "first_step_phases_s": {"cold": medians(cold), "warm": medians(warm)},
+        "warm_first_step_s": None,
+        "first_step_phases_s": {"cold": medians(cold)},
         "trl": trl_version() or "not installed: python -m pip install trl==1.16.*",
     }
 

@@ -25,10 +25,8 @@ from benchmarks.train_numbers import Mark, Step, phases
 
 from raymill.client.recipe import Recipe
 from raymill.client.sdk import Raymill
-from raymill.cluster.warm import socket_of
 
 MODEL = "bench"
-WARM_S = 120.0
 RUN_S = 600.0
 LEARNING_RATE = 3e-4
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
@@ -58,22 +56,15 @@ class Run(NamedTuple):
 class TrainingService(RaymillService):
     """The service, asked to train."""
 
-    def __init__(self, *, warm: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._warm = warm
         self._seed = 0
 
     def configure(self, client: Raymill) -> str:
         raise NotImplementedError
 
     def start(self) -> None:
-        os.environ["RAYMILL_WARM_START"] = str(int(self._warm))
         self.up()
-        deadline = time.monotonic() + WARM_S
-        while self._warm and not socket_of(self.settings).is_socket():
-            if time.monotonic() > deadline:
-                raise BenchmarkFailed(f"the warm process was not there after {WARM_S:.0f} s")
-            time.sleep(0.2)
 
     def train(self, material: Material, **settings: Any) -> Run:
         """One run; base and data set are made by the first and stand ready for the others.

@@ -199,10 +199,10 @@ class Chaos:
         for process in leftovers(self._settings):
             with suppress(psutil.NoSuchProcess):
                 line = process.cmdline()
-                # A driver runs below a shell that has its name in its command line too; a copy of the warm process
-                # has that one's command line, and the module in its name.
-                named = any(command in part for part in line) or command.endswith(process.name())
-                if named and not (line and Path(line[0]).name in {"sh", "bash"}):
+                # A driver runs below a shell that has its name in its command line too.
+                if any(command in part for part in line) and not (
+                    line and Path(line[0]).name in {"sh", "bash"}
+                ):
                     found.append(process)
         return found
 

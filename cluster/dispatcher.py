@@ -11,7 +11,6 @@ import time
 import uuid
 from functools import partial
 
-import ray
 import requests
 from ray.job_submission import JobStatus, JobSubmissionClient
 from sqlalchemy import select
@@ -20,7 +19,6 @@ from sqlalchemy.orm import Session
 from raymill.cluster.claim import Claimer
 from raymill.cluster.job_logs import last_lines
 from raymill.cluster.settings import Settings
-from raymill.cluster.warm import python_of
 from raymill.registry import jobs
 from raymill.registry.database import Database
 from raymill.registry.failpoints import failpoint
@@ -73,16 +71,11 @@ class Dispatcher:
         if job.epoch > 1:
             self._stop(submission_id(job.id, job.epoch - 1))
         failpoint("submit:before")
-        # A copy of the warm process starts in a second what takes ten otherwise, and so does all that Ray starts for
-        # it. On other machines Python may lie elsewhere: in a cluster each process imports for itself.
-        copies = python_of(self._settings) if len(ray.nodes()) == 1 else None
-        python = f"{copies} --wait" if copies else sys.executable
         try:
             self._client.submit_job(
-                entrypoint=f"{python} -m raymill.cluster.driver {job.id} {job.epoch}",
+                entrypoint=f"{sys.executable} -m raymill.cluster.driver {job.id} {job.epoch}",
                 submission_id=submission_id(job.id, job.epoch),
                 metadata={"raymill_job": str(job.id), "step": job.step, "model": job.name},
-                runtime_env={"py_executable": copies} if copies else None,
             )
         except RuntimeError as error:
             if "already exists" not in str(error):

@@ -18,12 +18,6 @@ from raymill.registry.postgres import EmbeddedPostgres
 from raymill.registry.secrets import SecretBox
 
 
-def can_stay_warm() -> bool:
-    """8 GiB of memory or more, and no GPU."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return memory >= 7 << 30 and not Path("/dev/nvidiactl").exists()
-
-
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RAYMILL_", frozen=True, extra="ignore")
 
@@ -49,10 +43,6 @@ class Settings(BaseSettings):
 
     heavy_slots: int = Field(default_factory=lambda: max(1, (os.cpu_count() or 1) // 2), ge=1)
     """Heavy jobs (training, evaluation, quantization) that run at once."""
-
-    warm_start: bool = Field(default_factory=can_stay_warm)
-    """Keep a process that has imported what heavy jobs need, and start them as copies of it. By default where memory is
-    8 GiB or more and no GPU is."""
 
     pool_threads: int = Field(default=8, ge=1)
     """Short jobs that run at once."""

@@ -1,8 +1,8 @@
 """The service's root process: `python -m raymill.cluster.supervisor`, started by `raymill up`.
 
-Keeps five things alive: Postgres (when embedded), Ray's head (unless a cluster is joined), the job
-engine, the Serve reconciler and the warm process. Holds nothing of record: whatever is killed is started
-again and reads Postgres. When it is killed itself, the next `raymill up` ends what it left and starts anew.
+Keeps four things alive: Postgres (when embedded), Ray's head (unless a cluster is joined), the job
+engine and the Serve reconciler. Holds nothing of record: whatever is killed is started again and reads
+Postgres. When it is killed itself, the next `raymill up` ends what it left and starts anew.
 """
 
 from __future__ import annotations
@@ -35,18 +35,12 @@ from raymill.registry.signing import KeyRing
 log = logging.getLogger(__name__)
 
 TEND_S = 0.5
-RESTART_S = 2.0
-WARM_RESTART_S = 60.0
-"""Between two starts of one part, when it dies again and again. The warm process costs ten seconds of a core each time."""
-
 HEAD_START_S = 120.0
 HEAD_ATTEMPTS = 3
 MARK = "RAYMILL_SERVICE"
 """In the environment of all that a service starts, so that what a dead supervisor left can be found."""
 
 CHILDREN = {"engine": "raymill.cluster.engine", "reconciler": "raymill.serve.reconciler"}
-WARM = {"warm": "raymill.cluster.warm"}
-"""On a machine with a head of its own, when `warm_start` is set."""
 
 
 class Supervisor:
@@ -60,7 +54,6 @@ class Supervisor:
         self._head_process: subprocess.Popen[bytes] | None = None
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._restarted_at: dict[str, float] = {}
-        self._modules = CHILDREN | (WARM if settings.warm_start and settings.address is None else {})
         self.stopping = threading.Event()
 
     def start(self) -> None:
@@ -77,7 +70,7 @@ class Supervisor:
         KeyRing(self._settings.keys_dir / "signing").create_if_missing()
         self._settings.secret_box.create_if_missing()
         self._start_head()
-        for name in self._modules:
+        for name in CHILDREN:
             self._start_child(name)
 
     def tend(self) -> None:
@@ -88,11 +81,10 @@ class Supervisor:
             self._stop_children()
             processes.end_tree(self._head_process.pid)
             self._start_head()
-            for name in self._modules:
+            for name in CHILDREN:
                 self._start_child(name)
         for name, child in self._children.items():
-            pause_s = WARM_RESTART_S if name in WARM else RESTART_S
-            if child.poll() is not None and time.monotonic() - self._restarted_at[name] > pause_s:
+            if child.poll() is not None and time.monotonic() - self._restarted_at[name] > 2:
                 log.warning("%s died (exit %s): starting it again", name, child.returncode)
                 self._start_child(name)
 
@@ -158,18 +150,14 @@ class Supervisor:
     def _start_child(self, name: str) -> None:
         self._restarted_at[name] = time.monotonic()
         self._children[name] = processes.spawn(
-            [sys.executable, "-m", self._modules[name]],
+            [sys.executable, "-m", CHILDREN[name]],
             log=self._settings.logs_dir / f"{name}.log",
             env=self._environment,
         )
 
     def _stop_children(self) -> None:
-        for name, child in self._children.items():
-            if name in WARM:
-                child.terminate()  # its copies are processes of jobs, which end in their own ways
-                child.wait()
-            else:
-                processes.end_tree(child.pid)
+        for child in self._children.values():
+            processes.end_tree(child.pid)
         self._children.clear()
 
 
