@@ -16,7 +16,13 @@ from pydantic_core import PydanticCustomError
 
 from raymill.client.types import JsonObject
 from raymill.client.validation import MISFIT, checked
-from raymill.evaluate.config import EvaluateConfig, LmEvalTask, QuantizeConfig
+from raymill.evaluate.config import (
+    EvaluateConfig,
+    HumanEvalTask,
+    LmEvalTask,
+    QuantizeConfig,
+    label_of,
+)
 from raymill.policies.errors import Invalid
 from raymill.serve.llm.config import ServeConfig
 from raymill.train.config import ImportConfig, PretrainConfig, TrainConfig
@@ -143,7 +149,7 @@ class Recipe(Section):
         tasks = self.evaluate.tasks if self.evaluate else ()
         if any(isinstance(task, LmEvalTask) and task.is_file for task in tasks):
             return  # the name of such a task stands in its file, which the service reads
-        names = [task.lm_eval if isinstance(task, LmEvalTask) else task for task in tasks]
+        names = [label_of(task) for task in tasks]
         measured = f"evaluate measures {', '.join(names)}" if names else "there is no evaluate section"
         for task in promote.require:
             if task not in names:
@@ -221,6 +227,8 @@ def _paths(recipe: Recipe) -> list[tuple[str, str, bool]]:
     for number, task in enumerate(recipe.evaluate.tasks if recipe.evaluate else ()):
         if isinstance(task, LmEvalTask) and task.is_file:
             found.append((f"evaluate.tasks[{number}]", task.lm_eval, False))
+        elif isinstance(task, HumanEvalTask):
+            found.append((f"evaluate.tasks[{number}].humaneval", task.humaneval, False))
     return found
 
 
@@ -260,7 +268,9 @@ def _anchor(value: Any, folder: Path) -> Any:
 
 
 def _task(task: Any, folder: Path) -> Any:
-    """A task with its YAML file's path absolute; a task that is a bare name stays."""
+    """A task with the path of its file absolute; a task that is a bare name stays."""
+    if isinstance(task, dict) and "humaneval" in task:
+        return _with_paths(task, ("humaneval",), folder)
     name = task.get("lm_eval") if isinstance(task, dict) else task
     if not isinstance(name, str) or Path(name).suffix not in {".yaml", ".yml"}:
         return task

@@ -122,7 +122,7 @@ def _say(detail: ErrorDetails, path: Path, root: type[BaseModel]) -> str:
         case "missing":
             return "is missing: add it"
         case "extra_forbidden":
-            return _unknown_key(str(path[-1]), section_at(root, path[:-1]))
+            return _unknown_key(str(path[-1]), section_at(root, path[:-1], detail["loc"]))
         case "value_error" | "assertion_error":
             return str(context.get("error", detail["msg"]))
     must = MUST_BE[kind].format(**context) if kind in MUST_BE else KINDS.get(kind.split("_")[0])
@@ -153,8 +153,12 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def section_at(root: type[BaseModel], path: Path) -> type[BaseModel] | None:
-    """The model whose keys stand at `path`; None when it holds no fixed keys."""
+def section_at(root: type[BaseModel], path: Path, names: Path = ()) -> type[BaseModel] | None:
+    """The model whose keys stand at `path`; None when it holds no fixed keys.
+
+    Args:
+        names: where several may stand there, the classes of those that were read.
+    """
     candidates = [root]
     for part in path:
         if isinstance(part, int):
@@ -163,7 +167,8 @@ def section_at(root: type[BaseModel], path: Path) -> type[BaseModel] | None:
         if fields:
             candidates = [model for field in fields for model in _models(field.annotation)]
         # A part that is no field is the key of a mapping, whose values are the candidates already.
-    return candidates[0] if candidates else None
+    meant = [model for model in candidates if model.__name__ in names]
+    return next(iter(meant + candidates), None)
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

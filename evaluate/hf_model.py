@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raymill.evaluate.config import LmEvalTask
+from raymill.evaluate.config import HumanEvalTask, LmEvalTask
+from raymill.evaluate.humaneval import (
+    STOPS,
+    Problem,
+    conversation_of,
+    record_of,
+    run_all,
+    solution_of,
+)
 from raymill.evaluate.lm_eval_tasks import LmEvalTasks
 from raymill.evaluate.prompts import (
     Answer,
@@ -24,6 +32,8 @@ from raymill.evaluate.prompts import (
     stop_ids,
     token_ids,
 )
+from raymill.evaluate.samples import Record
+from raymill.evaluate.sandbox.runner import Sandbox
 from raymill.policies.errors import Invalid
 
 
@@ -139,6 +149,77 @@ class HfModel:
         tasks = self._tasks(task)
         metrics = tasks.aggregate(samples)
         return {"primary": tasks.primary(metrics), "all": metrics}
+
+    def complete(
+        self, prompts: list[str], stops: Sequence[str], max_new_tokens: int, **drawn: Any
+    ) -> list[str]:
+        """What follows each of `prompts`, up to the first of `stops`, as lm-eval's `generate_until` has it.
+
+        Args:
+            drawn: `temperature` and `top_p`, when tokens are drawn; without them the most likely are taken.
+
+        Raises:
+            Invalid: a prompt and its answer do not fit into the model's context.
+        """
+        from lm_eval.api.instance import Instance
+        from lm_eval.models.huggingface import HFLM
+
+        self.load()
+        lm = HFLM(pretrained=self.model, tokenizer=self.tokenizer, batch_size=len(prompts), backend="causal")
+        self._check_room(max(len(lm.tok_encode(prompt)) for prompt in prompts), max_new_tokens)
+        options = {"until": list(stops), "max_gen_toks": max_new_tokens, "do_sample": bool(drawn), **drawn}
+        requests = [
+            Instance(request_type="generate_until", doc={}, arguments=(prompt, options), idx=number)
+            for number, prompt in enumerate(prompts)
+        ]
+        answers: list[str] = lm.generate_until(requests, disable_tqdm=True)
+        return answers
+
+    def begun(self, conversation: Conversation) -> str:
+        """The text of a conversation whose last turn is to be gone on with."""
+        self.load()
+        text = self.tokenizer.apply_chat_template(conversation, tokenize=False, continue_final_message=True)
+        assert isinstance(text, str)
+        return text
+
+    def prove_sandbox(self, task: dict[str, Any]) -> None:
+        """Raises: SandboxRefused: this node cannot run code safely."""
+        Sandbox(HumanEvalTask.model_validate(task).sandbox).prove()
+
+    def humaneval(
+        self, task: dict[str, Any], asked: list[tuple[Problem, int]], number: int, programs: int
+    ) -> list[Record]:
+        """An answer to each of `asked`, a problem and which of its answers it is; written, then run.
+
+        Args:
+            number: of this call; drawn answers are the same when it is made again.
+            programs: that run at once.
+        """
+        import torch
+
+        config = HumanEvalTask.model_validate(task)
+        torch.manual_seed(config.seed + number)
+        # top_k 0: every token may be drawn; transformers would keep to the 50 most likely.
+        drawn = {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
+        self.load()
+        prompts = [
+            self.begun(conversation_of(problem)) if config.chat_template else problem.prompt
+            for problem, _ in asked
+        ]
+        answers = self.complete(
+            prompts, STOPS, config.max_new_tokens, **(drawn if config.samples > 1 else {})
+        )
+        solutions = [
+            (problem, solution_of(problem, answer))
+            for (problem, _), answer in zip(asked, answers, strict=True)
+        ]
+        verdicts = run_all(Sandbox(config.sandbox), solutions, programs)
+        return [
+            record_of(problem, sample, prompt, answer, verdict)
+            for (problem, sample), prompt, answer, verdict in zip(
+                asked, prompts, answers, verdicts, strict=True
+            )
+        ]
 
     def _tasks(self, task: dict[str, Any]) -> LmEvalTasks:
         key = repr(sorted(task.items()))

@@ -14,7 +14,14 @@ import ray
 
 from raymill.cluster.context import JobContext, JsonObject, Outcome
 from raymill.evaluate.actors import ActorPool, Size
-from raymill.evaluate.config import HELDOUT, EvaluateConfig, LmEvalTask, QuantizeConfig
+from raymill.evaluate.config import (
+    HELDOUT,
+    EvaluateConfig,
+    HumanEvalTask,
+    LmEvalTask,
+    QuantizeConfig,
+    label_of,
+)
 from raymill.evaluate.gguf_export import export_f16
 from raymill.evaluate.gguf_model import GgufModel
 from raymill.evaluate.hf_model import HfModel
@@ -22,7 +29,7 @@ from raymill.evaluate.parity import answers_of_model, parity_of_file
 from raymill.evaluate.prompts import Row, read_rows
 from raymill.evaluate.quantize import QuantizedFile, quantize
 from raymill.evaluate.samples import Record, write_parquet
-from raymill.evaluate.tasks import TaskResult, run_heldout, run_lm_eval
+from raymill.evaluate.tasks import TaskResult, run_heldout, run_humaneval, run_lm_eval
 from raymill.policies.errors import Invalid
 from raymill.registry.artifacts import canonical_json
 
@@ -72,7 +79,7 @@ def evaluate_model(
 ) -> dict[str, TaskResult]:
     """All tasks on one model in Hugging Face layout; the one variant is named after its step."""
     directory = context.path(context.inputs[of]["artifact"])
-    offline = all(task == HELDOUT or (isinstance(task, LmEvalTask) and task.is_file) for task in config.tasks)
+    offline = all(not isinstance(task, LmEvalTask) or task.is_file for task in config.tasks)
     found = TaskResult({}, {}, {})
     with ActorPool(
         HfModel,
@@ -82,11 +89,12 @@ def evaluate_model(
         log=lambda text: context.event("log", text=text),
     ) as pool:
         for number, task in enumerate(config.tasks):
+            context.event("phase", name=label_of(task))
             if isinstance(task, LmEvalTask):
-                context.event("phase", name=task.lm_eval)
                 result = run_lm_eval(context, pool, task, config, str(number))
+            elif isinstance(task, HumanEvalTask):
+                result = run_humaneval(context, pool, task, config)
             else:
-                context.event("phase", name=task)
                 result = run_heldout(context, pool, rows, config, task)
             found.add(result)
     return {of: found}
@@ -95,15 +103,15 @@ def evaluate_model(
 def evaluate_quantized(context: JobContext, config: EvaluateConfig, rows: list[Row]) -> dict[str, TaskResult]:
     """Held-out exact match of each GGUF file; tokenizer and template are those of the train step.
 
-    lm-eval tasks are left to the model itself: llama.cpp's scores of given answers are not wired up.
+    Other tasks are left to the model itself: llama.cpp's scores of given answers are not wired up.
     """
     if HELDOUT not in config.tasks:
         raise Invalid(
             f"quantized files are measured by {HELDOUT} only: add it to evaluate.tasks", param="tasks"
         )
     for task in config.tasks:
-        if isinstance(task, LmEvalTask):
-            context.event("log", text=f"{task.lm_eval} is not run on quantized files, only on the model")
+        if task != HELDOUT:
+            context.event("log", text=f"{label_of(task)} is not run on quantized files, only on the model")
     directory = context.path(context.inputs["train"]["artifact"])
     made = context.inputs["quantize"]
     folder = context.path(made["artifact"])

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from raymill.cluster.context import JobContext
 from raymill.evaluate.actors import ActorPool
-from raymill.evaluate.config import EvaluateConfig, LmEvalTask
+from raymill.evaluate.config import EvaluateConfig, HumanEvalTask, LmEvalTask
 from raymill.evaluate.exact_match import batches_of, exact_match, record_of
+from raymill.evaluate.humaneval import metrics_of, read_problems
 from raymill.evaluate.prompts import Answer, Row
 from raymill.evaluate.samples import Record, SampleLog
 
@@ -100,3 +101,35 @@ def run_lm_eval(
     metrics: list[dict[str, Any]] = []
     pool.map("lm_eval_metrics", [(given, records)], lambda _, result: metrics.append(result))
     return TaskResult(metrics[0]["primary"], records, metrics[0]["all"])
+
+
+def run_humaneval(
+    context: JobContext, pool: ActorPool, task: HumanEvalTask, config: EvaluateConfig
+) -> TaskResult:
+    """Problems of HumanEval: the pool's model writes, and each answer is run where it was written, in a sandbox.
+
+    A call is a number of answers, written and run; its line in the log is what the next attempt keeps.
+
+    Raises:
+        SandboxRefused: a node cannot run code safely; told before anything is written.
+    """
+    problems = read_problems(Path(task.humaneval), task.limit, task.sha256)
+    given = task.model_dump(mode="json")
+    pool.map("prove_sandbox", [(given,)], lambda _, __: None)
+    asked = [(problem, sample) for problem in problems for sample in range(task.samples)]
+    calls = [asked[start : start + config.batch] for start in range(0, len(asked), config.batch)]
+    log = SampleLog(context.work_dir / "samples" / f"{task.name}.jsonl")
+    done = {line["call"] for line in log.records}
+    left = [number for number in range(len(calls)) if number not in done]
+
+    def finished(position: int, records: list[Record]) -> None:
+        log.add([{"call": left[position], "records": records}])
+        answered = sum(len(line["records"]) for line in log.records)
+        context.event("progress", done=answered, total=len(asked), what="samples", task=task.name)
+
+    programs = max(1, int(config.cpus_per_actor))
+    pool.map("humaneval", [(given, calls[number], number, programs) for number in left], finished)
+    records = [record for line in log.records for record in line["records"]]
+    records.sort(key=lambda record: (record["index"], record["sample"]))
+    metrics = metrics_of(records, task.k)
+    return TaskResult({task.name: metrics[f"pass@{task.k[0]}"]}, {task.name: records}, {task.name: metrics})

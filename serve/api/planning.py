@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from raymill.client.recipe import Recipe
 from raymill.cluster.kinds import kind_of
-from raymill.evaluate.config import HELDOUT, EvaluateConfig
+from raymill.evaluate.config import HELDOUT, EvaluateConfig, HumanEvalTask, Task
 from raymill.registry.artifacts import canonical_json, sha256_file
 from raymill.registry.jobs import StepSpec
 from raymill.registry.tables import JsonObject
@@ -34,10 +34,10 @@ def plan(recipe: Recipe, opened: Session) -> list[StepSpec]:
     """
     steps = [recipe_dataset(opened, recipe), _base(recipe)]
     if recipe.evaluate is not None:
-        steps.append(_evaluate("evaluate-base", recipe.evaluate, "base", ("dataset", "base")))
+        steps.append(evaluate_step("evaluate-base", recipe.evaluate, "base", ("dataset", "base")))
     steps.append(_train(recipe))
     if recipe.evaluate is not None:
-        steps.append(_evaluate("evaluate", recipe.evaluate, "train", ("dataset", "train")))
+        steps.append(evaluate_step("evaluate", recipe.evaluate, "train", ("dataset", "train")))
     if recipe.quantize is not None:
         steps.append(
             _step("quantize", "quantize", recipe.quantize.model_dump(mode="json"), ("dataset", "train"))
@@ -45,7 +45,7 @@ def plan(recipe: Recipe, opened: Session) -> list[StepSpec]:
         if recipe.evaluate is not None and HELDOUT in recipe.evaluate.tasks:
             heldout = recipe.evaluate.model_copy(update={"tasks": (HELDOUT,)})
             steps.append(
-                _evaluate("evaluate-quantized", heldout, "quantize", ("dataset", "train", "quantize"))
+                evaluate_step("evaluate-quantized", heldout, "quantize", ("dataset", "train", "quantize"))
             )
     if recipe.promote is not None:
         config = recipe.promote.model_dump(mode="json", exclude_defaults=True) | {"to": recipe.promote.to}
@@ -78,8 +78,20 @@ def _train(recipe: Recipe) -> StepSpec:
     return _step("train", "tune", search, ("dataset", "base"))
 
 
-def _evaluate(step: str, config: EvaluateConfig, of: str, depends_on: tuple[str, ...]) -> StepSpec:
-    return _step(step, "evaluate", {**config.model_dump(mode="json"), "of": of}, depends_on)
+def evaluate_step(step: str, config: EvaluateConfig, of: str, depends_on: tuple[str, ...]) -> StepSpec:
+    """A step that measures. What its result depends on besides its parents is the files of problems, by their sha256.
+
+    Raises:
+        OSError: such a file cannot be read.
+    """
+    exact = config.model_copy(update={"tasks": tuple(map(_with_digest, config.tasks))})
+    return _step(step, "evaluate", {**exact.model_dump(mode="json"), "of": of}, depends_on)
+
+
+def _with_digest(task: Task) -> Task:
+    if not isinstance(task, HumanEvalTask) or task.sha256 is not None:
+        return task
+    return task.model_copy(update={"sha256": sha256_file(Path(task.humaneval))})
 
 
 def _step(step: str, kind: str, config: JsonObject, depends_on: tuple[str, ...]) -> StepSpec:

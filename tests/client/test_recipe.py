@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from raymill.client.recipe import load_recipe, parse_recipe
 from raymill.policies.errors import Invalid
@@ -85,6 +86,18 @@ def test_only_model_base_and_dataset_are_needed(folder: Path) -> None:
     assert recipe.base.imported.hub == "org/name"
 
 
+def test_a_file_of_problems_is_found_from_the_recipes_own_folder_and_its_task_can_be_a_gate(
+    folder: Path,
+) -> None:
+    (folder / "he.jsonl").write_text("{}\n")
+    data = yaml.safe_load(RECIPE)
+    data["evaluate"] = {"tasks": [{"humaneval": "he.jsonl", "limit": 3}]}
+    data["promote"]["require"] = {"humaneval": {"at_least": 0.5}}
+    recipe = parse_recipe(data, folder=folder)
+    assert recipe.evaluate is not None
+    assert recipe.resolved()["evaluate"]["tasks"][0]["humaneval"] == str(folder / "he.jsonl")
+
+
 def test_training_only_drops_what_comes_after_training_and_changes_nothing_else(folder: Path) -> None:
     recipe = load_recipe(folder / "recipe.yaml")
     part = recipe.training_only()
@@ -121,6 +134,10 @@ def test_training_only_drops_what_comes_after_training_and_changes_nothing_else(
         ("evaluate.tasks", [{"lm_eval": "arc", "limt": 3}], "evaluate.tasks[0].limt: unknown key; did you mean limit?", "evaluate.tasks[0].limt"),
         ("evaluate.tasks", [{"lm_eval": "arc", "limit": 0}], "evaluate.tasks[0].limit: must be at least 1, got 0", "evaluate.tasks[0].limit"),
         ("evaluate.tasks", ["/no/task.yaml"], "evaluate.tasks[0]: no such file: /no/task.yaml", "evaluate.tasks[0]"),
+        ("evaluate.tasks", ["heldout_exact_match", {"humaneval": "/no/he.jsonl"}], "evaluate.tasks[1].humaneval: no such file: /no/he.jsonl", "evaluate.tasks[1].humaneval"),
+        ("evaluate.tasks", [{"humaneval": "/he.jsonl", "sampels": 3}], "evaluate.tasks[0].sampels: unknown key; did you mean samples?", "evaluate.tasks[0].sampels"),
+        ("evaluate.tasks", [{"humaneval": "/he.jsonl", "sandbox": {"cpu": 3}}], "evaluate.tasks[0].sandbox.cpu: unknown key; did you mean cpu_s?", "evaluate.tasks[0].sandbox.cpu"),
+        ("evaluate.tasks", [{"humaneval": "/he.jsonl", "k": [1, 5]}], "evaluate.tasks[0]: pass@5 needs at least 5 samples, got 1", "evaluate.tasks[0]"),
         ("quantize", ["Q9"], "quantize: 'Q9' is no quantization type", "quantize"),
         ("quantize", [], "quantize: must be a list of at least 1, got a list of 0", "quantize"),
         ("promote.require", {"mmlu": {"at_least": 1}}, "promote.require.mmlu: is not measured, evaluate measures heldout_exact_match", "promote.require.mmlu"),

@@ -6,7 +6,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from raymill.evaluate.config import HELDOUT, EvaluateConfig, LmEvalTask, QuantizeConfig
+from raymill.evaluate.config import HELDOUT, EvaluateConfig, HumanEvalTask, LmEvalTask, QuantizeConfig
 
 
 def test_the_default_task_is_held_out_exact_match() -> None:
@@ -32,6 +32,39 @@ def test_a_task_listed_twice_is_refused() -> None:
         EvaluateConfig.model_validate({"tasks": [HELDOUT, HELDOUT]})
 
 
+def test_humaneval_is_a_task_with_a_sandbox() -> None:
+    given = {"humaneval": "he.jsonl", "samples": 10, "k": [1, 10], "sandbox": {"cpu_s": 3}}
+    (task,) = EvaluateConfig.model_validate({"tasks": [given]}).tasks
+    assert isinstance(task, HumanEvalTask)
+    assert (task.name, task.k, task.sandbox.cpu_s, task.sandbox.isolation) == (
+        "humaneval",
+        (1, 10),
+        3,
+        "full",
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"k": [1, 10], "samples": 5}, "pass@10 needs at least 10 samples, got 5: raise samples, or lower k"),
+        ({"k": [0]}, "k counts answers, got 0"),
+        ({"sandbox": {"isolation": "none"}}, "'full' or 'reduced'"),
+    ],
+)
+def test_settings_of_humaneval_that_mean_nothing_are_refused(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        EvaluateConfig.model_validate({"tasks": [{"humaneval": "he.jsonl", **given}]})
+
+
+def test_two_tasks_of_humaneval_need_two_names() -> None:
+    with pytest.raises(ValidationError, match="task 'humaneval' is listed twice"):
+        EvaluateConfig.model_validate({"tasks": [{"humaneval": "a.jsonl"}, {"humaneval": "b.jsonl"}]})
+    EvaluateConfig.model_validate(
+        {"tasks": [{"humaneval": "a.jsonl"}, {"humaneval": "b.jsonl", "name": "b"}]}
+    )
+
+
 def test_an_unknown_field_is_refused() -> None:
     with pytest.raises(ValidationError, match="bach"):
         EvaluateConfig.model_validate({"bach": 3})
@@ -47,7 +80,9 @@ def test_an_unknown_quantization_type_is_refused_with_what_is_allowed() -> None:
 
 
 def test_the_resolved_config_survives_json() -> None:
-    config = EvaluateConfig.model_validate({"tasks": [HELDOUT, {"lm_eval": "a.yaml", "limit": 3}]})
+    config = EvaluateConfig.model_validate(
+        {"tasks": [HELDOUT, {"lm_eval": "a.yaml", "limit": 3}, {"humaneval": "he.jsonl"}]}
+    )
     assert EvaluateConfig.model_validate_json(config.model_dump_json()) == config
 
 

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from raymill.evaluate.config import EvaluateConfig
+from raymill.registry.artifacts import sha256_file
+from raymill.serve.api.planning import evaluate_step
+
+
+def test_another_file_of_problems_makes_another_step(tmp_path: Path) -> None:
+    path = tmp_path / "he.jsonl"
+    path.write_text("{}\n")
+    config = EvaluateConfig.model_validate({"tasks": ["heldout_exact_match", {"humaneval": str(path)}]})
+    step = evaluate_step("evaluate", config, "train", ("dataset", "train"))
+    assert step.config["tasks"][0] == "heldout_exact_match"
+    assert step.config["tasks"][1]["sha256"] == sha256_file(path)
+    path.write_text("{}\n{}\n")
+    assert evaluate_step("evaluate", config, "train", ("dataset", "train")).config != step.config
+
+
+def test_a_digest_that_the_recipe_gives_stays(tmp_path: Path) -> None:
+    path = tmp_path / "he.jsonl"
+    path.write_text("{}\n")
+    config = EvaluateConfig.model_validate({"tasks": [{"humaneval": str(path), "sha256": "0" * 64}]})
+    assert evaluate_step("evaluate", config, "base", ("base",)).config["tasks"][0]["sha256"] == "0" * 64
