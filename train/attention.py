@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention.varlen import varlen_attn
 
 NAME = "raymill_examples"
 """Of this attention among transformers'."""
@@ -96,6 +95,8 @@ def attend(
     query: Tensor, key: Tensor, value: Tensor, starts_S: Tensor, longest: int, scale: float | None
 ) -> Tensor:
     """Each token to those before it in its sequence, and itself; heads of keys are shared by groups of queries."""
+    from torch.nn.attention.varlen import varlen_attn  # brings torch.compile: seconds, and no CPU needs it
+
     attended: Any = varlen_attn(
         query,
         key,

@@ -1,4 +1,4 @@
-"""Twenty rounds of chaos on the shared service: nothing acknowledged is lost, nothing is done twice (P1 to P5)."""
+"""Ten rounds of chaos on the shared service: nothing acknowledged is lost, nothing is done twice (P1 to P5)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from raymill.cluster.settings import Settings
 
 
 @pytest.mark.timeout(900)
-def test_twenty_rounds_lose_nothing_and_double_nothing(service: RunningService) -> None:
-    report = Chaos(Settings(), rounds=20, seed=1).run()
+def test_ten_rounds_lose_nothing_and_double_nothing(service: RunningService) -> None:
+    report = Chaos(Settings(), rounds=10, seed=1, jobs=100).run()
     told = table(report)
     assert report.good, told
-    assert report.jobs == 200
-    assert sum(report.kills.values()) >= 10
+    assert report.jobs == 100
+    assert sum(report.kills.values()) >= 5
     until_ready(service)
 
 

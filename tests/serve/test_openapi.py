@@ -18,7 +18,7 @@ from raymill.registry.database import Database
 from raymill.registry.signing import KeyRing
 from raymill.serve.api.context import Parts
 
-EXAMPLES = 12
+EXAMPLES = 8
 """Requests of each operation."""
 
 NOT_HERE = ("/readyz", "/api/v1/master-key/rotate")

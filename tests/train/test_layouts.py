@@ -33,7 +33,14 @@ def together(cases: Cases, directory: Path, workers: int = 2) -> dict[str, Any]:
     """What each case's first worker was told."""
     tiny_tokenizer(directory / "tokenizer")
     (directory / "task.json").write_text(json.dumps(cases))
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "DS_SKIP_CUDA_CHECK": "1"}
+    # The environment's own ninja, as for a service: another release of it would compile DeepSpeed's operators again.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
+        "DS_SKIP_CUDA_CHECK": "1",
+    }
     command = [sys.executable, str(Path(__file__).parent / "two_workers.py")]
     running = [
         subprocess.Popen(
