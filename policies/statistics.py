@@ -10,7 +10,9 @@ p is two-sided, so of versions that do not differ at most ALPHA / 2 are called b
 examples: 4 %). It is McNemar's where every score is 0 or 1 and the paired bootstrap's elsewhere. The interval is the paired bootstrap's in both cases: it
 tells how large the difference may be, p decides.
 
-Shapes: N examples, R resamples. Scores are higher where they are better.
+Where lower scores are better, the signs in this rule are turned round.
+
+Shapes: N examples, R resamples.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ class Comparison:
     """Of the difference."""
 
     wins: int
-    """Examples on which A scores higher."""
+    """Examples on which A does better."""
 
     losses: int
     test: Literal["mcnemar", "paired bootstrap"]
@@ -76,7 +78,14 @@ class Comparison:
     verdict: Verdict
 
 
-def compare(a_N: Scores, b_N: Scores, *, alpha: float = ALPHA, resamples: int = RESAMPLES) -> Comparison:
+def compare(
+    a_N: Scores,
+    b_N: Scores,
+    *,
+    higher_is_better: bool = True,
+    alpha: float = ALPHA,
+    resamples: int = RESAMPLES,
+) -> Comparison:
     """A verdict on A against B.
 
     Args:
@@ -90,32 +99,32 @@ def compare(a_N: Scores, b_N: Scores, *, alpha: float = ALPHA, resamples: int = 
     difference_N = a_N - b_N
     if not np.isfinite(difference_N).all():
         raise ValueError("a score is not finite: leave such examples out")
-    wins, losses = int((difference_N > 0).sum()), int((difference_N < 0).sum())
+    gain_N = difference_N if higher_is_better else -difference_N
+    wins, losses = int((gain_N > 0).sum()), int((gain_N < 0).sum())
     means_R = bootstrap_means(difference_N, resamples)
     binary = is_binary(a_N) and is_binary(b_N)
     p_value = mcnemar(wins, losses) if binary else bootstrap_p(means_R)
     enough = binary or len(a_N) >= MIN_PAIRS
-    difference = float(difference_N.mean())
     return Comparison(
         examples=len(a_N),
         mean_a=float(a_N.mean()),
         mean_b=float(b_N.mean()),
-        difference=difference,
+        difference=float(difference_N.mean()),
         standard_error=standard_error(difference_N),
         interval=percentiles(means_R, alpha),
         wins=wins,
         losses=losses,
         test="mcnemar" if binary else "paired bootstrap",
         p_value=p_value,
-        verdict=verdict_of(difference, p_value, alpha) if enough else "no evidence",
+        verdict=verdict_of(float(gain_N.mean()), p_value, alpha) if enough else "no evidence",
     )
 
 
-def verdict_of(difference: float, p_value: float, alpha: float = ALPHA) -> Verdict:
-    """The rule at the top of this module."""
-    if p_value >= alpha or difference == 0:
+def verdict_of(gain: float, p_value: float, alpha: float = ALPHA) -> Verdict:
+    """The rule at the top of this module; `gain` is above 0 where A does better."""
+    if p_value >= alpha or gain == 0:
         return "no evidence"
-    return "better" if difference > 0 else "worse"
+    return "better" if gain > 0 else "worse"
 
 
 def standard_error(scores_N: Scores) -> float:

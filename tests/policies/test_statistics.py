@@ -86,6 +86,14 @@ def test_a_comparison_tells_sizes_and_counts() -> None:
     assert found.interval.low < found.difference < found.interval.high
 
 
+def test_where_lower_is_better_less_is_better_and_the_difference_keeps_its_sign() -> None:
+    low, high = np.linspace(0, 0.1, MIN_PAIRS), np.linspace(0.5, 0.7, MIN_PAIRS)
+    found = compare(low, high, higher_is_better=False)
+    assert (found.verdict, found.wins, found.losses) == ("better", MIN_PAIRS, 0)
+    assert found.interval.low < found.difference < found.interval.high < 0
+    assert compare(low, high).verdict == "worse"
+
+
 def test_equal_scores_and_single_examples_are_no_evidence() -> None:
     for same in (scores(1, 0, 1), scores(0.5), scores(0.25, 0.5, 0.75)):
         found = compare(same, same)
@@ -99,7 +107,7 @@ def test_few_real_scores_are_no_evidence_however_far_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("difference", "p_value", "verdict"),
+    ("gain", "p_value", "verdict"),
     [
         (0.1, 0.049, "better"),
         (-0.1, 0.049, "worse"),
@@ -108,8 +116,8 @@ def test_few_real_scores_are_no_evidence_however_far_apart() -> None:
         (0.0, 0.01, "no evidence"),
     ],
 )
-def test_the_rule(difference: float, p_value: float, verdict: str) -> None:
-    assert verdict_of(difference, p_value) == verdict
+def test_the_rule(gain: float, p_value: float, verdict: str) -> None:
+    assert verdict_of(gain, p_value) == verdict
 
 
 @pytest.mark.parametrize(
