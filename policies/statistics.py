@@ -157,7 +157,8 @@ def wilson_interval(successes: int, count: int, alpha: float = ALPHA) -> Interva
     share = successes / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    return Interval(max(0.0, middle - half), min(1.0, middle + half))
+    # The share lies within, to the last digit: of 10 right answers in 10 the upper end is 1.
+    return Interval(max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)))
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

@@ -209,7 +209,13 @@ class World:
         return published, {"artifact": published.name}
 
     def promote(
-        self, number: int, *, name: str = "support-triage", to: str = "production", actor: Actor = ADA
+        self,
+        number: int,
+        *,
+        name: str = "support-triage",
+        to: str = "production",
+        require: JsonObject | None = None,
+        actor: Actor = ADA,
     ) -> Promotion:
         return promotion.promote(
             self.database,
@@ -218,7 +224,7 @@ class World:
             llm=name,
             number=number,
             alias=to,
-            require={},
+            require=require or {},
             actor=actor,
         )
 
