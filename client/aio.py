@@ -11,6 +11,7 @@ import httpx
 from raymill.client import endpoints, types
 from raymill.client.aio_control import Jobs, Pipelines, Queues, Resource
 from raymill.client.aio_datasets import Datasets, Uploads
+from raymill.client.aio_evaluations import Evaluations
 from raymill.client.aio_gateway import Presets, Prices, Providers, Routes
 from raymill.client.aio_http import AsyncHttp
 from raymill.client.aio_runs import Runs
@@ -157,6 +158,7 @@ class AsyncRaymill:
         self.runs = Runs(self._http)
         self.searches = Searches(self._http)
         self.llms = Llms(self._http)
+        self.evaluations = Evaluations(self._http)
         self.aliases = Aliases(self._http)
         self.datasets = Datasets(self._http)
         self.uploads = Uploads(self._http)

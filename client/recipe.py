@@ -83,10 +83,16 @@ class Gate(Section):
     not_below_base: bool = False
     """The score may not be below the base model's."""
 
+    not_significantly_worse_than: str | None = Field(default=None, pattern=NAME)
+    """An alias, such as production: by example, the score may not be significantly worse than that of the version that
+    it names. Where it names none yet, nothing is asked."""
+
     @model_validator(mode="after")
     def asks_something(self) -> Self:
-        if self.at_least is None and self.at_most is None and not self.not_below_base:
-            raise ValueError("asks for nothing: give at_least, at_most or not_below_base: true")
+        if not self.model_dump(exclude_defaults=True):
+            raise ValueError(
+                "asks for nothing: give at_least, at_most, not_below_base: true or not_significantly_worse_than"
+            )
         if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
             raise ValueError(f"at_least {self.at_least:g} is above at_most {self.at_most:g}: swap them")
         return self

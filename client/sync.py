@@ -15,6 +15,7 @@ from raymill.client.retry import Retry
 from raymill.client.settings import load_settings
 from raymill.client.sync_control import Jobs, Pipelines, Queues, Resource
 from raymill.client.sync_datasets import Datasets, Uploads
+from raymill.client.sync_evaluations import Evaluations
 from raymill.client.sync_gateway import Presets, Prices, Providers, Routes
 from raymill.client.sync_runs import Runs
 from raymill.client.sync_searches import Searches
@@ -157,6 +158,7 @@ class Raymill:
         self.runs = Runs(self._http)
         self.searches = Searches(self._http)
         self.llms = Llms(self._http)
+        self.evaluations = Evaluations(self._http)
         self.aliases = Aliases(self._http)
         self.datasets = Datasets(self._http)
         self.uploads = Uploads(self._http)

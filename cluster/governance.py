@@ -64,7 +64,7 @@ def decided(
 
     settings = Settings()
     envelopes = promotion.sign(case, settings.artifacts, settings.keys_dir / "signing")
-    decision = promotion.decide(case, envelopes)
+    decision = promotion.decide(case, envelopes, settings.artifacts)
     if not decision.allowed:
         job_id = uuid.UUID(context.job_id)
         context.database.patiently(

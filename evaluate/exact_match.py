@@ -5,10 +5,12 @@ White space around both is ignored, nothing else. Knows nothing of how the answe
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 from raymill.evaluate.prompts import Answer, Row
+from raymill.registry.artifacts import canonical_json
 
 
 def batches_of(rows: Sequence[Row], batch: int) -> list[list[Row]]:
@@ -20,9 +22,10 @@ def batches_of(rows: Sequence[Row], batch: int) -> list[list[Row]]:
 
 
 def record_of(row: Row, answer: Answer) -> dict[str, Any]:
-    """One line of the published samples."""
+    """One line of the published samples. `doc_hash` is what paired tests join on."""
     return {
         "index": row.index,
+        "doc_hash": doc_hash(row),
         "prompt": answer["prompt"],
         "reference": row.reference,
         "answer": answer["text"],
@@ -31,6 +34,12 @@ def record_of(row: Row, answer: Answer) -> dict[str, Any]:
         "answer_tokens": len(answer["tokens"]),
         "finished": answer["finished"],
     }
+
+
+def doc_hash(row: Row) -> str:
+    """sha256, hex, of what is asked and what should be answered; the model's template has no part in it."""
+    content = {"messages": row.messages, "tools": row.tools, "reference": row.reference}
+    return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
 def exact_match(records: Sequence[dict[str, Any]]) -> float:

@@ -86,20 +86,24 @@ class LmEvalTasks:
             }
         return found
 
-    def primary(self, metrics: dict[str, dict[str, float]]) -> dict[str, float]:
-        """Leaf task -> the one metric that is reported.
+    def primary(self, metrics: dict[str, dict[str, float]]) -> dict[str, str]:
+        """Leaf task -> the name in `metrics` of the one metric that is reported.
 
         Raises:
             Invalid: the recipe asks for a metric that the task does not have.
         """
-        chosen: dict[str, float] = {}
+        chosen: dict[str, str] = {}
         for name, values in metrics.items():
             wanted = self.config.metric or next(iter(self.tasks[name].aggregation()))
             matching = [key for key in values if wanted in (key, key.split(",")[0])]
             if not matching:
                 raise Invalid(f"task {name} has no metric {wanted!r}: use any of {', '.join(sorted(values))}")
-            chosen[name] = values[matching[0]]
+            chosen[name] = matching[0]
         return chosen
+
+    def higher_is_better(self, name: str, metric: str) -> bool:
+        """Whether leaf task `name` says so of a metric; where it says nothing, it is."""
+        return self.tasks[name].higher_is_better().get(metric.partition(",")[0]) is not False
 
     def _documents(self, task: Any) -> Iterable[int]:
         count = len(task.eval_docs)
@@ -139,7 +143,7 @@ def absolute(files: Any, folder: Path) -> Any:
 
 
 def record_of(sample: dict[str, Any]) -> dict[str, Any]:
-    """One line of the published samples. `doc_hash` is what paired tests join on."""
+    """One line of the published samples. `doc_hash` is what paired tests join on; `with_score` adds what they test."""
     return {
         "index": sample["doc_id"],
         "doc_hash": sample["doc_hash"],
@@ -149,3 +153,14 @@ def record_of(sample: dict[str, Any]) -> dict[str, Any]:
         "answer": json.dumps(sample["filtered_resps"], default=str),
         "metrics": json.dumps({name: sample[name] for name in sample["metrics"]}, default=float),
     }
+
+
+def with_score(sample: dict[str, Any], metric: str, higher_is_better: bool) -> dict[str, Any]:
+    """A line of the samples with the score that the reported metric, `name` or `name,filter`, gives this example.
+
+    It is null under another filter, and where the metric has no number for one example (perplexity, BLEU).
+    """
+    name, _, wanted = metric.partition(",")
+    value = json.loads(sample["metrics"]).get(name) if wanted in ("", sample["filter"]) else None
+    score = float(value) if isinstance(value, int | float) else None
+    return {**sample, "score": score, "metric": metric, "higher_is_better": higher_is_better}

@@ -15,6 +15,7 @@ from raymill.evaluate.actors import ActorPool
 from raymill.evaluate.config import EvaluateConfig, HumanEvalTask, LmEvalTask
 from raymill.evaluate.exact_match import batches_of, exact_match, record_of
 from raymill.evaluate.humaneval import metrics_of, read_problems
+from raymill.evaluate.lm_eval_tasks import with_score
 from raymill.evaluate.prompts import Answer, Row
 from raymill.evaluate.samples import Record, SampleLog
 
@@ -100,7 +101,12 @@ def run_lm_eval(
         samples.sort(key=lambda record: (int(record["index"]), str(record["filter"])))
     metrics: list[dict[str, Any]] = []
     pool.map("lm_eval_metrics", [(given, records)], lambda _, result: metrics.append(result))
-    return TaskResult(metrics[0]["primary"], records, metrics[0]["all"])
+    scored_by = metrics[0]["scored_by"]
+    scored = {
+        leaf: [with_score(sample, *scored_by[leaf]) for sample in samples]
+        for leaf, samples in records.items()
+    }
+    return TaskResult(metrics[0]["primary"], scored, metrics[0]["all"])
 
 
 def run_humaneval(

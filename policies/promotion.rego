@@ -6,10 +6,15 @@
 #
 # input:
 #   to                       "production"
-#   require                  {metric: {"at_least": number, "at_most": number, "not_below_base": bool}}
+#   require                  {metric: {"at_least": number, "at_most": number, "not_below_base": bool,
+#                            "not_significantly_worse_than": alias}}
 #   require_quantized_within optional {quantization type: number}, how far its metrics may lie apart
 #   metrics, base_metrics    {metric: number}; a number that is not finite arrives as a string
 #   quantized_metrics        {quantization type: {metric: number}}
+#   comparisons              optional {metric: {"alias", "version", "verdict"}} with the version that the alias names now,
+#                            on the examples of both: verdict is better, worse or no evidence (then with score,
+#                            rival_score, difference, low, high, p_value, examples), no rival (no other version is
+#                            there) or unknown (then with problem)
 #   evaluated, signed        the version was measured; its manifest is signed
 #   frozen                   its files can no longer change
 #   dataset_digest           sha256 of the data set it was trained on
@@ -43,7 +48,7 @@ allow if {
 
 facts := {"evaluated", "signed", "frozen"}
 
-known := {"at_least", "at_most", "not_below_base"}
+known := {"at_least", "at_most", "not_below_base", "not_significantly_worse_than"}
 
 default target := "the alias"
 
@@ -79,6 +84,12 @@ met(metric, "not_below_base", true) if {
 	input.metrics[metric] >= input.base_metrics[metric]
 }
 
+met(metric, "not_significantly_worse_than", alias) if {
+	is_string(alias)
+	compared(metric, "alias") == alias
+	compared(metric, "verdict") in {"better", "no evidence", "no rival"}
+}
+
 all_near(type, tolerance) if {
 	every metric, _ in input.require {
 		near(input.quantized_metrics[type][metric], input.metrics[metric], tolerance)
@@ -99,6 +110,8 @@ is_distance(tolerance) if {
 }
 
 metric_of(metrics, metric) := object.get(object.get(input, metrics, {}), metric, "missing")
+
+compared(metric, key) := object.get(object.get(object.get(input, "comparisons", {}), metric, {}), key, "missing")
 
 quantized(type, metric) := object.get(object.get(object.get(input, "quantized_metrics", {}), type, {}), metric, "missing")
 
@@ -155,14 +168,14 @@ refused contains sentence if {
 refused contains sentence if {
 	some metric, bounds in input.require
 	count(demanding(bounds)) == 0
-	sentence := concat("", [metric, " has no bound: give it at_least, at_most or not_below_base"])
+	sentence := concat("", [metric, " has no bound: give it at_least, at_most, not_below_base or not_significantly_worse_than"])
 }
 
 refused contains sentence if {
 	some metric, bounds in input.require
 	some key, _ in bounds
 	not key in known
-	sentence := concat("", [metric, " has ", shown(key), ", which no rule knows: use at_least, at_most or not_below_base"])
+	sentence := concat("", [metric, " has ", shown(key), ", which no rule knows: use at_least, at_most, not_below_base or not_significantly_worse_than"])
 }
 
 refused contains sentence if {
@@ -214,6 +227,52 @@ refused contains sentence if {
 	is_number(base)
 	not met(metric, "not_below_base", true)
 	sentence := concat("", [metric, " is ", shown(value), ", ", target, " requires at least the ", shown(base), " of its base"])
+}
+
+refused contains sentence if {
+	some metric, bounds in input.require
+	alias := bounds.not_significantly_worse_than
+	alias != false
+	not is_string(alias)
+	sentence := concat("", ["not_significantly_worse_than of ", metric, " is ", shown(alias), ": give it an alias, such as production"])
+}
+
+refused contains sentence if {
+	some metric, bounds in input.require
+	alias := bounds.not_significantly_worse_than
+	is_string(alias)
+	compared(metric, "alias") == alias
+	compared(metric, "verdict") == "worse"
+	numbers := concat("", [
+		"difference ", shown(compared(metric, "difference")), " between ", shown(compared(metric, "low")), " and ",
+		shown(compared(metric, "high")), ", p ", shown(compared(metric, "p_value")), ", ",
+		shown(compared(metric, "examples")), " examples",
+	])
+	sentence := concat("", [
+		metric, " is ", shown(compared(metric, "score")), " against the ", shown(compared(metric, "rival_score")), " of version ",
+		shown(compared(metric, "version")), " (", numbers, "), ", target, " requires it not significantly worse than ", alias,
+	])
+}
+
+refused contains sentence if {
+	some metric, bounds in input.require
+	alias := bounds.not_significantly_worse_than
+	is_string(alias)
+	not met(metric, "not_significantly_worse_than", alias)
+	not is_worse(metric, alias)
+	sentence := concat("", [metric, " was not compared with ", alias, " (", problem(metric), "), ", target, " requires it not significantly worse"])
+}
+
+is_worse(metric, alias) if {
+	compared(metric, "alias") == alias
+	compared(metric, "verdict") == "worse"
+}
+
+default problem(_) := "no comparison was made"
+
+problem(metric) := compared(metric, "problem") if {
+	is_string(compared(metric, "problem"))
+	compared(metric, "problem") != "missing"
 }
 
 refused contains sentence if {

@@ -20,12 +20,13 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from raymill.policies.engine import Decision, PolicyEngine
-from raymill.registry import audit, triggers
+from raymill.registry import audit, rivals, triggers
 from raymill.registry.artifacts import ArtifactStore, FileDigest, verify_files
 from raymill.registry.audit import Actor
 from raymill.registry.catalog import find_version, scores_of
 from raymill.registry.database import Database
 from raymill.registry.jobs import notify
+from raymill.registry.rivals import Rival
 from raymill.registry.signing import KeyRing, sign_statement
 from raymill.registry.tables import (
     Alias,
@@ -61,6 +62,9 @@ class Case:
     artifacts: dict[str, tuple[FileDigest, ...]]
     """The weights, and the quantized files where there are some, as they were registered."""
 
+    rivals: tuple[Rival, ...] = ()
+    """Versions with which `require` has it compared."""
+
 
 def gather(session: Session, llm: str, number: int, alias: str, require: JsonObject) -> Case:
     """Collect what is known of a version. Raises NotFound."""
@@ -75,6 +79,7 @@ def gather(session: Session, llm: str, number: int, alias: str, require: JsonObj
     quantized_scores: dict[str, dict[str, float]] = {}
     for name in names[1:]:
         quantized_scores |= scores_of(session, name)
+    require = require or _of_recipe(pipeline.recipe)
     measured: JsonObject = {
         "metrics": scores.get("", {}),
         "base_metrics": scores_of(session, version.base_artifact_name).get("", {}),
@@ -87,7 +92,7 @@ def gather(session: Session, llm: str, number: int, alias: str, require: JsonObj
             "name": llm,
             "version": number,
             "to": alias,
-            "require": require or (pipeline.recipe.get("promote") or {}).get("require", {}),
+            "require": require,
             "dataset_digest": dataset.digest,
             **measured,
         },
@@ -109,6 +114,7 @@ def gather(session: Session, llm: str, number: int, alias: str, require: JsonObj
             **measured,
         },
         artifacts={name: _files(session.get_one(Artifact, name)) for name in names},
+        rivals=rivals.asked(session, version, require),
     )
 
 
@@ -129,14 +135,19 @@ def sign(case: Case, store: ArtifactStore, keys_dir: Path) -> dict[str, JsonObje
     return envelopes
 
 
-def decide(case: Case, envelopes: dict[str, JsonObject]) -> Decision:
-    """Ask the promotion policy."""
+def decide(case: Case, envelopes: dict[str, JsonObject], store: ArtifactStore) -> Decision:
+    """Ask the promotion policy. Samples are read here for what is to be compared with another version.
+
+    Raises:
+        Tampered: samples are not what was registered.
+    """
+    compared = {"comparisons": rivals.judged(store, case.rivals)} if case.rivals else {}
     facts = {
         "evaluated": bool(case.input["metrics"]),
         "signed": set(envelopes) == set(case.artifacts),
         "frozen": bool(case.artifacts),  # `sign` has just compared them with what was registered
     }
-    return PolicyEngine().decide({**case.input, **facts})
+    return PolicyEngine().decide({**case.input, **facts, **compared})
 
 
 def record(
@@ -241,7 +252,7 @@ def promote(
     """
     case = database.patiently(lambda session: gather(session, llm, number, alias, require))
     envelopes = sign(case, store, keys_dir)
-    decision = decide(case, envelopes)
+    decision = decide(case, envelopes, store)
     return database.patiently(lambda session: record(session, case, decision, envelopes, actor))
 
 
@@ -254,6 +265,15 @@ def attestation_of(session: Session, artifact_name: str) -> Attestation | None:
         .limit(1)
     )
     return session.scalar(newest)
+
+
+def _of_recipe(recipe: JsonObject) -> JsonObject:
+    """The bounds that a recipe asks for; resolved, it has null for those that it does not."""
+    require = (recipe.get("promote") or {}).get("require", {})
+    return {
+        task: {key: bound for key, bound in bounds.items() if bound is not None}
+        for task, bounds in require.items()
+    }
 
 
 def _files(artifact: Artifact) -> tuple[FileDigest, ...]:

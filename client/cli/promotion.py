@@ -45,10 +45,18 @@ def create(
         list[str] | None,
         typer.Option(metavar="TASK", help="Ask for no loss against the base; may be repeated."),
     ] = None,
+    not_worse: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--not-significantly-worse-than",
+            metavar="TASK=ALIAS",
+            help="Compare by example with the version there, such as production; may be repeated.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask the policy to move an alias. Exit 1 when it refuses."""
-    require = gates(at_least or [], not_below_base or [])
+    require = gates(at_least or [], not_below_base or [], not_worse or [])
     with connect() as client:
         decision = client.promotions.create(model, version, to=to, require=require)
     if as_json:
@@ -59,7 +67,7 @@ def create(
         raise RaymillError(f"{model} version {version} may not become {to}: {'; '.join(decision.reasons)}")
 
 
-def gates(at_least: list[str], not_below_base: list[str]) -> dict[str, JsonObject]:
+def gates(at_least: list[str], not_below_base: list[str], not_worse: list[str]) -> dict[str, JsonObject]:
     """Task -> gate, from the command's options."""
     found: dict[str, JsonObject] = {}
     for text in at_least:
@@ -72,4 +80,9 @@ def gates(at_least: list[str], not_below_base: list[str]) -> dict[str, JsonObjec
             raise typer.BadParameter(f"{text!r} is no gate: write it as heldout_exact_match=0.9")
     for task in not_below_base:
         found.setdefault(task, {})["not_below_base"] = True
+    for text in not_worse:
+        task, _, alias = text.rpartition("=")
+        if not task or not alias:
+            raise typer.BadParameter(f"{text!r} is no gate: write it as heldout_exact_match=production")
+        found.setdefault(task, {})["not_significantly_worse_than"] = alias
     return found

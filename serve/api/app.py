@@ -34,6 +34,7 @@ from raymill.serve.api.bell import Bell
 from raymill.serve.api.context import READS, Parts, Unauthenticated, request_id_of
 from raymill.serve.api.routes import (
     datasets,
+    evaluations,
     feedback,
     governance,
     health,
@@ -96,6 +97,7 @@ def create_app(parts: Parts) -> FastAPI:
         searches,
         ws,
         llms,
+        evaluations,
         datasets,
         uploads,
         governance,

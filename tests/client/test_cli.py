@@ -337,6 +337,12 @@ def test_a_refused_promotion_is_exit_1_with_its_reasons(
         "error: tiny version 1 may not become production: heldout_exact_match is 0.5, at least 0.9 is required\n"
     )
     assert service.seen[0].body["require"] == {"heldout_exact_match": {"at_least": 0.9}}
+    raymill("promotion", "create", "tiny", "1", "--not-significantly-worse-than", "arc/easy=production")
+    asked = service.seen[1].body["require"]
+    assert asked == {"arc/easy": {"not_significantly_worse_than": "production"}}
+    assert (
+        raymill("promotion", "create", "tiny", "1", "--not-significantly-worse-than", "arc").returncode == 2
+    )
 
 
 def test_a_new_key_stands_alone_on_standard_output(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,13 @@ def answer(text: str) -> Answer:
 )
 def test_an_answer_counts_when_it_is_the_reference_letter_for_letter(said: str, score: float) -> None:
     assert record_of(row(0, 1), answer(said))["score"] == score
+
+
+def test_what_is_asked_and_wanted_makes_the_hash_and_nothing_else() -> None:
+    one = record_of(row(0, 2), answer("yes"))["doc_hash"]
+    assert record_of(row(7, 2), answer("no"))["doc_hash"] == one
+    others = [row(0, 3), row(0, 2, "no"), replace(row(0, 2), tools=({"name": "look"},))]
+    assert len({one, *(record_of(each, answer("yes"))["doc_hash"] for each in others)}) == 4
 
 
 def test_the_metric_is_the_share_of_matches() -> None:

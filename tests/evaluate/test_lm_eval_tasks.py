@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow.parquet as pq
 import pytest
 
 from raymill.cluster.context import LocalContext
-from raymill.evaluate.config import LmEvalTask
+from raymill.evaluate.actors import ActorPool
+from raymill.evaluate.config import EvaluateConfig, LmEvalTask
 from raymill.evaluate.hf_model import HfModel
 from raymill.evaluate.jobs import run_evaluate
-from raymill.evaluate.lm_eval_tasks import task_dict
+from raymill.evaluate.lm_eval_tasks import task_dict, with_score
+from raymill.evaluate.tasks import run_lm_eval
 from raymill.policies.errors import Invalid, NotFound
 
 BENCHMARKS = Path(__file__).parents[3] / "shared" / "data" / "benchmarks"
@@ -105,6 +108,41 @@ def test_the_first_metric_of_the_task_is_reported_unless_another_is_named(
         model.lm_eval_metrics({**task, "metric": "f1"}, samples)
 
 
+def test_a_sample_has_the_score_of_the_reported_metric_under_its_filter(
+    model: HfModel, task_file: Path
+) -> None:
+    task = LmEvalTask(lm_eval=str(task_file), metric="acc_norm").model_dump()
+    metrics = model.lm_eval_metrics(task, samples_in(model, task, 1))
+    assert metrics["scored_by"] == {"parcels": ("acc_norm", True)}
+    sample = {"filter": "strict", "metrics": '{"em": true, "ppl": [1.5, 3]}'}
+    assert with_score(sample, "em,strict", True)["score"] == 1.0
+    assert with_score(sample, "em", False)["higher_is_better"] is False
+    for metric in ("em,loose", "ppl", "none"):
+        assert with_score(sample, metric, True)["score"] is None
+
+
+class InProcess:
+    """Stands for a pool of actors."""
+
+    def __init__(self, model: HfModel) -> None:
+        self.model = model
+
+    def map(self, method: str, calls: list[Any], finished: Callable[[int, Any], None]) -> None:
+        for position, call in enumerate(calls):
+            finished(position, getattr(self.model, method)(*call))
+
+
+def test_the_scores_of_the_samples_add_up_to_the_metric(
+    model: HfModel, task_file: Path, tmp_path: Path
+) -> None:
+    task = LmEvalTask(lm_eval=str(task_file), metric="acc_norm")
+    pool = cast(ActorPool, InProcess(model))
+    found = run_lm_eval(LocalContext(tmp_path), pool, task, EvaluateConfig(actors=1), "0")
+    (records,) = found.records.values()
+    assert {(record["metric"], record["higher_is_better"]) for record in records} == {("acc_norm", True)}
+    assert sum(record["score"] for record in records) / 11 == pytest.approx(found.metrics["parcels"])
+
+
 def test_a_missing_task_or_data_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"there is no task file .*none\.yaml"):
         task_dict(tmp_path / "none.yaml")
@@ -134,6 +172,8 @@ def test_actors_run_a_task_and_its_samples_are_published(
     table = pq.read_table(context.path(result["artifact"]) / "parcels.parquet").to_pylist()
     assert [line["index"] for line in table] == list(range(11))
     assert len({line["doc_hash"] for line in table}) == 11
+    assert {(line["metric"], line["higher_is_better"]) for line in table} == {("acc", True)}
+    assert sum(line["score"] for line in table) / 11 == pytest.approx(result["metrics"]["parcels"])
 
 
 @pytest.mark.real_data

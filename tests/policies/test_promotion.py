@@ -31,6 +31,17 @@ GOOD: dict[str, Any] = {
     "evaluated": True,
     "dataset_digest": "0f" * 32,
 }
+NOT_WORSE = {METRIC: {"not_significantly_worse_than": "production"}}
+WORSE = {
+    "alias": "production", "version": 2, "verdict": "worse", "score": 0.905, "rival_score": 0.97,
+    "difference": -0.065, "low": -0.105, "high": -0.03, "p_value": 0.00013, "examples": 200,
+}  # fmt: skip
+UNKNOWN = {
+    "alias": "production",
+    "version": 2,
+    "verdict": "unknown",
+    "problem": "they have no example in common",
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +72,10 @@ def test_a_version_that_meets_every_requirement_is_allowed_and_the_decision_can_
         {"require_quantized_within": {}, "quantized_metrics": None},
         {"metrics": {METRIC: 0.97, "other": math.nan}},  # nobody asked for it
         {"metrics": {METRIC: 1}, "quantized_metrics": {"Q8_0": {METRIC: 1.0}}},
+        {"require": NOT_WORSE, "comparisons": {METRIC: WORSE | {"verdict": "better"}}},
+        {"require": NOT_WORSE, "comparisons": {METRIC: WORSE | {"verdict": "no evidence"}}},
+        {"require": NOT_WORSE, "comparisons": {METRIC: {"alias": "production", "verdict": "no rival"}}},
+        {"require": {METRIC: {"at_least": 0.9, "not_significantly_worse_than": False}}},
     ],
 )
 def test_allowed(engine: PolicyEngine, changed: dict[str, Any]) -> None:
@@ -96,19 +111,19 @@ def test_allowed(engine: PolicyEngine, changed: dict[str, Any]) -> None:
         ({"metrics": {METRIC: [0.97]}}, f"{METRIC} is a list, production requires a finite number"),
         (
             {"require": {METRIC: {"at_leest": 0.1}}},
-            f"{METRIC} has at_leest, which no rule knows: use at_least, at_most or not_below_base",
+            f"{METRIC} has at_leest, which no rule knows: use at_least, at_most, not_below_base or not_significantly_worse_than",
         ),
         (
             {"require": {METRIC: {"at_least": 0.1, "exactly": False}}},
-            f"{METRIC} has exactly, which no rule knows: use at_least, at_most or not_below_base",
+            f"{METRIC} has exactly, which no rule knows: use at_least, at_most, not_below_base or not_significantly_worse_than",
         ),
         (
             {"require": {METRIC: {}}},
-            f"{METRIC} has no bound: give it at_least, at_most or not_below_base",
+            f"{METRIC} has no bound: give it at_least, at_most, not_below_base or not_significantly_worse_than",
         ),
         (
             {"require": {METRIC: {"not_below_base": False}}},
-            f"{METRIC} has no bound: give it at_least, at_most or not_below_base",
+            f"{METRIC} has no bound: give it at_least, at_most, not_below_base or not_significantly_worse_than",
         ),
         ({"require": {METRIC: {"at_least": "0.1"}}}, f"at_least of {METRIC} is 0.1: give it a finite number"),
         ({"require": {METRIC: {"at_least": None}}}, f"at_least of {METRIC} is null: give it a finite number"),
@@ -119,6 +134,33 @@ def test_allowed(engine: PolicyEngine, changed: dict[str, Any]) -> None:
         (
             {"require": {METRIC: {"not_below_base": 1}}},
             f"not_below_base of {METRIC} is 1: give it true or false",
+        ),
+        (
+            {"require": {METRIC: {"not_significantly_worse_than": True}}},
+            f"not_significantly_worse_than of {METRIC} is true: give it an alias, such as production",
+        ),
+        (
+            {"require": NOT_WORSE, "comparisons": {METRIC: WORSE}},
+            f"{METRIC} is 0.905 against the 0.97 of version 2 (difference -0.065 between -0.105 and -0.03, "
+            "p 0.00013, 200 examples), production requires it not significantly worse than production",
+        ),
+        (
+            {"require": NOT_WORSE, "comparisons": {METRIC: UNKNOWN}},
+            f"{METRIC} was not compared with production (they have no example in common), "
+            "production requires it not significantly worse",
+        ),
+        (
+            {"require": NOT_WORSE},
+            f"{METRIC} was not compared with production (no comparison was made), "
+            "production requires it not significantly worse",
+        ),
+        (
+            {
+                "require": NOT_WORSE,
+                "comparisons": {METRIC: WORSE | {"alias": "staging", "verdict": "better"}},
+            },
+            f"{METRIC} was not compared with production (no comparison was made), "
+            "production requires it not significantly worse",
         ),
         ({"require": {}}, "require is empty, production requires a bound on at least one metric"),
         ({"require": None}, "require is null: give it metrics with their bounds"),
@@ -204,8 +246,20 @@ odd: st.SearchStrategy[Any] = st.sampled_from(
 )
 values = st.one_of(numbers, numbers, numbers, odd)
 names = st.sampled_from([METRIC, "arc/easy,acc", 'q"uo\\te', "größe", "%s"])
-bounds = st.dictionaries(st.sampled_from(["at_least", "at_most", "not_below_base", "at_leest"]), values)
+plain_bounds = st.dictionaries(
+    st.sampled_from(["at_least", "at_most", "not_below_base", "at_leest", "not_significantly_worse_than"]),
+    values,
+)
+rival_bounds = st.fixed_dictionaries(
+    {"not_significantly_worse_than": st.sampled_from(["production", "staging", ""])}
+)
+bounds = st.one_of(plain_bounds, plain_bounds, rival_bounds)
 scores = st.dictionaries(names, values)
+verdicts = st.sampled_from(["better", "worse", "no evidence", "no rival", "unknown", "best", None])
+compared = st.fixed_dictionaries(
+    {}, optional={"alias": st.sampled_from(["production", "staging", 3]), "verdict": verdicts}
+)
+comparisons = st.dictionaries(names, st.one_of(compared, compared, odd))
 types = st.sampled_from(["Q8_0", "Q4_K_M"])
 facts = st.sampled_from([True, True, True, False, None, "true", 1])
 anything = st.fixed_dictionaries(
@@ -220,12 +274,20 @@ anything = st.fixed_dictionaries(
         "evaluated": facts,
         "dataset_digest": st.sampled_from(["ab", "ab", "ab", "", None, 7]),
     },
-    optional={"require_quantized_within": st.one_of(st.none(), st.dictionaries(types, values), odd)},
+    optional={
+        "require_quantized_within": st.one_of(st.none(), st.dictionaries(types, values), odd),
+        "comparisons": st.one_of(comparisons, odd),
+    },
 )
 near_the_bounds = st.sampled_from([0.05, 0.2, 0.89, 0.9, 0.95, 0.97, 0.99, 1, 1.01])
 sound_bounds = st.fixed_dictionaries(
     {},
-    optional={"at_least": near_the_bounds, "at_most": near_the_bounds, "not_below_base": st.booleans()},
+    optional={
+        "at_least": near_the_bounds,
+        "at_most": near_the_bounds,
+        "not_below_base": st.booleans(),
+        "not_significantly_worse_than": st.sampled_from(["production", False]),
+    },
 )
 sound = st.fixed_dictionaries(
     {},
@@ -235,6 +297,9 @@ sound = st.fixed_dictionaries(
         "base_metrics": st.fixed_dictionaries({METRIC: near_the_bounds}),
         "quantized_metrics": st.dictionaries(types, st.fixed_dictionaries({METRIC: near_the_bounds})),
         "require_quantized_within": st.dictionaries(types, st.sampled_from([0, 0.02, 0.05, 1])),
+        "comparisons": st.fixed_dictionaries(
+            {METRIC: verdicts.map(lambda verdict: WORSE | {"verdict": verdict})}
+        ),
     },
 ).map(lambda changed: GOOD | changed)
 questions = st.one_of(sound, sound, anything)
@@ -249,7 +314,10 @@ def score(scores: Any, metric: str) -> float:
     return value if isinstance(value, int | float) and is_number(value) else math.nan  # nan fails all below
 
 
-def bound_is_met(key: str, bound: Any, value: float, base: float) -> bool:
+def bound_is_met(key: str, bound: Any, value: float, base: float, compared: Any) -> bool:
+    if key == "not_significantly_worse_than":
+        known = isinstance(compared, dict) and isinstance(bound, str) and compared.get("alias") == bound
+        return bound is False or (known and compared.get("verdict") in ("better", "no evidence", "no rival"))
     if key == "not_below_base":
         return bound is False or (bound is True and value >= base)
     if key == "at_least":
@@ -265,7 +333,9 @@ def measured_well(question: dict[str, Any]) -> bool:
         value, base = score(question["metrics"], metric), score(question["base_metrics"], metric)
         if math.isnan(value) or all(bound is False for bound in asked.values()):
             return False
-        if not all(bound_is_met(key, bound, value, base) for key, bound in asked.items()):
+        comparisons = question.get("comparisons")
+        compared = comparisons.get(metric) if isinstance(comparisons, dict) else None
+        if not all(bound_is_met(key, bound, value, base, compared) for key, bound in asked.items()):
             return False
     return True
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from sqlalchemy import select
 
 from raymill.cluster.kinds import KINDS
@@ -96,6 +99,18 @@ def read_pipeline(database: Database, pipeline: Pipeline) -> Pipeline:
         return session.get_one(Pipeline, pipeline.id)
 
 
+def sample(number: int, score: float | None, **more: object) -> JsonObject:
+    """A line of the samples of an evaluation: the example of that number."""
+    return {"doc_hash": f"d{number}", "prompt": f"p{number}", "reference": "r", "score": score, **more}
+
+
+def parquet(rows: Sequence[JsonObject]) -> bytes:
+    """The bytes of a file of samples."""
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows)), file)
+    return file.getvalue()
+
+
 @dataclass
 class World:
     """A registry, a store with real files and a key ring."""
@@ -124,8 +139,21 @@ class World:
             (draft / path).write_bytes(content)
         return self.store.publish(f"{kind}/{name}/{self.made:012x}", draft)
 
-    def make_version(self, name: str = "support-triage", score: float = 0.95) -> int:
-        """Run a whole recipe up to its promotion, with files of a few bytes. Returns the version's number."""
+    def make_version(
+        self,
+        name: str = "support-triage",
+        score: float = 0.95,
+        *,
+        right: Sequence[bool] | None = None,
+        quantized: Sequence[bool] | None = None,
+        first: int = 0,
+    ) -> int:
+        """Run a whole recipe up to its promotion, with files of a few bytes. Returns the version's number.
+
+        Args:
+            right: which held-out examples the model answers, and `quantized` its Q8_0 file; their samples are then
+                published. `first` is the number of the first example.
+        """
         seed = f"{name} {self.made}".encode()
         pipeline = make_pipeline(self.database, *STEPS, name=name, recipe={"promote": {"require": REQUIRE}})
         data = self.publish("dataset", name, {"train.jsonl": seed, "test.jsonl": b"{}"})
@@ -156,13 +184,38 @@ class World:
             "fallbacks": [],
             "parity": {"prompts": 2, "same": 2, "agreement": 1.0},
         }
-        self._end(pipeline, "evaluate", None, metrics={HELDOUT: score}, **measured)
+        published, kept = self._samples(name, {"train": right}, first)
+        score = sum(right) / len(right) if right else score
+        self._end(pipeline, "evaluate", published, metrics={HELDOUT: score}, **measured, **kept)
         self._end(pipeline, "quantize", gguf, artifact=gguf.name, files=[file])
-        self._end(pipeline, "evaluate-quantized", None, metrics={"Q8_0": {HELDOUT: score}}, **measured)
+        published, kept = self._samples(name, {"Q8_0": quantized}, first)
+        score = sum(quantized) / len(quantized) if quantized else score
+        measures = {"Q8_0": {HELDOUT: score}}
+        self._end(pipeline, "evaluate-quantized", published, metrics=measures, **measured, **kept)
         return int(result["version"])
 
+    def _samples(
+        self, name: str, right: dict[str, Sequence[bool] | None], first: int
+    ) -> tuple[Published | None, dict[str, str]]:
+        """A published file of samples, and what the result says of it; neither when nothing is given."""
+        rows = [
+            {"variant": variant, **sample(number, float(each))}
+            for variant, answers in right.items()
+            for number, each in enumerate(answers or (), start=first)
+        ]
+        if not rows:
+            return None, {}
+        published = self.publish("evaluation", name, {f"{HELDOUT}.parquet": parquet(rows)})
+        return published, {"artifact": published.name}
+
     def promote(
-        self, number: int, *, name: str = "support-triage", to: str = "production", actor: Actor = ADA
+        self,
+        number: int,
+        *,
+        name: str = "support-triage",
+        to: str = "production",
+        require: JsonObject | None = None,
+        actor: Actor = ADA,
     ) -> Promotion:
         return promotion.promote(
             self.database,
@@ -171,7 +224,7 @@ class World:
             llm=name,
             number=number,
             alias=to,
-            require={},
+            require=require or {},
             actor=actor,
         )
 

@@ -14,7 +14,9 @@ from raymill.registry.artifacts import Tampered
 from raymill.registry.audit import Actor
 from raymill.registry.promotion import attestation_of
 from raymill.registry.signing import KeyRing, verify_directory
-from raymill.registry.tables import Alias, AliasMove, Attestation, AuditEvent, LlmVersion, Promotion
+from raymill.registry.tables import Alias, AliasMove, Attestation, AuditEvent, LlmVersion, Pipeline, Promotion
+
+RULE = "not_significantly_worse_than"
 
 
 def production(world: World) -> int | None:
@@ -98,6 +100,56 @@ def test_changed_bytes_are_named_and_leave_no_trace_but_the_error(world: World, 
     assert (production(world), count(world, Promotion), count(world, Attestation)) == (None, 0, 0)
     file.write_bytes(content)
     assert world.promote(number).allowed
+
+
+def test_a_version_may_not_be_significantly_worse_than_the_one_in_production(world: World) -> None:
+    require = {HELDOUT: {RULE: "production"}}
+    good, poor, near = [True] * 60, [True] * 45 + [False] * 15, [False, *[True] * 59]
+    numbers = [world.make_version(right=right) for right in (poor, good, poor, near)]
+    first = world.promote(numbers[0], require=require)
+    assert first.allowed  # over nothing
+    assert first.input["comparisons"] == {
+        HELDOUT: {"alias": "production", "version": None, "verdict": "no rival"}
+    }
+    assert world.promote(numbers[1], require=require).allowed
+    assert world.promote(numbers[1], require=require).allowed  # over itself
+    refused = world.promote(numbers[2], require=require)
+    assert refused.reasons == [
+        {
+            "reason": f"{HELDOUT} is 0.75 against the 1 of version 2 (difference -0.25 between -0.366667 and -0.15, "
+            "p 6.1e-05, 60 examples), production requires it not significantly worse than production"
+        }
+    ]
+    assert world.promote(numbers[3], require=require).allowed
+    assert moves(world) == [(None, 1), (1, 2), (2, 2), (2, 4)]
+
+
+def test_what_cannot_be_compared_with_production_is_refused_and_changed_samples_are_an_error(
+    world: World,
+) -> None:
+    require = {HELDOUT: {RULE: "production"}}
+    world.promote(world.make_version(right=[True] * 20))
+    apart = world.promote(world.make_version(right=[True] * 20, first=500), require=require)
+    assert "none of the 20 examples of support-triage@2 is among the 20" in apart.reasons[0]["reason"]
+    unkept = world.promote(world.make_version(), require=require)
+    assert "the evaluation of support-triage@3 kept no samples" in unkept.reasons[0]["reason"]
+    number = world.make_version(right=[False] * 20)
+    newest = max(world.store.root.rglob("*.parquet"))
+    newest.write_bytes(newest.read_bytes() + b"X")
+    with pytest.raises(Tampered, match="parquet"):
+        world.promote(number, require=require)
+    assert moves(world) == [(None, 1)]
+
+
+def test_bounds_that_a_resolved_recipe_leaves_open_ask_for_nothing(world: World) -> None:
+    number = world.make_version()
+    with world.database.transaction() as session:
+        for pipeline in session.scalars(select(Pipeline)):
+            bounds = {"at_least": 0.9, "at_most": None, RULE: None}
+            pipeline.recipe = {"promote": {"require": {HELDOUT: bounds}}}
+    promotion = world.promote(number)
+    assert promotion.allowed, promotion.reasons
+    assert promotion.input["require"] == {HELDOUT: {"at_least": 0.9}}
 
 
 def test_an_alias_goes_back_to_an_older_version_by_another_promotion(world: World) -> None:

@@ -1,0 +1,24 @@
+"""The calls of `/api/v1/evaluations` as data, for both clients. Sends nothing."""
+
+from __future__ import annotations
+
+from raymill.client import evaluation_types as types
+from raymill.client.endpoints import Call, at
+
+
+def compare(a: str, b: str, task: str | None) -> Call[types.VersionComparison]:
+    query = {"a": a, "b": b, "task": task}
+    return Call(path=at("evaluations", "compare"), query=query, returns=types.VersionComparison)
+
+
+def leaderboard(task: str | None, model: str | None, limit: int | None) -> Call[types.Leaderboard]:
+    query = {"task": task, "model": model, "limit": limit}
+    return Call(path=at("evaluations", "leaderboard"), query=query, returns=types.Leaderboard)
+
+
+def plot_path(of: str) -> str:
+    return at("evaluations", of, "plot")
+
+
+def plot_query(image: types.Image, **query: str | int | None) -> dict[str, str]:
+    return {"format": image, **{name: str(value) for name, value in query.items() if value is not None}}

@@ -1,0 +1,73 @@
+"""Wire types of measured versions: `/api/v1/evaluations`. A version is written `support@3`, or `support@3:Q8_0`."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Literal
+
+from raymill.client.types import Wire
+
+Verdict = Literal["better", "worse", "no evidence"]
+Image = Literal["png", "svg"]
+
+
+class TaskComparison(Wire):
+    """A against B on the examples of one task that both were asked."""
+
+    task: str
+    verdict: Verdict
+    """On A. better and worse: p_value is below `alpha`."""
+    mean_a: float
+    mean_b: float
+    difference: float
+    """mean_a - mean_b."""
+    standard_error: float | None
+    """Of the difference; null for one example."""
+    low: float
+    """Lower end of the interval of the difference, at level 1 - alpha."""
+    high: float
+    p_value: float
+    """Two-sided."""
+    test: Literal["mcnemar", "paired bootstrap"]
+    """mcnemar: every score is 0 or 1."""
+    examples: int
+    """That both were asked."""
+    wins: int
+    """Examples on which A does better."""
+    losses: int
+    only_a: int
+    """Examples that only A was asked: they count for nothing here."""
+    only_b: int
+    asked_differently: int
+    """Examples that the two were asked in different words, as their templates have it."""
+
+
+class VersionComparison(Wire):
+    a: str
+    b: str
+    alpha: float
+    tasks: list[TaskComparison]
+
+
+class Standing(Wire):
+    """The newest score of a version, or of a quantized file of it, on a task."""
+
+    task: str
+    version: str
+    aliases: list[str]
+    score: float
+    standard_error: float | None
+    low: float | None
+    """Lower end of the 95 % interval of the score."""
+    high: float | None
+    note: str | None
+    """Why there is no interval."""
+    samples: int
+    dataset: str | None
+    """Whose held-out rows; scores on different ones are not of the same examples."""
+    evaluated_at: dt.datetime
+
+
+class Leaderboard(Wire):
+    standings: list[Standing]
+    """By task, the best first."""

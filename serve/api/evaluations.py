@@ -1,0 +1,94 @@
+"""Measured versions as the control plane shows them: compared by example, and in the order of their scores."""
+
+from __future__ import annotations
+
+import math
+
+from sqlalchemy.orm import Session
+
+from raymill.client import evaluation_types as types
+from raymill.policies.errors import RaymillError
+from raymill.policies.statistics import ALPHA
+from raymill.registry import comparison
+from raymill.registry.artifacts import ArtifactStore
+from raymill.registry.comparison import Spread, Standing
+from raymill.registry.samples import Paired
+
+
+def compare(
+    session: Session, store: ArtifactStore, a: str, b: str, task: str | None
+) -> types.VersionComparison:
+    """Raises NotFound, Invalid and Tampered, as `registry/comparison.py` does."""
+    one, other = comparison.find_target(session, a), comparison.find_target(session, b)
+    files = comparison.files_to_compare(session, one, other, task)
+    return types.VersionComparison(
+        a=str(one),
+        b=str(other),
+        alpha=ALPHA,
+        tasks=[_task(name, comparison.compare(store, both)) for name, both in sorted(files.items())],
+    )
+
+
+def leaderboard(
+    session: Session, store: ArtifactStore, task: str | None, model: str | None, limit: int
+) -> types.Leaderboard:
+    """Scores whose samples cannot be read stand without an interval, and say why."""
+    found = [_standing(store, each) for each in comparison.standings(session, task, model, limit)]
+    # Lower is better where the samples say so; a score without samples is taken for one where higher is.
+    found.sort(key=lambda pair: (pair[0].task, pair[0].score * (1 if pair[1] else -1), pair[0].version))
+    return types.Leaderboard(standings=[standing for standing, _ in found])
+
+
+def _task(name: str, paired: Paired) -> types.TaskComparison:
+    found = paired.statistics
+    return types.TaskComparison(
+        task=name,
+        verdict=found.verdict,
+        mean_a=found.mean_a,
+        mean_b=found.mean_b,
+        difference=found.difference,
+        standard_error=_number(found.standard_error),
+        low=found.interval.low,
+        high=found.interval.high,
+        p_value=found.p_value,
+        test=found.test,
+        examples=found.examples,
+        wins=found.wins,
+        losses=found.losses,
+        only_a=paired.only_a,
+        only_b=paired.only_b,
+        asked_differently=paired.asked_differently,
+    )
+
+
+def _standing(store: ArtifactStore, standing: Standing) -> tuple[types.Standing, bool]:
+    """With whether lower is better."""
+    spread, note = _spread(store, standing)
+    row = standing.evaluation
+    shown = types.Standing(
+        task=row.task,
+        version=str(standing.target),
+        aliases=standing.aliases,
+        score=row.score,
+        standard_error=_number(spread.standard_error) if spread else None,
+        low=spread.interval.low if spread else None,
+        high=spread.interval.high if spread else None,
+        note=note,
+        samples=row.samples,
+        dataset=standing.dataset,
+        evaluated_at=row.created_at,
+    )
+    return shown, spread is not None and not spread.higher_is_better
+
+
+def _spread(store: ArtifactStore, standing: Standing) -> tuple[Spread | None, str | None]:
+    if isinstance(standing.where, str):
+        return None, standing.where
+    try:
+        return comparison.spread(store, standing.where), None
+    except RaymillError as error:
+        return None, str(error)
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,115 @@
+"""`raymill evaluate`, run as a user runs it, and the same calls of both clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.client.test_cli import MOMENT, raymill  # noqa: F401 - a fixture
+
+from raymill.client.sdk import AsyncRaymill, Raymill
+
+if TYPE_CHECKING:
+    from tests.client.conftest import Reply, Service
+    from tests.client.test_cli import Command
+
+    Replies = type[Reply]
+
+A, B = "support@3", "support@2"
+COMPARED: dict[str, Any] = {
+    "a": A,
+    "b": B,
+    "alpha": 0.05,
+    "tasks": [
+        {
+            "task": "heldout", "verdict": "better", "mean_a": 0.97, "mean_b": 0.91, "difference": 0.06,
+            "standard_error": 0.02, "low": 0.025, "high": 0.095, "p_value": 0.0018, "test": "mcnemar",
+            "examples": 200, "wins": 14, "losses": 2, "only_a": 3, "only_b": 0, "asked_differently": 4,
+        }
+    ],
+}  # fmt: skip
+STANDING: dict[str, Any] = {
+    "task": "heldout", "version": A, "aliases": ["production"], "score": 0.97, "standard_error": 0.012,
+    "low": 0.936, "high": 0.986, "note": None, "samples": 200, "dataset": "support@1", "evaluated_at": MOMENT,
+}  # fmt: skip
+UNKNOWN = {**STANDING, "version": B, "aliases": [], "low": None, "high": None, "note": "its samples are gone"}
+
+
+@pytest.fixture
+def evaluations(service: Service, reply: Replies) -> Service:
+    service.on("GET", "/api/v1/evaluations/compare", reply(data=COMPARED))
+    service.on("GET", "/api/v1/evaluations/compare/plot", reply(data=1))
+    service.on("GET", "/api/v1/evaluations/leaderboard", reply(data={"standings": [STANDING, UNKNOWN]}))
+    service.on("GET", "/api/v1/evaluations/leaderboard/plot", reply(data=2))
+    return service
+
+
+def test_compare_says_the_verdict_its_numbers_and_what_was_left_out(
+    raymill: Command,  # noqa: F811
+    evaluations: Service,
+) -> None:
+    done = raymill("evaluate", "compare", A, "support@production", "--task", "heldout")
+    assert done.returncode == 0, done.stderr
+    assert evaluations.seen[-1].query == {"a": A, "b": "support@production", "task": "heldout"}
+    assert done.stdout.splitlines()[0] == f"{A} against {B}"
+    row = " ".join(done.stdout.splitlines()[-1].split())
+    assert row == "heldout better 0.97 0.91 +0.06 +0.025 to +0.095 0.0018 200 14 2 mcnemar"
+    assert done.stderr.splitlines() == [
+        f"heldout: 3 examples of {A} alone are left out",
+        "heldout: 4 examples were asked in different words (another template)",
+    ]
+    assert json.loads(raymill("evaluate", "compare", A, B, "--json").stdout) == COMPARED
+
+
+def test_the_leaderboard_shows_intervals_and_why_one_is_missing(
+    raymill: Command,  # noqa: F811
+    evaluations: Service,
+) -> None:
+    done = raymill("evaluate", "leaderboard", "--model", "support", "-n", "7")
+    assert done.returncode == 0, done.stderr
+    assert evaluations.seen[-1].query == {"model": "support", "limit": "7"}
+    first, second = done.stdout.splitlines()[1:]
+    assert first.split()[:8] == ["heldout", A, "production", "0.97", "0.936", "to", "0.986", "0.012"]
+    assert second.split()[:5] == ["heldout", B, "-", "0.97", "-"]
+    assert done.stderr == f"{B} has no interval: its samples are gone\n"
+    assert json.loads(raymill("evaluate", "leaderboard", "--json").stdout)["standings"][0] == STANDING
+
+
+def test_both_can_be_drawn(
+    raymill: Command,  # noqa: F811
+    evaluations: Service,
+    tmp_path: Path,
+) -> None:
+    one, two = tmp_path / "one.svg", tmp_path / "two.png"
+    assert raymill("evaluate", "compare", A, B, "--plot", str(one)).returncode == 0
+    assert evaluations.seen[-1].query == {"format": "svg", "a": A, "b": B}
+    assert raymill("evaluate", "leaderboard", "--task", "t", "--plot", str(two), "--json").returncode == 0
+    assert evaluations.seen[-1].query == {"format": "png", "task": "t", "limit": "100"}
+    assert (one.read_text(), two.read_text()) == ("1", "2")
+    wrong = raymill("evaluate", "leaderboard", "--plot", "board.pdf")
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "error: --plot is board.pdf, a picture is .png or .svg: change its ending\n",
+    )
+
+
+def test_both_clients_compare_and_rank(evaluations: Service, client: Raymill) -> None:
+    assert client.evaluations.compare(A, B).tasks[0].verdict == "better"
+    assert client.evaluations.leaderboard(task="heldout").standings[1].note == "its samples are gone"
+    assert client.evaluations.compare_plot(A, B, task="heldout") == b"1"
+    assert client.evaluations.leaderboard_plot(model="support", image="svg") == b"2"
+    sent = [each.query for each in evaluations.seen]
+
+    async def the_same() -> None:
+        async with AsyncRaymill(evaluations.url, "rk-test") as connected:
+            both = connected.evaluations
+            assert (await both.compare(A, B)).tasks[0].p_value == 0.0018
+            assert len((await both.leaderboard(task="heldout")).standings) == 2
+            assert await both.compare_plot(A, B, task="heldout") == b"1"
+            assert await both.leaderboard_plot(model="support", image="svg") == b"2"
+
+    asyncio.run(the_same())
+    assert [each.query for each in evaluations.seen[len(sent) :]] == sent
