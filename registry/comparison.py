@@ -62,8 +62,13 @@ class Standing:
 class Spread:
     """How sure a score is."""
 
+    mean: float
+    """Of the examples' scores; not the score where the metric is no mean (pass@10)."""
+
     standard_error: float
     interval: Interval
+    """Of the mean."""
+
     higher_is_better: bool
 
 
@@ -152,6 +157,7 @@ def spread(store: ArtifactStore, where: SampleFile) -> Spread:
     """Raises as `samples.read`."""
     found = samples.read(store, where)
     return Spread(
+        mean=float(found.scores.mean()),
         standard_error=standard_error(found.scores),
         interval=score_interval(found.scores),
         higher_is_better=found.higher_is_better,

@@ -25,7 +25,7 @@ from raymill.registry.artifacts import ArtifactStore, FileDigest, Tampered
 from raymill.registry.tables import Artifact, Evaluation, Job
 
 AGAIN = "evaluate it again"
-COLUMNS = ("variant", "doc_hash", "prompt", "reference", "score", "metric", "higher_is_better")
+COLUMNS = ("variant", "index", "doc_hash", "prompt", "reference", "score", "metric", "higher_is_better")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,10 @@ class SampleFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """The examples of one evaluation that have a score, in the order of the data."""
+    """The examples of one evaluation that have a score, in the order of the data.
+
+    Several answers to one example (HumanEval's) count as one, with their mean score: they are no examples of their own.
+    """
 
     label: str
     documents: list[str] | None
@@ -113,6 +116,7 @@ def read(store: ArtifactStore, where: SampleFile) -> Samples:
         raise Invalid(f"{where.task} gives no score for a single example: it cannot be compared by example")
     if not all(math.isfinite(row["score"]) for row in rows):
         raise Invalid(f"a score of {where.task} of {where.label} is not finite: it cannot be compared")
+    rows = _by_index(rows)
     documents = [row.get("doc_hash") for row in rows]
     return Samples(
         label=where.label,
@@ -162,6 +166,14 @@ def _rows(content: bytes) -> list[dict[str, Any]]:
         [name for name in COLUMNS if name in file.schema.names]
     ).to_pylist()
     return rows
+
+
+def _by_index(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each example, with the mean score of its answers."""
+    answers: dict[object, list[dict[str, Any]]] = {}
+    for place, row in enumerate(rows):
+        answers.setdefault(row.get("index", f"row {place}"), []).append(row)
+    return [{**each[0], "score": sum(row["score"] for row in each) / len(each)} for each in answers.values()]
 
 
 def _hash(row: dict[str, Any]) -> str:

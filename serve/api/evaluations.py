@@ -85,9 +85,12 @@ def _spread(store: ArtifactStore, standing: Standing) -> tuple[Spread | None, st
     if isinstance(standing.where, str):
         return None, standing.where
     try:
-        return comparison.spread(store, standing.where), None
+        spread = comparison.spread(store, standing.where)
     except RaymillError as error:
         return None, str(error)
+    if not math.isclose(spread.mean, standing.evaluation.score, rel_tol=1e-6, abs_tol=1e-9):
+        return None, f"{standing.evaluation.task} is not the mean of its examples' scores"
+    return spread, None
 
 
 def _number(value: float) -> float | None:

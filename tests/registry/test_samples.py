@@ -75,6 +75,13 @@ def test_a_quantized_file_has_its_own_samples(tmp_path: Path) -> None:
     assert read_rows(tmp_path, rows, variant="Q8_0").scores.tolist() == [0.0, 0.0]
 
 
+def test_several_answers_to_one_example_count_as_one(tmp_path: Path) -> None:
+    rows = [sample(n, float(n == answer), index=n) for n in range(3) for answer in range(2)]
+    a, b = read_rows(tmp_path, rows), read_rows(tmp_path, [sample(n, 1.0, index=n) for n in range(3)])
+    assert a.scores.tolist() == [0.5, 0.5, 0.0]
+    assert (pair(a, b).statistics.examples, pair(a, b).statistics.test) == (3, "paired bootstrap")
+
+
 def test_examples_without_a_score_are_left_to_the_counts_of_what_is_not_in_both(tmp_path: Path) -> None:
     a = read_rows(tmp_path, [sample(1, 1.0), sample(2, None)])
     b = read_rows(tmp_path, [sample(1, 1.0), sample(2, 0.0)])

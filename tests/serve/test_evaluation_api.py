@@ -10,9 +10,10 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
+from sqlalchemy import select
 from tests.registry.making import HELDOUT, World, parquet, sample
 
-from raymill.registry.tables import Role
+from raymill.registry.tables import Evaluation, Role
 from raymill.serve.api.interval_chart import Bar, draw_bars
 
 API = "/api/v1/evaluations"
@@ -105,8 +106,19 @@ def test_changed_samples_are_no_evidence_of_anything(client: TestClient, world: 
     file.write_bytes(parquet([{"variant": "train", **sample(number, 1.0)} for number in range(40)]))
     answer = client.get(f"{API}/compare", params={"a": f"{LLM}@1", "b": f"{LLM}@1"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "tampered")
-    first = client.get(f"{API}/leaderboard").json()["standings"][-1]
-    assert "is not what was registered" in first["note"] or "kept no samples" in first["note"]
+    notes = [each["note"] for each in client.get(f"{API}/leaderboard").json()["standings"]]
+    assert any("is not what was registered" in note for note in notes)
+
+
+def test_a_score_that_is_no_mean_of_its_examples_has_no_interval(client: TestClient, world: World) -> None:
+    world.make_version(right=POOR)
+    with world.database.transaction() as session:
+        for row in session.scalars(select(Evaluation)):
+            row.score = 0.9
+    weights = {each["version"]: each for each in client.get(f"{API}/leaderboard").json()["standings"]}[
+        f"{LLM}@1"
+    ]
+    assert (weights["low"], weights["note"]) == (None, f"{HELDOUT} is not the mean of its examples' scores")
 
 
 def test_every_bar_lies_on_its_axis() -> None:
