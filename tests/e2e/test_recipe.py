@@ -171,6 +171,9 @@ def test_tampered_weights_are_not_promoted(
     assert served.state == "succeeded"
 
 
+MADE = "the base of the recipe that is served"
+
+
 @pytest.mark.parametrize(
     ("change", "exit_code", "says"),
     [
@@ -178,17 +181,27 @@ def test_tampered_weights_are_not_promoted(
         ({"trian": {}}, 2, "trian"),
         ({"dataset": {"train": "nowhere.jsonl", "test": "heldout.jsonl"}}, 2, "nowhere.jsonl"),
         ({"base": {"path": "no-such-base"}}, 2, "no-such-base"),
-        ({"dataset": {"train": "bad.jsonl", "test": "heldout.jsonl"}}, 1, "bad.jsonl"),
+        ({"base": MADE, "dataset": {"train": "bad.jsonl", "test": "heldout.jsonl"}}, 1, "bad.jsonl"),
         ({"base": {"path": "empty-base"}}, 1, "empty-base"),
     ],
 )
 def test_a_wrong_input_is_one_line_and_leaves_nothing(
-    change: dict[str, object], exit_code: int, says: str, make_recipe: MakeRecipe, data: Path, client: Raymill
+    change: dict[str, object],
+    exit_code: int,
+    says: str,
+    served: Pipeline,
+    make_recipe: MakeRecipe,
+    data: Path,
+    client: Raymill,
+    service: RunningService,
 ) -> None:
     shutil.copy(data / "train.jsonl", data / "bad.jsonl")
     with (data / "bad.jsonl").open("a") as file:
         file.write('{"messages": [{"role": "robot", "content": "hi"}]}\n')
     (data / "empty-base").mkdir(exist_ok=True)
+    if change.get("base") is MADE:  # one that is there: nothing is trained only to be thrown away
+        assert served.state == "succeeded"
+        change["base"] = {"path": str(service.home / "artifacts" / client.llms.lineage(NAME, 1).base.name)}
     name = f"wrong-{says.replace('.', '-').replace('_', '-').lower()}"
     train = change.pop("train", None)
     done = raymill("run", str(make_recipe(name, train=train, **change)))
