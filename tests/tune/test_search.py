@@ -117,6 +117,7 @@ def check_export(search: Search, best: TrialRecord) -> None:
     assert measure(engine, task.validation)[0] == pytest.approx(best.metric, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_best_of_trials_that_were_all_stopped_is_trained_to_its_end(lab: Lab, tmp_path: Path) -> None:
     search = lab.search(tmp_path, {"trials": 2, "scheduler": "none"}, checkpoint_every=2)
     records = run_search(search)
