@@ -5,6 +5,7 @@ from __future__ import annotations
 from raymill.client import evaluation_endpoints as calls
 from raymill.client import evaluation_types as types
 from raymill.client.aio_control import Resource
+from raymill.client.types import ImageFormat
 
 
 class Evaluations(Resource):
@@ -15,7 +16,7 @@ class Evaluations(Resource):
         return await self._http.send(calls.compare(a, b, task))
 
     async def compare_plot(
-        self, a: str, b: str, *, task: str | None = None, image: types.Image = "png"
+        self, a: str, b: str, *, task: str | None = None, image: ImageFormat = "png"
     ) -> bytes:
         """The differences with their intervals, as a picture."""
         return await self._http.fetch(
@@ -34,7 +35,7 @@ class Evaluations(Resource):
         task: str | None = None,
         model: str | None = None,
         limit: int | None = None,
-        image: types.Image = "png",
+        image: ImageFormat = "png",
     ) -> bytes:
         """The scores with their intervals, as a picture."""
         query = calls.plot_query(image, task=task, model=model, limit=limit)

@@ -8,6 +8,7 @@ from raymill.client import search_endpoints as endpoints
 from raymill.client import search_types as types
 from raymill.client.aio_control import Resource
 from raymill.client.endpoints import Id
+from raymill.client.types import ImageFormat
 
 
 class Searches(Resource):
@@ -22,7 +23,7 @@ class Searches(Resource):
         return await self._http.send(endpoints.search(search_id))
 
     async def plot(
-        self, search_id: Id, *, kind: types.PlotKind = "curves", format: types.PlotFormat = "svg"
+        self, search_id: Id, *, kind: types.PlotKind = "curves", format: ImageFormat = "svg"
     ) -> bytes:
         """The loss of each trial over its steps, or the values of all trials side by side, as an image."""
         return await self._http.fetch(endpoints.plot(search_id), {"kind": kind, "format": format})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from raymill.client import evaluation_types as types
 from raymill.client.endpoints import Call, at
+from raymill.client.types import ImageFormat
 
 
 def compare(a: str, b: str, task: str | None) -> Call[types.VersionComparison]:
@@ -20,5 +21,5 @@ def plot_path(of: str) -> str:
     return at("evaluations", of, "plot")
 
 
-def plot_query(image: types.Image, **query: str | int | None) -> dict[str, str]:
+def plot_query(image: ImageFormat, **query: str | int | None) -> dict[str, str]:
     return {"format": image, **{name: str(value) for name, value in query.items() if value is not None}}

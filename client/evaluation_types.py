@@ -8,7 +8,6 @@ from typing import Literal
 from raymill.client.types import Wire
 
 Verdict = Literal["better", "worse", "no evidence"]
-Image = Literal["png", "svg"]
 
 
 class TaskComparison(Wire):

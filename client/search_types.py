@@ -12,7 +12,6 @@ from raymill.client.types import JsonObject, State, Wire
 
 TrialState = Literal["running", "finished", "stopped", "failed"]
 PlotKind = Literal["curves", "parallel"]
-PlotFormat = Literal["svg", "png"]
 
 
 class Trial(Wire):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from raymill.client import evaluation_endpoints as calls
 from raymill.client import evaluation_types as types
 from raymill.client.sync_control import Resource
+from raymill.client.types import ImageFormat
 
 
 class Evaluations(Resource):
@@ -14,7 +15,7 @@ class Evaluations(Resource):
         """A verdict on A against B for each task that both were measured on, example by example."""
         return self._http.send(calls.compare(a, b, task))
 
-    def compare_plot(self, a: str, b: str, *, task: str | None = None, image: types.Image = "png") -> bytes:
+    def compare_plot(self, a: str, b: str, *, task: str | None = None, image: ImageFormat = "png") -> bytes:
         """The differences with their intervals, as a picture."""
         return self._http.fetch(calls.plot_path("compare"), calls.plot_query(image, a=a, b=b, task=task))
 
@@ -30,7 +31,7 @@ class Evaluations(Resource):
         task: str | None = None,
         model: str | None = None,
         limit: int | None = None,
-        image: types.Image = "png",
+        image: ImageFormat = "png",
     ) -> bytes:
         """The scores with their intervals, as a picture."""
         query = calls.plot_query(image, task=task, model=model, limit=limit)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 from raymill.client import run_endpoints as calls
 from raymill.client import run_types, types
 from raymill.client.endpoints import Id
 from raymill.client.sync_control import Resource
 from raymill.client.validation import checked
-
-Image = Literal["png", "svg"]
 
 
 class Runs(Resource):
@@ -40,7 +37,7 @@ class Runs(Resource):
         *,
         others: Sequence[Id] = (),
         metrics: Sequence[str] = ("loss",),
-        image: Image = "png",
+        image: types.ImageFormat = "png",
     ) -> bytes:
         """A picture of the curves; those of `others` beside them."""
         return self._http.fetch(calls.plot_path(run_id), calls.plot_query(others, metrics, image))

@@ -8,6 +8,7 @@ from raymill.client import search_endpoints as endpoints
 from raymill.client import search_types as types
 from raymill.client.endpoints import Id
 from raymill.client.sync_control import Resource
+from raymill.client.types import ImageFormat
 
 
 class Searches(Resource):
@@ -21,8 +22,6 @@ class Searches(Resource):
         """By the id of its job or of its pipeline, with its trials."""
         return self._http.send(endpoints.search(search_id))
 
-    def plot(
-        self, search_id: Id, *, kind: types.PlotKind = "curves", format: types.PlotFormat = "svg"
-    ) -> bytes:
+    def plot(self, search_id: Id, *, kind: types.PlotKind = "curves", format: ImageFormat = "svg") -> bytes:
         """The loss of each trial over its steps, or the values of all trials side by side, as an image."""
         return self._http.fetch(endpoints.plot(search_id), {"kind": kind, "format": format})

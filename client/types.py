@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 JsonObject = dict[str, Any]
 State = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled", "dead"]
 TERMINAL: frozenset[State] = frozenset({"succeeded", "failed", "cancelled", "dead"})
+ImageFormat = Literal["png", "svg"]
 RoleName = Literal["viewer", "operator", "approver", "admin"]
 
 

@@ -169,15 +169,16 @@ class Attempt:
         if not beat.owned:
             self._lost.set()
         elif beat.cancel:
-            if not self._cancelled.is_set():
-                self._asked_at = time.monotonic()
-            self._cancelled.set()
+            self._ask(self._cancelled)
         elif beat.pause:
-            if not self._paused.is_set():
-                self._asked_at = time.monotonic()
-            self._paused.set()
+            self._ask(self._paused)
         else:
             self._paused.clear()  # resumed before the work had looked
+
+    def _ask(self, wish: threading.Event) -> None:
+        if not wish.is_set():
+            self._asked_at = time.monotonic()
+            wish.set()
 
     def look(self) -> None:
         if self._on_abandon is None:
@@ -187,7 +188,7 @@ class Attempt:
                 return
             abandon_at = self._asked_at + self.settings.lease_s / 2
             if not self._cancelled.is_set() and self._heard_at:
-                abandon_at = self._heard_at + PAUSE_PATIENCE_S
+                abandon_at = max(self._asked_at, self._heard_at) + PAUSE_PATIENCE_S
             if time.monotonic() < abandon_at:
                 return
             with contextlib.suppress(LeaseLost):

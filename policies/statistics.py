@@ -7,8 +7,8 @@ Knows no files and no database. The one rule for a verdict on A against B:
     no evidence   anything else
 
 p is two-sided, so of versions that do not differ at most ALPHA / 2 are called better by chance (real scores of some 30
-examples: 4 %). It is McNemar's where every score is 0 or 1 and the paired bootstrap's elsewhere. The interval is the paired bootstrap's in both cases: it
-tells how large the difference may be, p decides.
+examples: 4 %). It is McNemar's where every score is 0 or 1 and the paired bootstrap's elsewhere. The interval is the
+paired bootstrap's in both cases: it tells how large the difference may be, p decides.
 
 Where lower scores are better, the signs in this rule are turned round.
 

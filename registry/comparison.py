@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import and_, select, union_all
 from sqlalchemy.dialects.postgresql import distinct_on
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
 from raymill.policies.errors import Invalid, NotFound, RaymillError
 from raymill.policies.statistics import Interval, score_interval, standard_error
@@ -20,7 +20,16 @@ from raymill.registry import samples
 from raymill.registry.artifacts import ArtifactStore
 from raymill.registry.catalog import find_version
 from raymill.registry.samples import Paired, SampleFile
-from raymill.registry.tables import Alias, Dataset, Evaluation, Llm, LlmVersion, Quantization
+from raymill.registry.tables import (
+    Alias,
+    Artifact,
+    Dataset,
+    Evaluation,
+    Job,
+    Llm,
+    LlmVersion,
+    Quantization,
+)
 
 TARGET = re.compile(
     r"(?P<llm>[a-z0-9][a-z0-9._-]{0,63})@(?P<version>[a-z0-9][a-z0-9._-]{0,63})(:(?P<variant>\w{1,16}))?"
@@ -144,13 +153,17 @@ def compare(store: ArtifactStore, files: tuple[SampleFile, SampleFile]) -> Paire
 
 def standings(session: Session, task: str | None, llm: str | None, limit: int) -> list[Standing]:
     """The newest score of each version and quantized file on each task; of these the `limit` newest."""
-    rows = _newest_scores(session, task, llm)[:limit]
+    rows = _newest_scores(session, task, llm, limit)
+    versions = {version.id for _, version in rows}
     aliases: dict[object, list[str]] = {}
-    for alias in session.scalars(select(Alias).order_by(Alias.name)):
+    for alias in session.scalars(select(Alias).where(Alias.version_id.in_(versions)).order_by(Alias.name)):
         aliases.setdefault(alias.version_id, []).append(alias.name)
-    return [
+    held = _looked_up([evaluation for evaluation, _ in rows], session)
+    found = [
         _standing(session, evaluation, version, aliases.get(version.id, [])) for evaluation, version in rows
     ]
+    held.clear()
+    return found
 
 
 def spread(store: ArtifactStore, where: SampleFile) -> Spread:
@@ -177,8 +190,17 @@ def _listed(tasks: Mapping[str, object]) -> str:
     return ", ".join(tasks) or "nothing"
 
 
+def _looked_up(rows: Sequence[Evaluation], session: Session) -> list[object]:
+    """What each row is asked for by its key, in one query a table: the session has it as long as the list is held."""
+    jobs = session.scalars(select(Job).where(Job.id.in_({row.job_id for row in rows}))).all()
+    names = {(job.result or {}).get("artifact", "") for job in jobs}
+    artifacts = session.scalars(select(Artifact).where(Artifact.name.in_(names))).all()
+    datasets = session.scalars(select(Dataset).where(Dataset.id.in_({row.dataset_id for row in rows}))).all()
+    return [*jobs, *artifacts, *datasets]
+
+
 def _newest_scores(
-    session: Session, task: str | None, llm: str | None
+    session: Session, task: str | None, llm: str | None, limit: int
 ) -> Sequence[tuple[Evaluation, LlmVersion]]:
     weights = select(Evaluation.id.label("score"), LlmVersion.id.label("version")).join(
         LlmVersion, and_(LlmVersion.artifact_name == Evaluation.artifact_name, Evaluation.variant == "")
@@ -189,19 +211,27 @@ def _newest_scores(
     )
     of = union_all(weights, quantized).subquery()
     key = (LlmVersion.id, Evaluation.variant, Evaluation.task)
-    rows = (
-        select(Evaluation, LlmVersion)
+    each = (
+        select(Evaluation.id.label("score"), LlmVersion.id.label("version"))
         .join(of, of.c.score == Evaluation.id)
         .join(LlmVersion, LlmVersion.id == of.c.version)
         .ext(distinct_on(*key))
         .order_by(*key, Evaluation.id.desc())
     )
     if task is not None:
-        rows = rows.where(Evaluation.task == task)
+        each = each.where(Evaluation.task == task)
     if llm is not None:
-        rows = rows.join(Llm, Llm.id == LlmVersion.llm_id).where(Llm.name == llm)
-    found = [(evaluation, version) for evaluation, version in session.execute(rows)]
-    return sorted(found, key=lambda pair: pair[0].id, reverse=True)
+        each = each.join(Llm, Llm.id == LlmVersion.llm_id).where(Llm.name == llm)
+    newest = each.subquery()
+    rows = (
+        select(Evaluation, LlmVersion)
+        .join(newest, newest.c.score == Evaluation.id)
+        .join(LlmVersion, LlmVersion.id == newest.c.version)
+        .options(joinedload(LlmVersion.llm))
+        .order_by(Evaluation.id.desc(), LlmVersion.id)
+        .limit(limit)
+    )
+    return [(evaluation, version) for evaluation, version in session.execute(rows)]
 
 
 def _standing(session: Session, row: Evaluation, version: LlmVersion, aliases: list[str]) -> Standing:

@@ -63,6 +63,11 @@ class ClusterUse(Config):
     max_failures: int = Field(default=3, ge=0)
     """How often a group of workers is started again from the last checkpoint."""
 
+    @property
+    def least_workers(self) -> int:
+        """With fewer the run does not go on."""
+        return self.min_workers or self.workers
+
 
 class PretrainConfig(ClusterUse):
     """A small Llama from a text file. `hidden` and `layers` are the dial; the rest follows from them."""

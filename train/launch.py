@@ -102,7 +102,7 @@ class Validation(NamedTuple):
     early_stop: EarlyStop | None
 
     def start(self, settings: JsonObject, use: ClusterUse) -> Validations:
-        spare = wants_gpu(use) and int(ray.cluster_resources().get("GPU", 0)) > use.workers
+        spare = int(ray.cluster_resources().get("GPU", 0)) > use.workers and wants_gpu(use)
         return Validations(self.task_of, settings, self.early_stop, workers=use.workers, gpu=spare)
 
 
@@ -200,14 +200,13 @@ def trainer(
     from raymill.train.notice import HeedingTorch
 
     gpu = wants_gpu(use)
-    least = use.min_workers or use.workers
-    enough_cpus(least)
+    enough_cpus(use.least_workers)
     return TorchTrainer(
         worker,
         train_loop_config=settings,
         torch_config=HeedingTorch(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=use.workers if least == use.workers else (least, use.workers),
+            num_workers=use.workers if use.least_workers == use.workers else (use.least_workers, use.workers),
             elastic_resize_monitor_interval_s=RESIZE_S,
             use_gpu=gpu,
             # What Ray schedules by; a worker computes on its share of the machine (`worker.set_threads`). Asking
@@ -231,12 +230,11 @@ def wants_gpu(use: ClusterUse) -> bool:
         Invalid: one of its settings needs a GPU.
     """
     there = int(ray.cluster_resources().get("GPU", 0))
-    least = use.min_workers or use.workers
-    if use.use_gpu and there < least:
+    if use.use_gpu and there < use.least_workers:
         raise Unavailable(
-            f"workers is {least} with a GPU each, the cluster has {there}: lower workers or leave use_gpu out"
+            f"workers is {use.least_workers} with a GPU each, the cluster has {there}: lower workers or leave use_gpu out"
         )
-    gpu = there >= least if use.use_gpu is None else use.use_gpu
+    gpu = there >= use.least_workers if use.use_gpu is None else use.use_gpu
     if (reason := missing_on(Machine(gpus=there if gpu else 0), use.model_dump())) is not None:
         raise Invalid(reason, param="train")
     return gpu

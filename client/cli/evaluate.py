@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raymill.client.cli.app import Json, connect, new_app
-from raymill.client.cli.output import NOTHING, out, out_json, say, table
-from raymill.policies.errors import Invalid
+from raymill.client.cli.output import NOTHING, image_format, out, out_json, say, table
 
 if TYPE_CHECKING:
-    from raymill.client.evaluation_types import Image, Standing, TaskComparison, VersionComparison
+    from raymill.client.evaluation_types import Standing, TaskComparison, VersionComparison
 
 app = new_app("How measured versions compare, example by example.")
 
@@ -33,7 +32,7 @@ def compare(a: Version, b: Version, task: Task = None, plot: Plot = None, as_jso
     The examples that both were asked are paired. better and worse: a two-sided test at 5 % (McNemar's where scores are
     0 or 1, else the paired bootstrap) says that the difference is no chance; no evidence: it does not.
     """
-    image = image_of(plot)
+    image = image_format(plot, "plot") if plot else "png"
     with connect() as client:
         found = client.evaluations.compare(a, b, task=task)
         drawn = client.evaluations.compare_plot(a, b, task=task, image=image) if plot else b""
@@ -53,7 +52,7 @@ def leaderboard(
     as_json: Json = False,
 ) -> None:
     """Show the newest score of each version on each task with its 95 % interval, the best first."""
-    image = image_of(plot)
+    image = image_format(plot, "plot") if plot else "png"
     with connect() as client:
         found = client.evaluations.leaderboard(task=task, model=model, limit=limit)
         drawn = (
@@ -107,13 +106,6 @@ def standing_row(each: Standing) -> tuple[object, ...]:
         each.task, each.version, each.aliases, each.score, f"{each.low:.4g} to {each.high:.4g}" if known else NOTHING,
         each.standard_error, each.samples, each.dataset, each.evaluated_at,
     )  # fmt: skip
-
-
-def image_of(plot: Path | None) -> Image:
-    """Raises Invalid."""
-    if plot is not None and plot.suffix not in {".png", ".svg"}:
-        raise Invalid(f"--plot is {plot}, a picture is .png or .svg: change its ending", param="plot")
-    return "svg" if plot is not None and plot.suffix == ".svg" else "png"
 
 
 def save(plot: Path | None, drawn: bytes) -> None:

@@ -7,11 +7,20 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel
 
+from raymill.policies.errors import Invalid
+
+if TYPE_CHECKING:
+    from raymill.client.types import ImageFormat
+
 NOTHING = "-"
+
+IMAGE_FORMATS: dict[str, ImageFormat] = {".png": "png", ".svg": "svg"}
+"""By the ending of a file's name."""
 
 
 def out(text: str = "") -> None:
@@ -32,6 +41,13 @@ def out_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
     else:
         data = [one.model_dump(mode="json") for one in value]
     out(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def image_format(path: Path, option: str) -> ImageFormat:
+    """What `path` is to hold, by its ending. Raises Invalid: it is no picture."""
+    if path.suffix not in IMAGE_FORMATS:
+        raise Invalid(f"--{option} is {path}, a picture is .png or .svg: change its ending", param=option)
+    return IMAGE_FORMATS[path.suffix]
 
 
 class Switched(Protocol):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raymill.client.cli.app import DEFAULT_LIMIT, Json, Limit, connect, new_app
-from raymill.client.cli.output import NOTHING, out, out_json, say, size, table
+from raymill.client.cli.output import NOTHING, image_format, out, out_json, say, size, table
 from raymill.client.cli.run import DryRun, NoWait, RecipeFile
 from raymill.policies.errors import Invalid, RaymillError
 
@@ -159,12 +159,10 @@ def plot(
 ) -> None:
     """The curves of one run, or of several over each other: as a picture, or as text without --out."""
     metrics = [each.strip() for each in metric.split(",") if each.strip()]
-    if to is not None and to.suffix not in {".png", ".svg"}:
-        raise Invalid(f"--out is {to}, a picture is .png or .svg: change its ending", param="out")
+    image = image_format(to, "out") if to is not None else "png"
     with connect() as client:
         ids = [id_of(client, run) for run in runs]
         if to is not None:
-            image: Literal["png", "svg"] = "svg" if to.suffix == ".svg" else "png"
             to.write_bytes(client.runs.plot(ids[0], others=ids[1:], metrics=metrics, image=image))
             say(f"{to} has the curves of {len(ids)} run{'s' if len(ids) > 1 else ''}")
             return

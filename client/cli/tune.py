@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raymill.client.cli.app import DEFAULT_LIMIT, Json, Limit, connect, new_app
-from raymill.client.cli.output import duration, out, out_json, say, table
+from raymill.client.cli.output import IMAGE_FORMATS, duration, out, out_json, say, table
 from raymill.client.cli.run import DryRun, NoWait, RecipeFile, start
-from raymill.client.search_types import PlotFormat, PlotKind, Search
+from raymill.client.search_types import PlotKind, Search
 from raymill.policies.errors import Invalid
 
 if TYPE_CHECKING:
@@ -101,11 +101,10 @@ def plot(
 ) -> None:
     """Draw a search's trials into a file."""
     path = to or Path(f"{kind}.svg")
-    formats: dict[str, PlotFormat] = {".svg": "svg", ".png": "png"}
-    if path.suffix not in formats:
+    if path.suffix not in IMAGE_FORMATS:
         raise Invalid(f"{path} is neither .svg nor .png: name the file so", param="out")
     with connect() as client:
-        image = client.searches.plot(search_id, kind=kind, format=formats[path.suffix])
+        image = client.searches.plot(search_id, kind=kind, format=IMAGE_FORMATS[path.suffix])
     path.write_bytes(image)
     if as_json:
         out_json({"file": str(path), "size_bytes": len(image)})

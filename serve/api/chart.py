@@ -11,12 +11,13 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 from xml.sax.saxutils import escape
+
+from raymill.client.types import ImageFormat
 
 Points = Sequence[Mapping[str, Any]]
 At = tuple[float, float]
-ImageFormat = Literal["png", "svg"]
 
 MEDIA: Mapping[ImageFormat, str] = {"png": "image/png", "svg": "image/svg+xml"}
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raymill.client.evaluation_types import Leaderboard, VersionComparison
-from raymill.serve.api.chart import COLOURS, GRID, INK, RIGHT, WIDTH, Canvas, ImageFormat, canvas_of, ticks
+from raymill.client.types import ImageFormat
+from raymill.serve.api.chart import COLOURS, GRID, INK, RIGHT, WIDTH, Canvas, canvas_of, ticks
 
 NAMES, NUMBERS, ROW, TITLE, AXIS = 300, 90, 26, 40, 44
 """Room for names at the left and numbers at the right; heights of a row, a panel's title and its axis."""

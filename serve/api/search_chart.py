@@ -10,7 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from raymill.client.search_types import PlotFormat, PlotKind
+from raymill.client.search_types import PlotKind
+from raymill.client.types import ImageFormat
 from raymill.serve.api.chart import (
     GRID,
     HEAD,
@@ -46,7 +47,7 @@ class TrialLike(Protocol):
     def reports(self) -> Any: ...
 
 
-def draw_search(kind: PlotKind, config: TuneConfig, trials: Sequence[TrialLike], image: PlotFormat) -> bytes:
+def draw_search(kind: PlotKind, config: TuneConfig, trials: Sequence[TrialLike], image: ImageFormat) -> bytes:
     """The picture as bytes of a file. The same search gives the same bytes."""
     height = height_of([config.metric]) if kind == "curves" else HEIGHT
     canvas = canvas_of(image, height)

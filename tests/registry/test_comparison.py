@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import event
 from tests.registry.making import HELDOUT, World
 
 from raymill.policies.errors import Invalid, NotFound
@@ -79,6 +80,26 @@ def test_a_task_that_only_one_was_measured_on_is_refused(world: World) -> None:
         wanted = f"{LLM}@1 was measured on {HELDOUT} and {LLM}@2 on {HELDOUT}: evaluate both on mmlu"
         with pytest.raises(NotFound, match=wanted):
             files_to_compare(session, one, two, "mmlu")
+
+
+def test_a_longer_board_asks_the_database_no_more_often(world: World) -> None:
+    def statements() -> int:
+        sent: list[str] = []
+
+        def note(_: object, __: object, statement: str, *___: object) -> None:
+            sent.append(statement)
+
+        event.listen(world.database.engine, "before_cursor_execute", note)
+        with world.database.transaction() as session:
+            assert standings(session, None, None, 100)
+        event.remove(world.database.engine, "before_cursor_execute", note)
+        return len(sent)
+
+    world.make_version(right=GOOD, quantized=POOR)
+    of_one = statements()
+    for name in ("second", "third"):
+        world.make_version(name, right=GOOD, quantized=POOR)
+    assert statements() == of_one
 
 
 def test_the_newest_score_of_each_version_and_file_stands(world: World) -> None:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from raymill.client import evaluation_types as types
+from raymill.client.types import ImageFormat
 from raymill.serve.api import evaluations
 from raymill.serve.api.chart import MEDIA
 from raymill.serve.api.context import PartsDep, SessionDep, Viewer
@@ -26,7 +27,7 @@ Version = Annotated[
 Task = Annotated[str | None, Query(max_length=128, description="This one only.")]
 Model = Annotated[str | None, Query(max_length=64, description="Versions of this model only.")]
 Newest = Annotated[int, Query(ge=1, le=500, description="So many scores, the newest.")]
-Format = Annotated[types.Image, Query(alias="format")]
+Format = Annotated[ImageFormat, Query(alias="format")]
 
 
 @router.get("/compare")

@@ -13,7 +13,7 @@ from raymill.client import run_types, types
 from raymill.policies.errors import Invalid, NotFound
 from raymill.registry.tables import Job, JobState
 from raymill.serve.api import runs
-from raymill.serve.api.chart import MEDIA, ImageFormat, draw_runs
+from raymill.serve.api.chart import MEDIA, draw_runs
 from raymill.serve.api.context import Operator, PartsDep, SessionDep, Viewer
 from raymill.serve.api.paging import Cursor, Limit, rows_of_page
 from raymill.serve.api.threads import ThreadRoute
@@ -71,7 +71,7 @@ def plot(
     opened: SessionDep,
     metric: Annotated[str, Query(pattern=METRICS)] = "loss",
     others: Annotated[str, Query(alias="with", max_length=400)] = "",
-    image: Annotated[ImageFormat, Query(alias="format")] = "png",
+    image: Annotated[types.ImageFormat, Query(alias="format")] = "png",
 ) -> Response:
     """A picture of its curves, a panel for each metric; those of other runs beside them."""
     found = [runs.find(opened, each) for each in (run_id, *ids_of(others))][: runs.MOST_COMPARED]

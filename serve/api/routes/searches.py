@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from sqlalchemy import select
 
 from raymill.client import search_types as types
-from raymill.client.types import Page
+from raymill.client.types import ImageFormat, Page
 from raymill.registry import trials
 from raymill.registry.tables import Job, Trial
 from raymill.registry.trials import Tally
@@ -56,7 +56,7 @@ def plot(
     _: Viewer,
     opened: SessionDep,
     kind: types.PlotKind = "curves",
-    format: types.PlotFormat = "svg",
+    format: ImageFormat = "svg",
 ) -> Response:
     """curves: the loss of each trial over its steps. parallel: the values of all trials side by side."""
     job = trials.find_search(opened, search_id)
