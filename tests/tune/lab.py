@@ -50,9 +50,24 @@ def held() -> Held:
     return Held(taken, names, len(groups))
 
 
-def held_once_settled(expected: Held, timeout_s: float = 30.0) -> Held:
-    """What is held, once it is as expected or time is over: Ray frees a moment after an actor's end."""
+def left_since(before: Held, timeout_s: float = 30.0) -> Held:
+    """What is held over and above what was, once that is nothing or time is over.
+
+    Ray frees a moment after an actor's end, both what was begun since and what a test before it had begun.
+    """
     deadline = time.monotonic() + timeout_s
-    while held() != expected and time.monotonic() < deadline:
+    while (left := over_and_above(held(), before)) != NOTHING and time.monotonic() < deadline:
         time.sleep(0.2)
-    return held()
+    return left
+
+
+NOTHING = Held({}, Counter(), 0)
+
+
+def over_and_above(now: Held, before: Held) -> Held:
+    more = {name: n - before.resources.get(name, 0.0) for name, n in now.resources.items()}
+    return Held(
+        {name: n for name, n in more.items() if n > 0},
+        now.actors - before.actors,
+        max(0, now.placement_groups - before.placement_groups),
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 from benchmarks.asha import asha_share
-from tests.tune.lab import Lab, held, held_once_settled, make_lab
+from tests.tune.lab import NOTHING, Lab, held, left_since, make_lab
 
 from raymill.registry.tables import TrialState
 from raymill.registry.trials import TrialRecord
@@ -89,7 +89,7 @@ def test_a_killed_search_goes_on_where_it_was_and_leaves_nothing_behind(lab: Lab
     assert started_anew(search).isdisjoint(n for n, r in killed.items() if r.state.over)
     assert run_search(search) == records
     check_export(search, best)
-    assert held_once_settled(before) == before
+    assert left_since(before) == NOTHING
 
 
 def started_anew(search: Search) -> set[int]:
@@ -137,7 +137,7 @@ def test_asha_finds_what_all_trials_find_in_far_fewer_steps(tmp_path: Path) -> N
     found = asha_share(tmp_path)
     assert found.share <= 0.4
     assert found.excess <= 0.02
-    assert held_once_settled(before) == before
+    assert left_since(before) == NOTHING
 
 
 @pytest.mark.slow
@@ -157,7 +157,7 @@ def test_a_population_hands_weights_from_the_best_to_the_worst(lab: Lab, tmp_pat
         # After the hand-over it is near the best, from which it was far before.
         assert record.metric == pytest.approx(best_of(records).metric, rel=0.5)
     assert all(record.state is TrialState.FINISHED for record in records)
-    assert held_once_settled(before) == before
+    assert left_since(before) == NOTHING
 
 
 @pytest.mark.slow
