@@ -94,6 +94,11 @@ class Run:
         assert last, (self.folder / "driver.log").read_text()[-5000:]
         return last[-1]
 
+    def end(self) -> None:
+        if self.driver is not None and self.driver.poll() is None:
+            self.driver.kill()
+            self.driver.wait()
+
     def events(self, kind: str) -> list[dict[str, Any]]:
         path = self.folder / "events.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
@@ -126,16 +131,23 @@ MakeRun = Callable[..., Run]
 
 
 @pytest.fixture(scope="module")
-def make_run(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
+def make_run(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeRun]:
     inputs = tmp_path_factory.mktemp("inputs")
+    made: list[Run] = []
 
     def make(name: str, **config: Any) -> Run:
         folder = tmp_path_factory.mktemp(name)
         if (inputs / "artifacts").is_dir():
             shutil.copytree(inputs, folder, dirs_exist_ok=True)
-        return Run(folder, nodes.cluster.address, **config)
+        # A run of a test that failed would take the workers of the next.
+        for run in made:
+            run.end()
+        made.append(Run(folder, nodes.cluster.address, **config))
+        return made[-1]
 
-    return make
+    yield make
+    for run in made:
+        run.end()
 
 
 @pytest.fixture(scope="module")
