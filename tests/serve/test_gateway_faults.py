@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import httpx
@@ -146,6 +146,11 @@ def breaks(heard: threading.Event, after: bytes | None) -> Act:
     return act
 
 
+def listen(stream: Iterable[object], heard: threading.Event) -> None:
+    for _ in stream:
+        heard.set()
+
+
 @pytest.mark.parametrize("fault", BREAKS)
 def test_a_stream_that_breaks_after_its_first_token_ends_with_an_error_and_no_done(
     fault: str, upstream: Script
@@ -165,7 +170,7 @@ def test_a_stream_that_breaks_after_its_first_token_ends_with_an_error_and_no_do
         with client:
             stream = client.chat.completions.create(model="r", messages=messages, stream=True)
             with pytest.raises(openai.APIError):
-                [heard.set() for _ in stream]
+                listen(stream, heard)
     assert response.status_code == 200
     assert response.headers["x-raymill-target"] == "one/a"
     assert json.loads(events(said)[-1])["error"]["type"] in {"server_error", "invalid_request_error"}
