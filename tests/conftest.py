@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from sqlalchemy import create_engine, text
 
 from raymill.cluster.settings import Settings, secret_file
@@ -27,6 +29,11 @@ from raymill.registry.database import Database
 from raymill.registry.postgres import EmbeddedPostgres
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+# How long an example takes tells of the machine that all of them share, not of the code.
+hypothesis_settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("tests")
 
 
 def free_port() -> int:

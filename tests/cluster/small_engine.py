@@ -67,11 +67,11 @@ def _work(_: int) -> None:
     engine.SWEEP_S = 0.2
     settings = Settings()
     database = settings.open_database()
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())  # before the first job runs, which a test waits for
     worker = PoolWorker(f"small {os.getpid()}")
     threading.Thread(target=worker.run, daemon=True).start()
     sweeper = engine.Sweeper(database, settings)
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     while not stop.wait(0.1):
         sweeper.step()
         if not database.patiently(
@@ -101,11 +101,11 @@ def _run(
 class Processes:
     """Starts engines and submitters on one database, and ends what is left of them."""
 
-    def __init__(self, url: str, home: Path) -> None:
+    def __init__(self, url: str, home: Path, lease_s: float = LEASE_S) -> None:
         self._environment = {
             "RAYMILL_HOME": str(home),
             "DATABASE_URL": url,
-            "RAYMILL_LEASE_S": str(LEASE_S),
+            "RAYMILL_LEASE_S": str(lease_s),
             "RAYMILL_KINDS": MODULES,
         }
         self._started: list[ForkServerProcess] = []

@@ -39,12 +39,13 @@ class Receiver:
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     script = Receiver()
+    over = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             script.seen.append(({name.lower(): value for name, value in self.headers.items()}, body))
-            time.sleep(script.wait_s)
+            over.wait(script.wait_s)
             status = script.statuses.pop(0) if len(script.statuses) > 1 else script.statuses[0]
             try:
                 self.send_response(status)
@@ -62,6 +63,7 @@ def receiver() -> Iterator[Receiver]:
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield script
+    over.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -164,11 +166,11 @@ def test_a_receiver_that_refuses_is_not_asked_again(
 
 
 def test_a_receiver_that_is_slow_is_left_after_the_time_limit(receiver: Receiver) -> None:
-    receiver.wait_s = 1.0
+    receiver.wait_s = 60.0
     started = time.monotonic()
     with pytest.raises(Unavailable, match="did not answer within"):
         work.deliver(receiver.url, b"{}", {}, timeout_s=0.2)
-    assert time.monotonic() - started < 0.9
+    assert time.monotonic() - started < 30
 
 
 def test_a_receiver_that_is_away_may_come_back() -> None:

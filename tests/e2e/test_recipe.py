@@ -111,11 +111,11 @@ def test_a_recipe_by_ray_job_submit_ends_in_the_same_registry(
 
 
 def jobs_until_done(jobs: JobSubmissionClient, submitted: str) -> list[JobStatus]:
-    """Its states, once a second, until it has ended or a minute is over."""
+    """Its states, once a second, until it has ended or five minutes are over."""
     import time
 
     seen = []
-    for _ in range(60):
+    for _ in range(300):
         seen.append(jobs.get_job_status(submitted))
         if seen[-1].is_terminal():
             break

@@ -20,8 +20,9 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 class Doubler:
     """Doubles numbers; dies at the numbers named, as often as files say it may."""
 
-    def __init__(self, deaths: str = "") -> None:
+    def __init__(self, deaths: str = "", meeting: str = "") -> None:
         self.deaths = Path(deaths) if deaths else None
+        self.meeting = Path(meeting) if meeting else None
         self.loaded = 0
 
     def load(self) -> None:
@@ -31,8 +32,18 @@ class Doubler:
         if self.deaths is not None and (self.deaths / str(number)).exists():
             (self.deaths / str(number)).unlink()
             os._exit(1)
+        if self.meeting is not None:
+            self.meet(self.meeting)
         time.sleep(0.05)
         return 2 * number, self.loaded, os.getpid()
+
+    def meet(self, folder: Path) -> None:
+        """Waits until another actor has a call as well: one may have loaded long before the other."""
+        (folder / str(os.getpid())).touch()
+        deadline = time.monotonic() + 60
+        while len(list(folder.iterdir())) < 2:
+            assert time.monotonic() < deadline, "no other actor was given a call"
+            time.sleep(0.02)
 
     def refuse(self, number: int) -> None:
         raise Invalid(f"{number} is odd: give an even one", param="number")
@@ -49,9 +60,9 @@ class NeverLoads:
 SIZE = Size(actors=2, cpus=0.5)
 
 
-def test_calls_are_shared_by_actors_that_load_once() -> None:
+def test_calls_are_shared_by_actors_that_load_once(tmp_path: Path) -> None:
     results: dict[int, tuple[int, int, int]] = {}
-    with ActorPool(Doubler, {}, SIZE) as pool:
+    with ActorPool(Doubler, {"meeting": str(tmp_path)}, SIZE) as pool:
         pool.map("double", [(number,) for number in range(20)], results.__setitem__)
         pool.map("double", [(100,)], lambda _, result: results.__setitem__(100, result))
     assert [results[number][0] for number in range(20)] == [2 * number for number in range(20)]

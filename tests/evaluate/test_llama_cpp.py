@@ -104,7 +104,7 @@ def test_llama_cpp_ends_with_the_process_that_started_it(f16: Path) -> None:
         child = psutil.Process(int(parent.stdout.readline()))
         assert child.is_running()
         parent.kill()
-    gone, alive = psutil.wait_procs([child], timeout=10)
+    gone, alive = psutil.wait_procs([child], timeout=60)
     assert gone
     assert not alive
 

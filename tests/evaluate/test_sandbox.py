@@ -24,7 +24,7 @@ from raymill.evaluate.sandbox.runner import Program, Sandbox, SandboxRefused, Ve
 
 SECRET = "sesame-4711"
 DOUBLE = "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(5) == 10\n"
-QUICK = SandboxConfig(cpu_s=3, wall_s=15, memory_mb=128, output_kb=256)
+QUICK = SandboxConfig(cpu_s=3, wall_s=60, memory_mb=128, output_kb=256)
 SYSTEM_PYTHON = Path("/usr/bin/python3")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
@@ -88,7 +88,7 @@ def nothing_left() -> Iterator[None]:
 
 
 def wait_for_the_end() -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while left := sandboxes():
         assert time.monotonic() < deadline, left
         time.sleep(0.02)
@@ -253,7 +253,7 @@ def test_all_of_it_ends_with_the_process_that_started_it() -> None:
         "Sandbox(SandboxConfig(wall_s=100)).run(program)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as process:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while len(sandboxes()) < 5:  # launcher, holder, first, and the two sides
             assert time.monotonic() < deadline
             time.sleep(0.02)

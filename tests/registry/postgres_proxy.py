@@ -12,6 +12,9 @@ from sqlalchemy import URL
 
 At = Literal["before", "after"]
 
+READY = b"Z\0\0\0\5"
+"""How the last message of an answer begins, ReadyForQuery: what was asked is done. A byte of state follows."""
+
 
 class PostgresProxy:
     """Forwards bytes. Serves on the loop that started it."""
@@ -51,11 +54,11 @@ class PostgresProxy:
         assert self._url.port
         up_reader, up_writer = await asyncio.open_connection(self._url.host, self._url.port)
         self._writers |= {writer, up_writer}
-        cut = asyncio.Event()
+        cut, done = asyncio.Event(), asyncio.Event()
         try:
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(self._ask(reader, up_writer, cut))
-                pumps.create_task(_answer(up_reader, writer, cut))
+                pumps.create_task(self._ask(reader, up_writer, cut, done))
+                pumps.create_task(_answer(up_reader, writer, cut, done))
         except* (ConnectionError, RuntimeError):
             pass
         finally:
@@ -66,7 +69,11 @@ class PostgresProxy:
                     await end.wait_closed()
 
     async def _ask(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: asyncio.Event
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        cut: asyncio.Event,
+        done: asyncio.Event,
     ) -> None:
         followed = False
         while data := await reader.read(1 << 16):
@@ -76,18 +83,22 @@ class PostgresProxy:
                 cut.set()
                 if at == "after":
                     writer.write(data)
-                    await asyncio.sleep(0.3)
+                    await done.wait()
                 raise ConnectionResetError
             writer.write(data)
             await writer.drain()
         raise ConnectionResetError
 
 
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: asyncio.Event) -> None:
+async def _answer(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: asyncio.Event, done: asyncio.Event
+) -> None:
     while data := await reader.read(1 << 16):
         if not cut.is_set():
             writer.write(data)
             await writer.drain()
+        elif READY in data[-6:]:
+            done.set()
     raise ConnectionResetError
 
 
@@ -106,7 +117,7 @@ def proxy_in_thread(url: URL) -> Iterator[PostgresProxy]:
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     yield proxy
     done.set()
-    thread.join(10)
+    thread.join(60)

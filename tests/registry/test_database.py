@@ -273,7 +273,7 @@ def test_a_deadlock_is_tried_again(database: Database) -> None:
     make_pipeline(database, step("b"))
     with database.transaction() as session:
         first, second = session.scalars(select(Job.id).order_by(Job.id)).all()
-    barrier = threading.Barrier(2, timeout=5)
+    barrier = threading.Barrier(2, timeout=60)
     tries: list[int] = []
 
     def work(session: Session, one: object, two: object) -> None:

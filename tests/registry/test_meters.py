@@ -169,7 +169,7 @@ def test_a_replica_that_gets_nothing_tells_the_others(ledger: Ledger) -> None:
     ben.exchange({}, Ask(*BUDGET, 100, 6, 6, urgent=False))
     assert list(ledger.connection.notifies(timeout=0.1)) == []
     ben.lease(6, 6, limit=100)
-    assert [notice.payload for notice in ledger.connection.notifies(timeout=2, stop_after=1)] == [BUDGET[0]]
+    assert [notice.payload for notice in ledger.connection.notifies(timeout=60, stop_after=1)] == [BUDGET[0]]
 
 
 def test_nobody_is_told_when_no_giving_back_would_help(ledger: Ledger) -> None:

@@ -68,7 +68,7 @@ def connect(
     url = make_url(server.url()).set(drivername="postgresql")
     if user or password:
         url = url.set(username=user or url.username, password=password or url.password)
-    return psycopg.connect(url.render_as_string(hide_password=False), connect_timeout=5)
+    return psycopg.connect(url.render_as_string(hide_password=False), connect_timeout=60)
 
 
 def start_elsewhere(server: EmbeddedPostgres, *arguments: str) -> subprocess.Popen[str]:

@@ -140,7 +140,11 @@ def test_a_changed_payload_is_tampered_with(ring: KeyRing, model: Path) -> None:
         verify_envelope(envelope, ring.public_keys())
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(data=st.data())
 def test_no_flipped_bit_of_payload_or_signature_verifies(ring: KeyRing, data: st.DataObject) -> None:
     envelope = resigned(ring)

@@ -447,6 +447,7 @@ def test_beats_and_ends_of_the_same_jobs_do_not_wait_for_each_other(database: Da
     enqueue(database, *(spec() for _ in range(200)))
     taken = take(database, 200)
     stop = threading.Event()
+    both_beat = threading.Barrier(3, timeout=60)
 
     def beat() -> int:
         count = 0
@@ -456,6 +457,8 @@ def test_beats_and_ends_of_the_same_jobs_do_not_wait_for_each_other(database: Da
                 lambda connection: jobs.beat(connection, [(job.id, job.epoch) for job in reversed(taken)])
             )
             count += 1
+            if count == 1:
+                both_beat.wait()
             time.sleep(0.005)
         held.close()
         return count
@@ -463,6 +466,7 @@ def test_beats_and_ends_of_the_same_jobs_do_not_wait_for_each_other(database: Da
     with ThreadPoolExecutor(2) as threads:
         beating = [threads.submit(beat) for _ in range(2)]
         try:
+            both_beat.wait()
             for start in range(0, 200, 20):
                 assert len(complete(database, *taken[start : start + 20])) == 20
         finally:

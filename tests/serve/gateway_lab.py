@@ -66,7 +66,7 @@ def lab(upstream: Script, source: StaticSource, directory: Path, **stores: Any) 
         setattr(kept, name, value)
     with (
         made(source=source, stores=kept) as (app, address),
-        httpx.Client(base_url=address, headers=AUTH, timeout=20) as client,
+        httpx.Client(base_url=address, headers=AUTH, timeout=60) as client,
     ):
         yield Lab(app, upstream, client, kept)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import tempfile
 import threading
@@ -125,7 +126,7 @@ def serving(app: Any) -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(timeout=10)
+        thread.join(timeout=60)
         listener.close()
 
 
@@ -213,7 +214,28 @@ def source_of(
     )
 
 
-def eventually(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+def leave(
+    address: str, path: str, body: dict[str, Any], *, when: Callable[[], bool], key: str = KEY, **headers: str
+) -> None:
+    """Ask, and go away once `when` holds and, of a stream, the first token is there."""
+    host, _, port = address.removeprefix("http://").rstrip("/").partition(":")
+    content = json.dumps(body).encode()
+    lines = [
+        f"POST {path} HTTP/1.1",
+        f"host: {host}",
+        f"authorization: Bearer {key}",
+        "content-type: application/json",
+        f"content-length: {len(content)}",
+        *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()),
+    ]
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + content)
+        eventually(when)
+        if body.get("stream"):
+            assert connection.recv(1)  # the head comes with the first token, and not before
+
+
+def eventually(condition: Callable[[], bool], within_s: float = 60.0) -> None:
     """Wait until `condition` holds, and fail if it does not."""
     deadline = time.monotonic() + within_s
     while not condition():

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from tests.serve.gateway_tools import KEY, ScriptedEngine, eventually, gateway, snapshot
+from tests.serve.gateway_tools import KEY, ScriptedEngine, eventually, gateway, leave, snapshot
 
 from raymill.policies.errors import Unavailable
 from raymill.serve.gateway.snapshot import Snapshot, StaticSource
@@ -27,7 +27,7 @@ def engine() -> ScriptedEngine:
 def client(engine: ScriptedEngine) -> Iterator[httpx.Client]:
     with (
         gateway(engine) as address,
-        httpx.Client(base_url=address, headers={"Authorization": f"Bearer {KEY}"}, timeout=10) as client,
+        httpx.Client(base_url=address, headers={"Authorization": f"Bearer {KEY}"}, timeout=60) as client,
     ):
         yield client
 
@@ -245,15 +245,14 @@ def test_chunks_arrive_while_the_engine_still_works(client: httpx.Client, engine
         assert "one " in next(lines)
         assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert not engine.cancelled.is_set()
-    assert engine.cancelled.wait(10)
+    assert engine.cancelled.wait(60)
 
 
 def test_a_client_that_goes_away_cancels_a_plain_request(
     client: httpx.Client, engine: ScriptedEngine
 ) -> None:
-    with pytest.raises(httpx.ReadTimeout):
-        client.post(CHAT, json=asking("hang"), timeout=0.3)
-    assert engine.cancelled.wait(10)
+    leave(str(client.base_url), CHAT, asking("hang"), when=engine.started.is_set)
+    assert engine.cancelled.wait(60)
 
 
 # The snapshot.
@@ -265,7 +264,7 @@ def test_a_new_snapshot_takes_effect_without_a_restart(engine: ScriptedEngine) -
     with gateway(engine, source) as address:
         assert httpx.get(address + "/v1/models", headers=auth).status_code == 200
         source.replace(Snapshot.of({}, []))
-        eventually(lambda: httpx.get(address + "/v1/models", headers=auth).status_code == 401, 1.0)
+        eventually(lambda: httpx.get(address + "/v1/models", headers=auth).status_code == 401)
 
 
 class FlakySource(StaticSource):

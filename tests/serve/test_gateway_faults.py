@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
-from tests.serve.gateway_tools import KEY, eventually, gateway, made, provider, route, source_of
+from tests.serve.gateway_tools import KEY, eventually, gateway, leave, made, provider, route, source_of
 from tests.serve.scripted_upstream import (
     DONE,
+    END,
     ROLE,
+    STREAM_HEAD,
     Act,
     Script,
+    Seen,
+    Writer,
     answer,
     chunk,
     drips,
     error,
     good,
     http,
+    piece,
     reset,
     says,
     scripted,
@@ -47,19 +54,26 @@ def upstream() -> Iterator[Script]:
         yield script
 
 
-def ask(address: str, *, stream: bool = False, timeout: float = 20, **more: Any) -> httpx.Response:
+def ask(address: str, *, stream: bool = False, **more: Any) -> httpx.Response:
     body = {"model": "r", "messages": [{"role": "user", "content": "Hello."}], "stream": stream, **more}
-    return httpx.post(address + CHAT, json=body, headers=AUTH, timeout=timeout)
+    return httpx.post(address + CHAT, json=body, headers=AUTH, timeout=60)
 
 
-def events(response: httpx.Response) -> list[str]:
-    return [event.removeprefix("data: ") for event in response.text.split("\n\n") if event]
+def events(stream: str) -> list[str]:
+    return [event.removeprefix("data: ") for event in stream.split("\n\n") if event]
 
 
 def two(upstream: Script, **config: Any) -> Any:
-    """A route to model a of one provider, then to model b of another."""
+    """A route to model a of one provider, then to model b of another.
+
+    Where nothing stalls, the usual times hold: on a busy machine 0.4 s are soon over.
+    """
     providers = [provider("one", upstream.url), provider("two", upstream.url)]
-    return source_of(providers, route("r", providers, BOTH, **{**FAST, **SHORT, **config}))
+    return source_of(providers, route("r", providers, BOTH, **{**FAST, **config}))
+
+
+def times(fault: str) -> dict[str, Any]:
+    return SHORT if fault.startswith(("stall", "cut before")) else {}
 
 
 FAULTS: dict[str, Act] = {
@@ -78,13 +92,13 @@ FAULTS: dict[str, Act] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_plain_request_meets_the_next_target_when_one_fails(fault: str, upstream: Script) -> None:
     upstream.on("a", FAULTS[fault])
-    with gateway(source=two(upstream)) as address:
+    with gateway(source=two(upstream, **times(fault))) as address:
         response = ask(address)
     assert response.status_code == 200, response.text
     assert response.json()["choices"][0]["message"]["content"] == "Hello."
     assert response.headers["x-raymill-target"] == "two/b"
     assert int(response.headers["x-raymill-attempts"]) == (2 if fault == "redirect" else 3)
-    assert float(response.headers["x-raymill-overhead-ms"]) < 200
+    assert float(response.headers["x-raymill-overhead-ms"]) < 400  # what a stall takes is not counted
 
 
 STREAM_FAULTS: dict[str, Act] = {
@@ -101,41 +115,66 @@ STREAM_FAULTS: dict[str, Act] = {
 def test_a_stream_meets_the_next_target_before_its_first_token(fault: str, upstream: Script) -> None:
     upstream.on("a", STREAM_FAULTS.get(fault) or FAULTS[fault])
     upstream.on("b", good("from b"))
-    with gateway(source=two(upstream)) as address:
+    with gateway(source=two(upstream, **times(fault))) as address:
         response = ask(address, stream=True)
     assert response.headers["x-raymill-target"] == "two/b"
-    told = [json.loads(event) for event in events(response)[:-1]]
+    told = [json.loads(event) for event in events(response.text)[:-1]]
     assert "".join(each["choices"][0]["delta"].get("content", "") for each in told) == "from b "
-    assert events(response)[-1] == "[DONE]"
+    assert events(response.text)[-1] == "[DONE]"
 
 
-# With a moment between the pieces: what comes in one piece with an error was not seen by anyone yet.
-BREAKS: dict[str, Act] = {
-    "stall after the first token": streams(ROLE, chunk("one"), delay_s=0.05, stall=True),
-    "end without a finish": streams(ROLE, chunk("one"), delay_s=0.05),
-    "connection cut": streams(ROLE, chunk("one"), delay_s=0.05, end=b"zz"),
-    "malformed JSON": streams(ROLE, chunk("one"), b'data: {"choices": [\n\n', DONE, delay_s=0.05),
-    "error event": streams(
-        ROLE, chunk("one"), b'data: {"error": {"message": "out of memory"}}\n\n', delay_s=0.05
-    ),
+BREAKS: dict[str, bytes | None] = {
+    "stall after the first token": None,
+    "end without a finish": END,
+    "connection cut": b"zz",
+    "malformed JSON": piece(b'data: {"choices": [\n\n') + piece(DONE) + END,
+    "error event": piece(b'data: {"error": {"message": "out of memory"}}\n\n') + END,
 }
+
+
+def breaks(heard: threading.Event, after: bytes | None) -> Act:
+    """Says one, and what comes after it once the client has that: in one piece with it nobody would have seen it."""
+
+    async def act(_: Seen, writer: Writer) -> None:
+        await send(writer, STREAM_HEAD + piece(ROLE) + piece(chunk("one")))
+        while not heard.is_set():
+            await asyncio.sleep(0.005)
+        if after is None:
+            await asyncio.sleep(3600)
+        await send(writer, after or b"")
+
+    return act
+
+
+def listen(stream: Iterable[object], heard: threading.Event) -> None:
+    for _ in stream:
+        heard.set()
 
 
 @pytest.mark.parametrize("fault", BREAKS)
 def test_a_stream_that_breaks_after_its_first_token_ends_with_an_error_and_no_done(
     fault: str, upstream: Script
 ) -> None:
-    upstream.on("a", BREAKS[fault])
-    with gateway(source=two(upstream)) as address:
-        response = ask(address, stream=True)
+    heard = threading.Event()
+    upstream.on("a", breaks(heard, BREAKS[fault]))
+    messages: Any = [{"role": "user", "content": "x"}]
+    body = {"model": "r", "messages": messages, "stream": True}
+    said = ""
+    with gateway(source=two(upstream, **times(fault))) as address:
+        with httpx.stream("POST", address + CHAT, json=body, headers=AUTH, timeout=60) as response:
+            for text in response.iter_text():
+                said += text
+                heard.set()
+        heard.clear()
         client = openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0)
-        messages: Any = [{"role": "user", "content": "x"}]
-        with client, pytest.raises(openai.APIError):
-            list(client.chat.completions.create(model="r", messages=messages, stream=True))
+        with client:
+            stream = client.chat.completions.create(model="r", messages=messages, stream=True)
+            with pytest.raises(openai.APIError):
+                listen(stream, heard)
     assert response.status_code == 200
     assert response.headers["x-raymill-target"] == "one/a"
-    assert json.loads(events(response)[-1])["error"]["type"] in {"server_error", "invalid_request_error"}
-    assert "[DONE]" not in response.text
+    assert json.loads(events(said)[-1])["error"]["type"] in {"server_error", "invalid_request_error"}
+    assert "[DONE]" not in said
     assert upstream.requests("b") == []
 
 
@@ -160,7 +199,7 @@ def test_a_long_retry_after_means_the_next_target_and_at_the_end_the_client_is_t
         assert ask(address).headers["x-raymill-target"] == "two/b"
         upstream.on("b", limited)
         refused = ask(address)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20  # and not 30
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "30")
     assert refused.json()["error"]["type"] == "rate_limit_error"
 
@@ -204,14 +243,15 @@ def test_what_the_client_did_wrong_is_told_at_once(upstream: Script) -> None:
 
 def test_a_breaker_opens_lets_one_through_and_closes_again(upstream: Script) -> None:
     upstream.on("a", says(500, error("boom")))
-    breaker = {"window": 4, "min_requests": 2, "error_rate": 0.5, "open_s": 0.5}
+    breaker = {"window": 4, "min_requests": 2, "error_rate": 0.5, "open_s": 1.5}
     once = {"attempts": 1, "base_s": 0.01, "cap_s": 0.1}
     with gateway(source=two(upstream, breaker=breaker, retries=once)) as address:
+        # Within the time that the breaker is open for.
         for _ in range(4):
             assert ask(address).headers["x-raymill-target"] == "two/b"
         assert len(upstream.requests("a")) == 2, "an open breaker let a request through"
         upstream.on("a", good())
-        time.sleep(0.6)
+        time.sleep(1.6)
         assert ask(address).headers["x-raymill-target"] == "one/a"
         assert ask(address).headers["x-raymill-target"] == "one/a"
 
@@ -239,11 +279,10 @@ def test_ten_megabytes_and_a_slow_drip_come_through(upstream: Script) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_goes_away_cancels_the_call_upstream(stream: bool, upstream: Script) -> None:
     upstream.on("a", streams(ROLE, chunk("one"), stall=True) if stream else stall)
-    slow = {"timeouts": {"first_token_s": 30, "idle_s": 30}}
-    with made(source=two(upstream, **slow)) as (app, address):
-        with pytest.raises(httpx.ReadTimeout):
-            ask(address, stream=stream, timeout=0.5)
-        assert upstream.aborted.wait(5)
+    with made(source=two(upstream)) as (app, address):
+        body = {"model": "r", "messages": [{"role": "user", "content": "Hello."}], "stream": stream}
+        leave(address, CHAT, body, when=lambda: upstream.open == 1)
+        assert upstream.aborted.wait(60)
         eventually(lambda: app.in_flight == 0)
 
 
@@ -325,4 +364,4 @@ def test_usage_is_asked_for_and_taken_out_again_unless_the_client_asked(upstream
         with_usage = ask(address, stream=True, stream_options={"include_usage": True})
     assert all(seen.body["stream_options"] == {"include_usage": True} for seen in upstream.seen)
     assert "usage" not in without.text
-    assert json.loads(events(with_usage)[-2])["usage"]["total_tokens"] == 15
+    assert json.loads(events(with_usage.text)[-2])["usage"]["total_tokens"] == 15

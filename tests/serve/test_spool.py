@@ -137,7 +137,9 @@ def test_a_lock_is_not_inherited_by_processes_that_a_replica_starts(spool: Spool
     reader = SpoolReader(spool.folder)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False) as child:
         spool.close()
-        deadline = time.monotonic() + 5  # the kernel lets a new process go on a moment before it closes files
+        deadline = (
+            time.monotonic() + 60
+        )  # the kernel lets a new process go on a moment before it closes files
         while not reader.is_dead():
             assert time.monotonic() < deadline
         child.communicate(b"\n")

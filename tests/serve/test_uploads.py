@@ -209,7 +209,7 @@ def test_what_came_before_a_connection_broke_stays(world: World, key: str) -> No
             raw.sendall(head.encode() + CONTENT[:HALF])
             # The rest never comes.
             eventually((folder(world) / "parts" / upload_id).exists)
-            time.sleep(0.3)
+            time.sleep(1)
         eventually(lambda: client.get(f"{API}/uploads/{upload_id}").json()["offset"] == HALF)
 
 

@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketTestSession
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 from tests.registry.making import ADA, World, claim_one, job_of, make_pipeline, step, succeed
 from tests.serve.control_lab import (
@@ -31,6 +32,7 @@ from tests.serve.control_lab import (
     post,
     submit,
 )
+from tests.serve.gateway_tools import eventually
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -160,11 +162,11 @@ def test_an_event_is_told_without_waiting_for_the_next_look(
         assert connected.receive_json() == {"type": "ready"}
         subscribe(connected, pipeline_id=str(pipeline.id))
         assert connected.receive_json()["event"]["data"]["state"] == "queued"
-        time.sleep(0.5)  # the bell is connected by then
+        eventually(lambda: listening(world) > 0)
         started = time.monotonic()
         claim_one(world.database)
         assert connected.receive_json()["event"]["data"]["state"] == "running"
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
 
 
 def test_what_is_unsubscribed_is_told_no_more(socket_: WebSocketTestSession, client: TestClient) -> None:
@@ -172,6 +174,8 @@ def test_what_is_unsubscribed_is_told_no_more(socket_: WebSocketTestSession, cli
     subscribe(socket_, job_id=str(job.id))
     assert socket_.receive_json()["type"] == "state"
     socket_.send_json({"type": "unsubscribe", "job_id": str(job.id)})
+    socket_.send_json({"type": "ping"})  # messages are done in turn: it has been heard
+    assert socket_.receive_json() == {"type": "pong"}
     post(client, f"jobs/{job.id}/cancel")
     time.sleep(0.3)
     socket_.send_json({"type": "ping"})
@@ -252,7 +256,7 @@ def test_subscriptions_are_counted(
 
 
 @contextlib.contextmanager
-def served(app: FastAPI) -> Iterator[str]:
+def served(app: ASGIApp) -> Iterator[str]:
     """The application on a real port: a test client's buffers have no end."""
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
@@ -282,7 +286,7 @@ def test_a_long_history_reaches_who_reads_it(app: FastAPI, world: World, key: st
     with served(app) as url, connect(url, additional_headers={"authorization": f"Bearer {key}"}) as connected:
         assert json.loads(connected.recv()) == {"type": "ready"}
         connected.send(json.dumps({"type": "subscribe", "job_id": str(job.id)}))
-        kinds = [json.loads(connected.recv(timeout=10))["event"]["kind"] for _ in range(count + 2)]
+        kinds = [json.loads(connected.recv(timeout=60))["event"]["kind"] for _ in range(count + 2)]
     assert kinds == ["state", "state"] + ["log"] * count
 
 
@@ -292,14 +296,20 @@ def test_who_does_not_read_is_let_go(
     monkeypatch.setattr(ws, "SLOW_S", 0.5)
     job, count = make_long_history(world)
     headers = {"authorization": f"Bearer {key}"}
-    with served(app) as url, connect(url, additional_headers=headers, max_queue=1) as connected:
+    let_go = threading.Event()
+
+    async def watched(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope, receive, send)
+        let_go.set()
+
+    with served(watched) as url, connect(url, additional_headers=headers, max_queue=1) as connected:
         assert json.loads(connected.recv()) == {"type": "ready"}
         connected.send(json.dumps({"type": "subscribe", "job_id": str(job.id)}))
-        time.sleep(3)
+        assert let_go.wait(60)
         read = 0
         with contextlib.suppress(ConnectionClosed):
             while read < count:
-                connected.recv(timeout=10)
+                connected.recv(timeout=60)
                 read += 1
     assert read < count
 
@@ -317,21 +327,19 @@ def test_the_bell_gives_its_connection_up_when_nobody_waits(
     async def listen() -> list[float]:
         waited = []
         with bell.of(stream) as ring:
-            await ring.wait(5)  # it has connected
-            for told in (stream, other):
+            await ring.wait(60)  # it has connected
+            for told, at_most_s in ((stream, 60.0), (other, 0.5)):
                 started = time.monotonic()
                 with world.database.transaction() as session:
                     jobs.notify(session, "raymill_event", str(told))
-                await ring.wait(0.5)
+                await ring.wait(at_most_s)
                 waited.append(time.monotonic() - started)
         return waited
 
     mine, others = asyncio.run(listen())
-    assert mine < 0.5 <= others
-    deadline = time.monotonic() + 5
-    while listening(world) > 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert mine < 60
+    assert others >= 0.5
+    eventually(lambda: listening(world) == 0)
 
 
 def listening(world: World) -> int:

@@ -60,8 +60,10 @@ def test_a_checkpoint_is_whole_when_every_worker_has_put_its_part_there(tmp_path
     told: list[Saved] = []
     workers = [Checkpoints(tmp_path, rank=rank, workers=2, told=told.append) for rank in (0, 1)]
     workers[0].save(5, writes("first half", "rank-0.pt"), {"step": 5})
-    time.sleep(0.2)
-    assert "1 of 2 parts" in str(workers[0].problem(5))
+    deadline = time.monotonic() + 60
+    while "1 of 2 parts" not in str(workers[0].problem(5)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     assert not told
     workers[1].save(5, writes("second half", "rank-1.pt"), {"step": 5})
     for worker in workers:
@@ -82,7 +84,7 @@ def test_training_goes_on_while_a_checkpoint_is_on_its_way_and_at_most_one_is(tm
     assert waiting.is_alive()
     second.save(5, writes("c", "second.pt"), {})
     second.wait()
-    waiting.join(timeout=10)
+    waiting.join(timeout=60)
     assert not waiting.is_alive()
     first.give_up()
     first.wait()

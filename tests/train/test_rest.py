@@ -93,10 +93,12 @@ def run(work_dir: Path, task: Task = TASK, **wishes: float) -> Scripted:
     step = take_up(engine, checkpoints, lambda text: told.tell("log", text=text))
     progress = Progress(**checkpoints.progress(step)) if step else Progress()
     told.begin(work_dir / METRICS, progress.step, task.shares.steps)
+    snapshots = Snapshots(work_dir / "validation")
     try:
-        train_on(engine, task, progress, checkpoints, Snapshots(work_dir / "validation"), told)
+        train_on(engine, task, progress, checkpoints, snapshots, told)
     finally:
         told.flush()
+        snapshots.wait()
     checkpoints.wait()
     return told
 
@@ -171,7 +173,6 @@ def test_held_out_rows_are_measured_beside_and_may_end_the_run(tmp_path: Path) -
     with pytest.raises(EndedEarly):
         run(tmp_path, task, at_10=END)
     snapshots = Snapshots(tmp_path / "validation")
-    snapshots.wait()
     assert snapshots.steps() == [3, 6, 9]
     from safetensors.torch import load_file
 

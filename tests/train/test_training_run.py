@@ -32,17 +32,19 @@ Losses = dict[int, list[float]]
 
 @dataclass
 class Killer(LocalContext):
-    """A context that kills one worker with -9 when it is told of a step."""
+    """A context that kills one worker with -9 when it is told of a step, once there is a checkpoint to go on from."""
 
     victim: int | None = None
     at_step: int = 12
+    saved: bool = False
     pids: dict[int, int] = field(default_factory=dict)
 
     def event(self, kind: str, **data: Any) -> None:
         super().event(kind, **data)
         if kind == "worker":
             self.pids[data["rank"]] = data["pid"]
-        if kind == "step" and data["step"] >= self.at_step and self.victim is not None:
+        self.saved = self.saved or kind == "checkpoint"
+        if kind == "step" and data["step"] >= self.at_step and self.saved and self.victim is not None:
             os.kill(self.pids[self.victim], signal.SIGKILL)
             self.victim = None
 

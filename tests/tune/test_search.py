@@ -53,7 +53,7 @@ def begin_and_kill(lab: Lab, work_dir: Path) -> dict[int, TrialRecord]:
             command, cwd=ROOT, start_new_session=True, stdout=output, stderr=subprocess.STDOUT
         )
         try:
-            for _ in range(6000):
+            for _ in range(30_000):
                 records = store.load()
                 if 2 <= sum(record.state.over for record in records) < len(records):
                     break
