@@ -17,10 +17,11 @@ from pydantic_core import PydanticCustomError
 from raymill.client.types import JsonObject
 from raymill.client.validation import MISFIT, checked
 from raymill.evaluate.config import (
+    KINDS,
     EvaluateConfig,
-    HumanEvalTask,
     LmEvalTask,
     QuantizeConfig,
+    file_of,
     label_of,
 )
 from raymill.policies.errors import Invalid
@@ -233,8 +234,8 @@ def _paths(recipe: Recipe) -> list[tuple[str, str, bool]]:
     for number, task in enumerate(recipe.evaluate.tasks if recipe.evaluate else ()):
         if isinstance(task, LmEvalTask) and task.is_file:
             found.append((f"evaluate.tasks[{number}]", task.lm_eval, False))
-        elif isinstance(task, HumanEvalTask):
-            found.append((f"evaluate.tasks[{number}].humaneval", task.humaneval, False))
+        elif (named := file_of(task)) is not None:
+            found.append((f"evaluate.tasks[{number}].{named[0]}", named[1], False))
     return found
 
 
@@ -275,8 +276,8 @@ def _anchor(value: Any, folder: Path) -> Any:
 
 def _task(task: Any, folder: Path) -> Any:
     """A task with the path of its file absolute; a task that is a bare name stays."""
-    if isinstance(task, dict) and "humaneval" in task:
-        return _with_paths(task, ("humaneval",), folder)
+    if isinstance(task, dict) and KINDS.keys() & task.keys():
+        return _with_paths(task, tuple(KINDS), folder)
     name = task.get("lm_eval") if isinstance(task, dict) else task
     if not isinstance(name, str) or Path(name).suffix not in {".yaml", ".yml"}:
         return task

@@ -6,7 +6,7 @@ Units: rows of the held-out set, tokens. A task's name is the key of its metric 
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import (
     BaseModel,
@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 HELDOUT: Literal["heldout_exact_match"] = "heldout_exact_match"
+HELDOUT_F1: Literal["heldout_f1"] = "heldout_f1"
 
 QUANTIZATION_TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q2_K")
 """llama.cpp's file types that we make, the largest first."""
@@ -136,29 +137,62 @@ class HumanEvalTask(Config):
         return self
 
 
+class JsonSchemaTask(Config):
+    """Held-out answers that should be JSON of a given form. The metric is the share that is."""
+
+    json_schema: str | dict[str, Any]
+    """The schema, or the path of a JSON file with it."""
+
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Of the file, in hex; None: the service fills it in. Another file than this is refused."""
+
+    name: str = Field(default="heldout_json_schema", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """Key of its metric."""
+
+    @property
+    def label(self) -> str:
+        """How a promotion's gate calls it."""
+        return self.name
+
+    @field_validator("json_schema")
+    @classmethod
+    def says_something(cls, schema: str | dict[str, Any]) -> str | dict[str, Any]:
+        if not schema:
+            raise ValueError("json_schema is empty, and anything would do: give a schema, or the path of one")
+        return schema
+
+
 def read_task(value: Any) -> Any:
-    """`heldout_exact_match`, the path of a YAML file, or a mapping with `lm_eval` or `humaneval`."""
-    if not isinstance(value, str) or value == HELDOUT:
+    """The name of a held-out measure, the path of a YAML file, or a mapping with one of the keys of `KINDS`."""
+    if not isinstance(value, str) or value in (HELDOUT, HELDOUT_F1):
         return value
     if PurePath(value).suffix in {".yaml", ".yml"}:
         return {"lm_eval": value}
     raise ValueError(
-        f"{value!r} is no evaluation task: use {HELDOUT}, the path of an lm-eval YAML file, {{lm_eval: NAME}} or "
-        "{humaneval: FILE}"
+        f"{value!r} is no evaluation task: use {HELDOUT}, {HELDOUT_F1}, the path of an lm-eval YAML file, "
+        f"{{lm_eval: NAME}} or {' or '.join(f'{{{key}: FILE}}' for key in KINDS)}"
     )
+
+
+KINDS = {
+    "humaneval": "HumanEvalTask",
+    "json_schema": "JsonSchemaTask",
+}
+"""Key that names a task's file -> the class of the task."""
 
 
 def kind_of_task(value: Any) -> str:
     """Which member of `Task` a value is meant to be; the names are those of the classes."""
-    if isinstance(value, HumanEvalTask) or (isinstance(value, dict) and "humaneval" in value):
-        return "HumanEvalTask"
-    return "LmEvalTask" if isinstance(value, LmEvalTask | dict) else "name"
+    if isinstance(value, dict):
+        return next((kind for key, kind in KINDS.items() if key in value), "LmEvalTask")
+    return type(value).__name__ if isinstance(value, Config) else "name"
 
 
 Task = Annotated[
-    Annotated[Literal["heldout_exact_match"], Tag("name")]
+    Annotated[Literal["heldout_exact_match", "heldout_f1"], Tag("name")]
     | Annotated[LmEvalTask, Tag("LmEvalTask")]
-    | Annotated[HumanEvalTask, Tag("HumanEvalTask")],
+    | Annotated[HumanEvalTask, Tag("HumanEvalTask")]
+    | Annotated[JsonSchemaTask, Tag("JsonSchemaTask")],
     Discriminator(kind_of_task),
     BeforeValidator(read_task),
 ]
@@ -167,6 +201,24 @@ Task = Annotated[
 def label_of(task: Task) -> str:
     """What a recipe, and a promotion's gate, call a task."""
     return task if isinstance(task, str) else task.label
+
+
+def is_heldout(task: Task) -> TypeGuard[Literal["heldout_exact_match", "heldout_f1"] | JsonSchemaTask]:
+    """Whether a task judges the answers to the held-out rows, which all such tasks share."""
+    return isinstance(task, str | JsonSchemaTask)
+
+
+def runs_on_files(task: Task) -> bool:
+    """Whether quantized files are measured by a task too."""
+    return is_heldout(task)
+
+
+def file_of(task: Task) -> tuple[str, str] | None:
+    """The key and the path of the file with a task's questions; None where it has none, or lm-eval reads it."""
+    for key, kind in KINDS.items():
+        if kind == type(task).__name__ and isinstance(path := getattr(task, key), str):
+            return key, path
+    return None
 
 
 class EvaluateConfig(Config):
@@ -201,7 +253,7 @@ class EvaluateConfig(Config):
     def each_task_once(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
         seen: list[Task] = []
         for task in tasks:
-            same_name = isinstance(task, HumanEvalTask) and task.name in map(label_of, seen)
+            same_name = not isinstance(task, LmEvalTask) and label_of(task) in map(label_of, seen)
             if task in seen or same_name:
                 raise ValueError(f"task {label_of(task)!r} is listed twice: name it once")
             seen.append(task)

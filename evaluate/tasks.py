@@ -8,14 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from raymill.cluster.context import JobContext
 from raymill.evaluate.actors import ActorPool
-from raymill.evaluate.config import EvaluateConfig, HumanEvalTask, LmEvalTask
-from raymill.evaluate.exact_match import batches_of, exact_match, record_of
+from raymill.evaluate.config import (
+    EvaluateConfig,
+    HumanEvalTask,
+    JsonSchemaTask,
+    LmEvalTask,
+    Task,
+    is_heldout,
+    label_of,
+)
+from raymill.evaluate.exact_match import batches_of, record_of
 from raymill.evaluate.humaneval import metrics_of, read_problems
 from raymill.evaluate.lm_eval_tasks import with_score
+from raymill.evaluate.measures import judge_of
+from raymill.evaluate.measures import metrics_of as means_of
 from raymill.evaluate.prompts import Answer, Row
 from raymill.evaluate.samples import Record, SampleLog
 
@@ -42,20 +52,54 @@ class TaskResult(NamedTuple):
         self.details.update(other.details)
 
 
+def check_files(tasks: Sequence[Task]) -> None:
+    """Read the file of each task once, so that a bad row is told before a model is loaded.
+
+    Raises:
+        NotFound, Invalid: as the readers of the files.
+    """
+    for task in tasks:
+        if isinstance(task, HumanEvalTask):
+            read_problems(Path(task.humaneval), task.limit, task.sha256)
+        elif is_heldout(task):
+            judge_of(task)
+
+
 def run_heldout(
     context: JobContext,
     pool: ActorPool,
     rows: Sequence[Row],
     config: EvaluateConfig,
-    task: str,
+    task: Literal["heldout_exact_match", "heldout_f1"] | JsonSchemaTask,
     gguf: Path | None = None,
 ) -> TaskResult:
-    """Held-out exact match of the pool's model, or of the file `gguf` when the pool holds GgufModels."""
-    label = task if gguf is None else f"{task}-{gguf.stem}"
+    """A held-out measure of the pool's model, or of the file `gguf` when the pool holds GgufModels.
+
+    The answers are kept in one log: the first such task has them generated, those after it find them there.
+    """
+    judge, means = judge_of(task)
+    answers = answered(context, pool, rows, "heldout", config.batch, config.max_new_tokens, gguf)
+    records = [{**record, **judge(record)} for record in answers]
+    metrics = means_of(records, means)
+    label = label_of(task)
+    return TaskResult({label: metrics[next(iter(means))]}, {label: records}, {label: metrics})
+
+
+def answered(
+    context: JobContext,
+    pool: ActorPool,
+    rows: Sequence[Row],
+    name: str,
+    batch: int,
+    max_new_tokens: int,
+    gguf: Path | None = None,
+) -> list[Record]:
+    """The answer to each of `rows`, in their order; those in the log called `name` are not asked for again."""
+    label = name if gguf is None else f"{name}-{gguf.stem}"
     log = SampleLog(context.work_dir / "samples" / f"{label}.jsonl")
     done = {record["index"] for record in log.records}
-    batches = batches_of([row for row in rows if row.index not in done], config.batch)
-    if done:
+    batches = batches_of([row for row in rows if row.index not in done], batch)
+    if done and batches:
         context.event(
             "log", text=f"{label}: {len(done)} of {len(rows)} samples are there from an earlier attempt"
         )
@@ -66,13 +110,10 @@ def run_heldout(
         context.event("progress", done=len(log.records), total=len(rows), what="samples", task=label)
 
     calls = [
-        ([row.messages for row in batch], config.max_new_tokens, [row.tools for row in batch])
-        for batch in batches
+        ([row.messages for row in each], max_new_tokens, [row.tools for row in each]) for each in batches
     ]
     pool.map("generate", calls if gguf is None else [(str(gguf), *call) for call in calls], finished)
-    records = sorted(log.records, key=lambda record: int(record["index"]))
-    score = exact_match(records)
-    return TaskResult({task: score}, {task: records}, {task: {"exact_match": score}})
+    return sorted(log.records, key=lambda record: int(record["index"]))
 
 
 def run_lm_eval(

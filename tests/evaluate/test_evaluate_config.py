@@ -6,7 +6,17 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from raymill.evaluate.config import HELDOUT, EvaluateConfig, HumanEvalTask, LmEvalTask, QuantizeConfig
+from raymill.evaluate.config import (
+    HELDOUT,
+    HELDOUT_F1,
+    EvaluateConfig,
+    HumanEvalTask,
+    JsonSchemaTask,
+    LmEvalTask,
+    QuantizeConfig,
+    file_of,
+    label_of,
+)
 
 
 def test_the_default_task_is_held_out_exact_match() -> None:
@@ -65,6 +75,25 @@ def test_two_tasks_of_humaneval_need_two_names() -> None:
     )
 
 
+def test_a_schema_is_a_task_by_file_or_as_it_stands() -> None:
+    given = [HELDOUT_F1, {"json_schema": "s.json"}, {"json_schema": {"type": "object"}, "name": "form"}]
+    name, of_file, inline = EvaluateConfig.model_validate({"tasks": given}).tasks
+    assert name == HELDOUT_F1
+    assert isinstance(of_file, JsonSchemaTask)
+    assert isinstance(inline, JsonSchemaTask)
+    assert [label_of(each) for each in (of_file, inline)] == ["heldout_json_schema", "form"]
+    assert [file_of(each) for each in (of_file, inline)] == [("json_schema", "s.json"), None]
+    with pytest.raises(ValidationError, match="task 'heldout_json_schema' is listed twice"):
+        EvaluateConfig.model_validate({"tasks": [{"json_schema": "a.json"}, {"json_schema": "b.json"}]})
+    with pytest.raises(ValidationError, match="json_schema is empty, and anything would do"):
+        EvaluateConfig.model_validate({"tasks": [{"json_schema": {}}]})
+
+
+def test_a_name_that_another_task_has_is_refused() -> None:
+    with pytest.raises(ValidationError, match="task 'heldout_f1' is listed twice"):
+        EvaluateConfig.model_validate({"tasks": [HELDOUT_F1, {"json_schema": "a.json", "name": HELDOUT_F1}]})
+
+
 def test_an_unknown_field_is_refused() -> None:
     with pytest.raises(ValidationError, match="bach"):
         EvaluateConfig.model_validate({"bach": 3})
@@ -81,7 +110,14 @@ def test_an_unknown_quantization_type_is_refused_with_what_is_allowed() -> None:
 
 def test_the_resolved_config_survives_json() -> None:
     config = EvaluateConfig.model_validate(
-        {"tasks": [HELDOUT, {"lm_eval": "a.yaml", "limit": 3}, {"humaneval": "he.jsonl"}]}
+        {
+            "tasks": [
+                HELDOUT,
+                {"lm_eval": "a.yaml", "limit": 3},
+                {"humaneval": "he.jsonl"},
+                {"json_schema": {"type": "object"}},
+            ]
+        }
     )
     assert EvaluateConfig.model_validate_json(config.model_dump_json()) == config
 

@@ -69,7 +69,7 @@ def test_a_model_is_measured_on_the_held_out_rows(store: Path) -> None:
     assert [line["index"] for line in table] == list(range(23))
     assert [line["score"] for line in table] == [float(number % 4 != 0) for number in range(23)]
     assert table[0]["prompt"].endswith("<|assistant|>")
-    assert {"done": 23, "total": 23, "what": "samples", "task": "heldout_exact_match"} in [
+    assert {"done": 23, "total": 23, "what": "samples", "task": "heldout"} in [
         data for kind, data in context.events if kind == "progress"
     ]
 
@@ -78,7 +78,7 @@ def test_the_next_attempt_asks_only_for_what_is_missing(store: Path) -> None:
     context = context_for(store, "again", {"of": "train", "max_new_tokens": 16, "batch": 5, "actors": 1})
     rows = read_rows(store / "artifacts" / DATASET / "test.jsonl")
     wrong = Answer(prompt="p", text="", prompt_tokens=1, tokens=[], finished=True)
-    log = SampleLog(context.work_dir / "samples" / "heldout_exact_match.jsonl")
+    log = SampleLog(context.work_dir / "samples" / "heldout.jsonl")
     log.add(record_of(row, wrong) for row in rows[:13])
     with log.path.open("ab") as file:
         file.write(b'{"index": 13, "pro')  # where the earlier attempt was killed
@@ -86,7 +86,7 @@ def test_the_next_attempt_asks_only_for_what_is_missing(store: Path) -> None:
     # Of the ten rows that were left, 16 and 20 are answered wrong.
     assert outcome.result["metrics"]["heldout_exact_match"] == pytest.approx(8 / 23)
     said = [data["text"] for kind, data in context.events if kind == "log"]
-    assert said == ["heldout_exact_match: 13 of 23 samples are there from an earlier attempt"]
+    assert said == ["heldout: 13 of 23 samples are there from an earlier attempt"]
 
 
 def test_an_unknown_step_is_refused(store: Path) -> None:
