@@ -20,6 +20,7 @@ from raymill.evaluate.config import (
     KINDS,
     EvaluateConfig,
     LmEvalTask,
+    PerplexityTask,
     QuantizeConfig,
     file_of,
     label_of,
@@ -154,14 +155,21 @@ class Recipe(Section):
 
     def _gates_are_measured(self, promote: PromoteConfig) -> None:
         tasks = self.evaluate.tasks if self.evaluate else ()
+        for task in tasks:
+            gate = promote.require.get(label_of(task))
+            if isinstance(task, PerplexityTask) and gate is not None and gate.not_below_base:
+                raise misfit(
+                    f"promote.require.{task.name}.not_below_base",
+                    "of a perplexity less is better: use at_most, or not_significantly_worse_than",
+                )
         if any(isinstance(task, LmEvalTask) and task.is_file for task in tasks):
             return  # the name of such a task stands in its file, which the service reads
         names = [label_of(task) for task in tasks]
         measured = f"evaluate measures {', '.join(names)}" if names else "there is no evaluate section"
-        for task in promote.require:
-            if task not in names:
+        for name in promote.require:
+            if name not in names:
                 raise misfit(
-                    f"promote.require.{task}", f"is not measured, {measured}: add it to evaluate.tasks"
+                    f"promote.require.{name}", f"is not measured, {measured}: add it to evaluate.tasks"
                 )
 
     def resolved(self) -> JsonObject:

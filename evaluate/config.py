@@ -162,6 +162,70 @@ class JsonSchemaTask(Config):
         return schema
 
 
+class BfclTask(Config):
+    """Questions that one call of a function answers. The metric is the share of right calls."""
+
+    bfcl: str = Field(min_length=1)
+    """Path of a jsonl, jsonl.gz or parquet file in the layout of BFCL's `simple`, answers in the same rows."""
+
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Of the file, in hex; None: the service fills it in. Another file than this is refused."""
+
+    name: str = Field(default="bfcl", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """Key of its metric."""
+
+    limit: int | None = Field(default=None, ge=1)
+    """The first so many questions; None: all of them."""
+
+    max_new_tokens: int = Field(default=512, ge=1)
+    """A call that is not finished by then is read as it stands."""
+
+    @property
+    def label(self) -> str:
+        """How a promotion's gate calls it."""
+        return self.name
+
+
+class PerplexityTask(Config):
+    """Text that a model is to find likely. The metric is a perplexity, and lower is better."""
+
+    perplexity: str = Field(min_length=1)
+    """Path of a .txt file, which is one document, or of a jsonl, jsonl.gz or parquet file whose rows have `text`."""
+
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Of the file, in hex; None: the service fills it in. Another file than this is refused."""
+
+    name: str = Field(default="perplexity", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """Key of its metric."""
+
+    limit: int | None = Field(default=None, ge=1)
+    """The first so many documents; None: all of them."""
+
+    metric: Literal["word_perplexity", "token_perplexity", "byte_perplexity", "bits_per_byte"] = (
+        "word_perplexity"
+    )
+    """Which one is reported; all are in the details. Tokens differ between tokenizers, words and bytes do not."""
+
+    window: int | None = Field(default=None, ge=2)
+    """Tokens that the model sees at once; None: 1024, or the model's context where that is less."""
+
+    stride: int | None = Field(default=None, ge=1)
+    """Tokens by which the window moves, less than it has; None: half of it."""
+
+    @property
+    def label(self) -> str:
+        """How a promotion's gate calls it."""
+        return self.name
+
+    @model_validator(mode="after")
+    def window_moves_on(self) -> PerplexityTask:
+        if self.window is not None and self.stride is not None and self.stride >= self.window:
+            raise ValueError(
+                f"stride is {self.stride}, and the window {self.window}: lower stride, or raise window"
+            )
+        return self
+
+
 def read_task(value: Any) -> Any:
     """The name of a held-out measure, the path of a YAML file, or a mapping with one of the keys of `KINDS`."""
     if not isinstance(value, str) or value in (HELDOUT, HELDOUT_F1):
@@ -177,6 +241,8 @@ def read_task(value: Any) -> Any:
 KINDS = {
     "humaneval": "HumanEvalTask",
     "json_schema": "JsonSchemaTask",
+    "bfcl": "BfclTask",
+    "perplexity": "PerplexityTask",
 }
 """Key that names a task's file -> the class of the task."""
 
@@ -192,7 +258,9 @@ Task = Annotated[
     Annotated[Literal["heldout_exact_match", "heldout_f1"], Tag("name")]
     | Annotated[LmEvalTask, Tag("LmEvalTask")]
     | Annotated[HumanEvalTask, Tag("HumanEvalTask")]
-    | Annotated[JsonSchemaTask, Tag("JsonSchemaTask")],
+    | Annotated[JsonSchemaTask, Tag("JsonSchemaTask")]
+    | Annotated[BfclTask, Tag("BfclTask")]
+    | Annotated[PerplexityTask, Tag("PerplexityTask")],
     Discriminator(kind_of_task),
     BeforeValidator(read_task),
 ]
@@ -210,7 +278,7 @@ def is_heldout(task: Task) -> TypeGuard[Literal["heldout_exact_match", "heldout_
 
 def runs_on_files(task: Task) -> bool:
     """Whether quantized files are measured by a task too."""
-    return is_heldout(task)
+    return is_heldout(task) or isinstance(task, BfclTask | PerplexityTask)
 
 
 def file_of(task: Task) -> tuple[str, str] | None:

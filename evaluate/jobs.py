@@ -15,9 +15,11 @@ import ray
 from raymill.cluster.context import JobContext, JsonObject, Outcome
 from raymill.evaluate.actors import ActorPool, Size
 from raymill.evaluate.config import (
+    BfclTask,
     EvaluateConfig,
     HumanEvalTask,
     LmEvalTask,
+    PerplexityTask,
     QuantizeConfig,
     is_heldout,
     label_of,
@@ -30,7 +32,15 @@ from raymill.evaluate.parity import answers_of_model, parity_of_file
 from raymill.evaluate.prompts import Row, read_rows
 from raymill.evaluate.quantize import QuantizedFile, quantize
 from raymill.evaluate.samples import Record, write_parquet
-from raymill.evaluate.tasks import TaskResult, check_files, run_heldout, run_humaneval, run_lm_eval
+from raymill.evaluate.tasks import (
+    TaskResult,
+    check_files,
+    run_bfcl,
+    run_heldout,
+    run_humaneval,
+    run_lm_eval,
+    run_perplexity,
+)
 from raymill.policies.errors import Invalid
 from raymill.registry.artifacts import canonical_json
 
@@ -96,6 +106,10 @@ def evaluate_model(
                 result = run_lm_eval(context, pool, task, config, str(number))
             elif isinstance(task, HumanEvalTask):
                 result = run_humaneval(context, pool, task, config)
+            elif isinstance(task, BfclTask):
+                result = run_bfcl(context, pool, task, config)
+            elif isinstance(task, PerplexityTask):
+                result = run_perplexity(context, pool, task, config)
             else:
                 assert is_heldout(task)
                 result = run_heldout(context, pool, rows, config, task)
@@ -110,7 +124,7 @@ def evaluate_quantized(context: JobContext, config: EvaluateConfig, rows: list[R
     """
     if not any(map(runs_on_files, config.tasks)):
         raise Invalid(
-            "quantized files are measured by held-out rows only: add heldout_exact_match to evaluate.tasks",
+            "none of the tasks is run on quantized files: add heldout_exact_match to evaluate.tasks",
             param="tasks",
         )
     for task in config.tasks:
@@ -131,8 +145,13 @@ def evaluate_quantized(context: JobContext, config: EvaluateConfig, rows: list[R
             found[file["type"]] = TaskResult({}, {}, {})
             for task in filter(runs_on_files, config.tasks):
                 context.event("phase", name=f"{label_of(task)} of {file['type']}")
-                assert is_heldout(task)
-                result = run_heldout(context, pool, rows, config, task, folder / file["file"])
+                if isinstance(task, BfclTask):
+                    result = run_bfcl(context, pool, task, config, folder / file["file"])
+                elif isinstance(task, PerplexityTask):
+                    result = run_perplexity(context, pool, task, config, folder / file["file"])
+                else:
+                    assert is_heldout(task)
+                    result = run_heldout(context, pool, rows, config, task, folder / file["file"])
                 found[file["type"]].add(result)
     return found
 

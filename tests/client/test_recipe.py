@@ -109,6 +109,19 @@ def test_a_schema_is_found_from_the_recipes_own_folder_or_stands_in_the_recipe(f
     assert tasks[2]["json_schema"] == inline["json_schema"]
 
 
+def test_a_perplexity_may_not_be_held_above_the_bases(folder: Path) -> None:
+    (folder / "text.txt").write_text("words\n")
+    data = yaml.safe_load(RECIPE)
+    data["evaluate"] = {"tasks": [{"perplexity": "text.txt"}]}
+    data["promote"]["require"] = {"perplexity": {"at_most": 20}}
+    parse_recipe(data, folder=folder)
+    data["promote"]["require"] = {"perplexity": {"not_below_base": True}}
+    with pytest.raises(
+        Invalid, match=r"^promote\.require\.perplexity\.not_below_base: of a perplexity less is"
+    ):
+        parse_recipe(data, folder=folder)
+
+
 def test_training_only_drops_what_comes_after_training_and_changes_nothing_else(folder: Path) -> None:
     recipe = load_recipe(folder / "recipe.yaml")
     part = recipe.training_only()

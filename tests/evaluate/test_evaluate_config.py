@@ -89,6 +89,11 @@ def test_a_schema_is_a_task_by_file_or_as_it_stands() -> None:
         EvaluateConfig.model_validate({"tasks": [{"json_schema": {}}]})
 
 
+def test_a_window_moves_by_less_than_it_sees() -> None:
+    with pytest.raises(ValidationError, match="stride is 8, and the window 8: lower stride, or raise window"):
+        EvaluateConfig.model_validate({"tasks": [{"perplexity": "a.txt", "window": 8, "stride": 8}]})
+
+
 def test_a_name_that_another_task_has_is_refused() -> None:
     with pytest.raises(ValidationError, match="task 'heldout_f1' is listed twice"):
         EvaluateConfig.model_validate({"tasks": [HELDOUT_F1, {"json_schema": "a.json", "name": HELDOUT_F1}]})
@@ -116,6 +121,8 @@ def test_the_resolved_config_survives_json() -> None:
                 {"lm_eval": "a.yaml", "limit": 3},
                 {"humaneval": "he.jsonl"},
                 {"json_schema": {"type": "object"}},
+                {"bfcl": "bfcl.jsonl", "limit": 3},
+                {"perplexity": "text.txt", "metric": "bits_per_byte"},
             ]
         }
     )

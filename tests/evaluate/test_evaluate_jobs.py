@@ -78,7 +78,7 @@ def test_the_next_attempt_asks_only_for_what_is_missing(store: Path) -> None:
     context = context_for(store, "again", {"of": "train", "max_new_tokens": 16, "batch": 5, "actors": 1})
     rows = read_rows(store / "artifacts" / DATASET / "test.jsonl")
     wrong = Answer(prompt="p", text="", prompt_tokens=1, tokens=[], finished=True)
-    log = SampleLog(context.work_dir / "samples" / "heldout.jsonl")
+    log = SampleLog(context.work_dir / "samples" / "answers" / "heldout.jsonl")
     log.add(record_of(row, wrong) for row in rows[:13])
     with log.path.open("ab") as file:
         file.write(b'{"index": 13, "pro')  # where the earlier attempt was killed

@@ -156,7 +156,7 @@ def test_every_measure_judges_the_same_answers_which_are_written_once(tmp_path: 
     ]
     assert hashes[0] == hashes[1]
 
-    log = context.work_dir / "samples" / "heldout.jsonl"
+    log = context.work_dir / "samples" / "answers" / "heldout.jsonl"
     log.write_text(log.read_text().splitlines(keepends=True)[0] + '{"index": 1, "pro')  # killed here
     assert run_heldout(context, pool, ROWS, config, HELDOUT_F1) == overlap
     assert len(model.asked) == 5
