@@ -16,6 +16,7 @@ from raymill.evaluate.config import (
     QuantizeConfig,
     file_of,
     label_of,
+    runs_on_files,
 )
 
 
@@ -87,6 +88,13 @@ def test_a_schema_is_a_task_by_file_or_as_it_stands() -> None:
         EvaluateConfig.model_validate({"tasks": [{"json_schema": "a.json"}, {"json_schema": "b.json"}]})
     with pytest.raises(ValidationError, match="json_schema is empty, and anything would do"):
         EvaluateConfig.model_validate({"tasks": [{"json_schema": {}}]})
+
+
+def test_files_are_measured_by_what_asks_for_answers_or_reads_text() -> None:
+    tasks = [HELDOUT, HELDOUT_F1, {"json_schema": "s.json"}, {"bfcl": "b.jsonl"}, {"perplexity": "a.txt"}]
+    assert all(map(runs_on_files, EvaluateConfig.model_validate({"tasks": tasks}).tasks))
+    others = EvaluateConfig.model_validate({"tasks": [{"lm_eval": "mmlu"}, {"humaneval": "he.jsonl"}]})
+    assert not any(map(runs_on_files, others.tasks))
 
 
 def test_a_window_moves_by_less_than_it_sees() -> None:

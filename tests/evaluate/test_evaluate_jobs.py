@@ -110,11 +110,16 @@ def test_quantized_files_are_made_compared_and_measured(store: Path) -> None:
     assert files["F16"]["parity"]["agreement"] >= 0.8
     assert files["F16"]["size_bytes"] > files["Q8_0"]["size_bytes"] > files["Q4_K_M"]["size_bytes"]
 
-    evaluated = run_evaluate(
-        context_for(store, "of-quantized", {"of": "quantize", "max_new_tokens": 16}, quantize=made)
-    )
+    text = store / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": f"please help {number}"}) + "\n" for number in range(3)))
+    tasks = ["heldout_exact_match", "heldout_f1", {"perplexity": str(text), "metric": "bits_per_byte"}]
+    config = {"max_new_tokens": 16, "tasks": tasks}
+    evaluated = run_evaluate(context_for(store, "of-quantized", {"of": "quantize", **config}, quantize=made))
     scores = evaluated.result["metrics"]
     assert list(scores) == ["F16", "Q8_0", "Q4_K_M"]
+    of_model = run_evaluate(context_for(store, "of-model", {"of": "train", **config})).result["metrics"]
+    assert scores["F16"]["perplexity"] == pytest.approx(of_model["perplexity"], rel=0.02)
+    assert scores["F16"]["heldout_f1"] >= scores["F16"]["heldout_exact_match"]
     assert scores["F16"]["heldout_exact_match"] == pytest.approx(17 / 23, abs=0.2)
     table = pq.read_table(
         store / "artifacts" / evaluated.result["artifact"] / "heldout_exact_match.parquet"

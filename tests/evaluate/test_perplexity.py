@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from tests.conftest import SHARED_DATA
@@ -22,6 +21,8 @@ from raymill.evaluate.hf_model import HfModel
 from raymill.evaluate.perplexity import Reading, metrics_of, read_documents, reading_of, spans_of
 from raymill.evaluate.tasks import TaskResult, check_files, run_perplexity
 from raymill.policies.errors import Invalid, NotFound
+from raymill.registry import samples
+from raymill.registry.artifacts import ArtifactStore
 
 TEXTS = ["the parcel is late", "please help", "my order is wrong now, the screen is broken"]
 
@@ -236,6 +237,21 @@ def test_a_model_and_its_file_are_as_surprised_as_huggingfaces_guide_says(
     assert uniform["token_perplexity"] == pytest.approx(model.model.config.vocab_size, rel=1e-4)
 
 
+def test_short_documents_are_as_likely_as_lm_eval_says(tiny_model: Path, tmp_path: Path) -> None:
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    model = HfModel(str(tiny_model))
+    records = measured(tmp_path, model, PerplexityTask(perplexity=str(documents_in(tmp_path)))).records
+    lm = HFLM(pretrained=model.model, tokenizer=model.tokenizer, batch_size=1, backend="causal")
+    requests = [
+        Instance(request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=number)
+        for number, text in enumerate(TEXTS)
+    ]
+    theirs = lm.loglikelihood_rolling(requests, disable_tqdm=True)
+    assert [-each["nll"] for each in records["perplexity"]] == pytest.approx(theirs, rel=1e-4)
+
+
 def test_a_prompt_longer_than_the_workers_batch_is_scored_whole(tiny_model: Path, f16: Path) -> None:
     model, file = HfModel(str(tiny_model)), GgufModel(str(tiny_model))
     ids = model.encode([" ".join(TEXTS * 20)])["ids"][0]
@@ -246,17 +262,28 @@ def test_a_prompt_longer_than_the_workers_batch_is_scored_whole(tiny_model: Path
     assert of_file == pytest.approx(of_model, rel=0.03)
 
 
-def test_an_evaluation_publishes_the_samples_of_documents(
+def test_published_samples_are_compared_by_document_and_less_is_better(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "ActorPool", lambda *_, **__: InThisProcess(OneBit()))
-    monkeypatch.setattr(jobs, "pool_size", lambda _: None)
-    config = EvaluateConfig(tasks=(PerplexityTask(perplexity=str(documents_in(tmp_path)), name="small"),))
-    context = LocalContext(tmp_path, name="tiny", inputs={"train": {"artifact": "model"}})
-    results = jobs.evaluate_model(context, config, [], "train")
-    table = pq.read_table(jobs.write_samples(context, results) / "small.parquet").to_pylist()
-    assert [line["prompt"] for line in table] == TEXTS
-    assert {line["higher_is_better"] for line in table} == {False}
+    task = PerplexityTask(perplexity=str(documents_in(tmp_path)), name="small")
+    found: list[samples.Samples] = []
+    for cost, address in ((1.0, "000000000001"), (2.0, "000000000002")):
+        monkeypatch.setattr(jobs, "ActorPool", lambda *_, cost=cost, **__: InThisProcess(OneBit(cost)))
+        monkeypatch.setattr(jobs, "pool_size", lambda _: None)
+        inputs = {"train": {"artifact": "model"}}
+        context = LocalContext(tmp_path, name="tiny", job_id=address, address=address, inputs=inputs)
+        results = jobs.evaluate_model(context, EvaluateConfig(tasks=(task,)), [], "train")
+        published = context.publish("evaluation", jobs.write_samples(context, results))
+        (file,) = [each for each in published.files if each.path == "small.parquet"]
+        where = samples.SampleFile(
+            label=address, task="small", artifact_name=published.name, file=file, variant=""
+        )
+        found.append(samples.read(ArtifactStore(tmp_path / "artifacts"), where))
+    paired = samples.pair(*found)
+    assert paired.statistics.examples == 3
+    assert paired.statistics.mean_a == pytest.approx(paired.statistics.mean_b / 2)
+    assert (paired.statistics.wins, paired.statistics.losses) == (3, 0)
+    assert (paired.only_a, paired.only_b, paired.asked_differently) == (0, 0, 0)
 
 
 @pytest.mark.real_data
