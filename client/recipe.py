@@ -17,10 +17,12 @@ from pydantic_core import PydanticCustomError
 from raymill.client.types import JsonObject
 from raymill.client.validation import MISFIT, checked
 from raymill.evaluate.config import (
+    KINDS,
     EvaluateConfig,
-    HumanEvalTask,
     LmEvalTask,
+    PerplexityTask,
     QuantizeConfig,
+    file_of,
     label_of,
 )
 from raymill.policies.errors import Invalid
@@ -153,14 +155,21 @@ class Recipe(Section):
 
     def _gates_are_measured(self, promote: PromoteConfig) -> None:
         tasks = self.evaluate.tasks if self.evaluate else ()
+        for task in tasks:
+            gate = promote.require.get(label_of(task))
+            if isinstance(task, PerplexityTask) and gate is not None and gate.not_below_base:
+                raise misfit(
+                    f"promote.require.{task.name}.not_below_base",
+                    "of a perplexity less is better: use at_most, or not_significantly_worse_than",
+                )
         if any(isinstance(task, LmEvalTask) and task.is_file for task in tasks):
             return  # the name of such a task stands in its file, which the service reads
         names = [label_of(task) for task in tasks]
         measured = f"evaluate measures {', '.join(names)}" if names else "there is no evaluate section"
-        for task in promote.require:
-            if task not in names:
+        for name in promote.require:
+            if name not in names:
                 raise misfit(
-                    f"promote.require.{task}", f"is not measured, {measured}: add it to evaluate.tasks"
+                    f"promote.require.{name}", f"is not measured, {measured}: add it to evaluate.tasks"
                 )
 
     def resolved(self) -> JsonObject:
@@ -233,8 +242,8 @@ def _paths(recipe: Recipe) -> list[tuple[str, str, bool]]:
     for number, task in enumerate(recipe.evaluate.tasks if recipe.evaluate else ()):
         if isinstance(task, LmEvalTask) and task.is_file:
             found.append((f"evaluate.tasks[{number}]", task.lm_eval, False))
-        elif isinstance(task, HumanEvalTask):
-            found.append((f"evaluate.tasks[{number}].humaneval", task.humaneval, False))
+        elif (named := file_of(task)) is not None:
+            found.append((f"evaluate.tasks[{number}].{named[0]}", named[1], False))
     return found
 
 
@@ -275,8 +284,8 @@ def _anchor(value: Any, folder: Path) -> Any:
 
 def _task(task: Any, folder: Path) -> Any:
     """A task with the path of its file absolute; a task that is a bare name stays."""
-    if isinstance(task, dict) and "humaneval" in task:
-        return _with_paths(task, ("humaneval",), folder)
+    if isinstance(task, dict) and KINDS.keys() & task.keys():
+        return _with_paths(task, tuple(KINDS), folder)
     name = task.get("lm_eval") if isinstance(task, dict) else task
     if not isinstance(name, str) or Path(name).suffix not in {".yaml", ".yml"}:
         return task

@@ -6,7 +6,7 @@ Units: rows of the held-out set, tokens. A task's name is the key of its metric 
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import (
     BaseModel,
@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 HELDOUT: Literal["heldout_exact_match"] = "heldout_exact_match"
+HELDOUT_F1: Literal["heldout_f1"] = "heldout_f1"
 
 QUANTIZATION_TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q2_K")
 """llama.cpp's file types that we make, the largest first."""
@@ -136,29 +137,130 @@ class HumanEvalTask(Config):
         return self
 
 
+class JsonSchemaTask(Config):
+    """Held-out answers that should be JSON of a given form. The metric is the share that is."""
+
+    json_schema: str | dict[str, Any]
+    """The schema, or the path of a JSON file with it."""
+
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Of the file, in hex; None: the service fills it in. Another file than this is refused."""
+
+    name: str = Field(default="heldout_json_schema", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """Key of its metric."""
+
+    @property
+    def label(self) -> str:
+        """How a promotion's gate calls it."""
+        return self.name
+
+    @field_validator("json_schema")
+    @classmethod
+    def says_something(cls, schema: str | dict[str, Any]) -> str | dict[str, Any]:
+        if not schema:
+            raise ValueError("json_schema is empty, and anything would do: give a schema, or the path of one")
+        return schema
+
+
+class BfclTask(Config):
+    """Questions that one call of a function answers. The metric is the share of right calls."""
+
+    bfcl: str = Field(min_length=1)
+    """Path of a jsonl, jsonl.gz or parquet file in the layout of BFCL's `simple`, answers in the same rows."""
+
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Of the file, in hex; None: the service fills it in. Another file than this is refused."""
+
+    name: str = Field(default="bfcl", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """Key of its metric."""
+
+    limit: int | None = Field(default=None, ge=1)
+    """The first so many questions; None: all of them."""
+
+    max_new_tokens: int = Field(default=512, ge=1)
+    """A call that is not finished by then is read as it stands."""
+
+    @property
+    def label(self) -> str:
+        """How a promotion's gate calls it."""
+        return self.name
+
+
+class PerplexityTask(Config):
+    """Text that a model is to find likely. The metric is a perplexity, and lower is better."""
+
+    perplexity: str = Field(min_length=1)
+    """Path of a .txt file, which is one document, or of a jsonl, jsonl.gz or parquet file whose rows have `text`."""
+
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Of the file, in hex; None: the service fills it in. Another file than this is refused."""
+
+    name: str = Field(default="perplexity", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """Key of its metric."""
+
+    limit: int | None = Field(default=None, ge=1)
+    """The first so many documents; None: all of them."""
+
+    metric: Literal["word_perplexity", "token_perplexity", "byte_perplexity", "bits_per_byte"] = (
+        "word_perplexity"
+    )
+    """Which one is reported; all are in the details. Tokens differ between tokenizers, words and bytes do not."""
+
+    window: int | None = Field(default=None, ge=2)
+    """Tokens that the model sees at once; None: 1024, or the model's context where that is less."""
+
+    stride: int | None = Field(default=None, ge=1)
+    """Tokens by which the window moves, less than it has; None: half of it."""
+
+    @property
+    def label(self) -> str:
+        """How a promotion's gate calls it."""
+        return self.name
+
+    @model_validator(mode="after")
+    def window_moves_on(self) -> PerplexityTask:
+        if self.window is not None and self.stride is not None and self.stride >= self.window:
+            raise ValueError(
+                f"stride is {self.stride}, and the window {self.window}: lower stride, or raise window"
+            )
+        return self
+
+
 def read_task(value: Any) -> Any:
-    """`heldout_exact_match`, the path of a YAML file, or a mapping with `lm_eval` or `humaneval`."""
-    if not isinstance(value, str) or value == HELDOUT:
+    """The name of a held-out measure, the path of a YAML file, or a mapping with one of the keys of `KINDS`."""
+    if not isinstance(value, str) or value in (HELDOUT, HELDOUT_F1):
         return value
     if PurePath(value).suffix in {".yaml", ".yml"}:
         return {"lm_eval": value}
     raise ValueError(
-        f"{value!r} is no evaluation task: use {HELDOUT}, the path of an lm-eval YAML file, {{lm_eval: NAME}} or "
-        "{humaneval: FILE}"
+        f"{value!r} is no evaluation task: use {HELDOUT}, {HELDOUT_F1}, the path of an lm-eval YAML file, "
+        f"{{lm_eval: NAME}} or {' or '.join(f'{{{key}: FILE}}' for key in KINDS)}"
     )
+
+
+KINDS = {
+    "humaneval": "HumanEvalTask",
+    "json_schema": "JsonSchemaTask",
+    "bfcl": "BfclTask",
+    "perplexity": "PerplexityTask",
+}
+"""Key that names a task's file -> the class of the task."""
 
 
 def kind_of_task(value: Any) -> str:
     """Which member of `Task` a value is meant to be; the names are those of the classes."""
-    if isinstance(value, HumanEvalTask) or (isinstance(value, dict) and "humaneval" in value):
-        return "HumanEvalTask"
-    return "LmEvalTask" if isinstance(value, LmEvalTask | dict) else "name"
+    if isinstance(value, dict):
+        return next((kind for key, kind in KINDS.items() if key in value), "LmEvalTask")
+    return type(value).__name__ if isinstance(value, Config) else "name"
 
 
 Task = Annotated[
-    Annotated[Literal["heldout_exact_match"], Tag("name")]
+    Annotated[Literal["heldout_exact_match", "heldout_f1"], Tag("name")]
     | Annotated[LmEvalTask, Tag("LmEvalTask")]
-    | Annotated[HumanEvalTask, Tag("HumanEvalTask")],
+    | Annotated[HumanEvalTask, Tag("HumanEvalTask")]
+    | Annotated[JsonSchemaTask, Tag("JsonSchemaTask")]
+    | Annotated[BfclTask, Tag("BfclTask")]
+    | Annotated[PerplexityTask, Tag("PerplexityTask")],
     Discriminator(kind_of_task),
     BeforeValidator(read_task),
 ]
@@ -167,6 +269,24 @@ Task = Annotated[
 def label_of(task: Task) -> str:
     """What a recipe, and a promotion's gate, call a task."""
     return task if isinstance(task, str) else task.label
+
+
+def is_heldout(task: Task) -> TypeGuard[Literal["heldout_exact_match", "heldout_f1"] | JsonSchemaTask]:
+    """Whether a task judges the answers to the held-out rows, which all such tasks share."""
+    return isinstance(task, str | JsonSchemaTask)
+
+
+def runs_on_files(task: Task) -> bool:
+    """Whether quantized files are measured by a task too."""
+    return is_heldout(task) or isinstance(task, BfclTask | PerplexityTask)
+
+
+def file_of(task: Task) -> tuple[str, str] | None:
+    """The key and the path of the file with a task's questions; None where it has none, or lm-eval reads it."""
+    for key, kind in KINDS.items():
+        if kind == type(task).__name__ and isinstance(path := getattr(task, key), str):
+            return key, path
+    return None
 
 
 class EvaluateConfig(Config):
@@ -201,7 +321,7 @@ class EvaluateConfig(Config):
     def each_task_once(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
         seen: list[Task] = []
         for task in tasks:
-            same_name = isinstance(task, HumanEvalTask) and task.name in map(label_of, seen)
+            same_name = not isinstance(task, LmEvalTask) and label_of(task) in map(label_of, seen)
             if task in seen or same_name:
                 raise ValueError(f"task {label_of(task)!r} is listed twice: name it once")
             seen.append(task)

@@ -1,4 +1,4 @@
-"""Held-out exact match: the share of answers that equal the reference, letter for letter.
+"""What is kept of an answer to a held-out row, and the strictest measure of it: equal to the reference, letter for letter.
 
 White space around both is ignored, nothing else. Knows nothing of how the answers came to be.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 from raymill.evaluate.prompts import Answer, Row
+from raymill.evaluate.samples import Record
 from raymill.registry.artifacts import canonical_json
 
 
@@ -21,15 +21,14 @@ def batches_of(rows: Sequence[Row], batch: int) -> list[list[Row]]:
     return [by_length[start : start + batch] for start in range(0, len(by_length), batch)]
 
 
-def record_of(row: Row, answer: Answer) -> dict[str, Any]:
-    """One line of the published samples. `doc_hash` is what paired tests join on."""
+def record_of(row: Row, answer: Answer) -> Record:
+    """One line of the samples; a measure adds its `score`. `doc_hash` is what paired tests join on."""
     return {
         "index": row.index,
         "doc_hash": doc_hash(row),
         "prompt": answer["prompt"],
         "reference": row.reference,
         "answer": answer["text"],
-        "score": float(answer["text"].strip() == row.reference.strip()),
         "prompt_tokens": answer["prompt_tokens"],
         "answer_tokens": len(answer["tokens"]),
         "finished": answer["finished"],
@@ -42,6 +41,5 @@ def doc_hash(row: Row) -> str:
     return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
-def exact_match(records: Sequence[dict[str, Any]]) -> float:
-    """Mean score of the records."""
-    return sum(float(record["score"]) for record in records) / len(records)
+def is_exact(answer: str, reference: str) -> bool:
+    return answer.strip() == reference.strip()

@@ -15,6 +15,7 @@ from raymill.evaluate.prompts import (
     Answer,
     Conversation,
     answer_of,
+    document_ids,
     load_tokenizer,
     render_all,
     stop_ids,
@@ -85,6 +86,27 @@ class GgufModel:
             ],
             same_tokens=[mine == other for mine, other in zip(ids, theirs, strict=True)],
         )
+
+    def encode(self, file: str, texts: list[str]) -> dict[str, Any]:
+        """As `HfModel.encode`; the context is that of the weights in `file`."""
+        self.load()
+        return {
+            "ids": document_ids(self.tokenizer, texts, self.directory.name),
+            "context": self._open(Path(file)).ready["trained_context"],
+        }
+
+    def score(self, file: str, windows: list[list[int]], counted: list[int]) -> list[float]:
+        """As `HfModel.score`, by the weights in `file`.
+
+        Raises:
+            ChildFailed: llama.cpp crashed; the next call starts it again.
+        """
+        self.load()
+        try:
+            return self._open(Path(file)).score(windows, counted)
+        except BaseException:
+            self.close()
+            raise
 
     def _open(self, file: Path) -> LlamaCppRunner:
         if self.runner is None or self.runner.file != file:

@@ -27,6 +27,7 @@ from raymill.evaluate.prompts import (
     Answer,
     Conversation,
     answer_of,
+    document_ids,
     load_tokenizer,
     render_all,
     stop_ids,
@@ -35,6 +36,9 @@ from raymill.evaluate.prompts import (
 from raymill.evaluate.samples import Record
 from raymill.evaluate.sandbox.runner import Sandbox
 from raymill.policies.errors import Invalid
+
+LOGITS = 2**27
+"""Of them are held at once when text is scored: 512 MiB in float32, and as much again while they are summed."""
 
 
 class HfModel:
@@ -134,6 +138,43 @@ class HfModel:
                 f"a prompt has {longest} tokens and max_new_tokens is {max_new_tokens}, but the context of "
                 f"{self.directory.name} is {room}: lower max_new_tokens or shorten the row"
             )
+
+    def encode(self, texts: list[str]) -> dict[str, Any]:
+        """`ids` of each text behind a start token, and `context`, the most tokens that the model takes; None: any.
+
+        Raises:
+            Invalid: the tokenizer has no token to start a text with.
+        """
+        self.load()
+        return {
+            "ids": document_ids(self.tokenizer, texts, self.directory.name),
+            "context": getattr(self.model.config, "max_position_embeddings", None),
+        }
+
+    def score(self, windows: list[list[int]], counted: list[int]) -> list[float]:
+        """Negative log-likelihood, in nats, of the last `counted` tokens of each window, given those before them."""
+        import torch
+
+        self.load()
+        longest = max(map(len, windows))
+        at_once = max(1, LOGITS // (longest * len(self.tokenizer)))
+        found: list[float] = []
+        for start in range(0, len(windows), at_once):
+            part, counts = windows[start : start + at_once], counted[start : start + at_once]
+            tokens = max(map(len, part))
+            # Padding stands on the right, where no counted token sees it.
+            ids_BT = torch.tensor([row + [self.pad_id] * (tokens - len(row)) for row in part])
+            mask_BT = torch.tensor([[1] * len(row) + [0] * (tokens - len(row)) for row in part])
+            ids_BT, mask_BT = ids_BT.to(self.model.device), mask_BT.to(self.model.device)
+            with torch.inference_mode():
+                logits_BTV = self.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
+                for row, count, logits_TV, ids_T in zip(part, counts, logits_BTV, ids_BT, strict=True):
+                    first = len(row) - count
+                    nll_T = torch.nn.functional.cross_entropy(
+                        logits_TV[first - 1 : len(row) - 1].float(), ids_T[first : len(row)], reduction="none"
+                    )
+                    found.append(float(nll_T.double().sum()))
+        return found
 
     def lm_eval_shard(
         self, task: dict[str, Any], number: int, shards: int, batch: int

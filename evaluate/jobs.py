@@ -15,12 +15,15 @@ import ray
 from raymill.cluster.context import JobContext, JsonObject, Outcome
 from raymill.evaluate.actors import ActorPool, Size
 from raymill.evaluate.config import (
-    HELDOUT,
+    BfclTask,
     EvaluateConfig,
     HumanEvalTask,
     LmEvalTask,
+    PerplexityTask,
     QuantizeConfig,
+    is_heldout,
     label_of,
+    runs_on_files,
 )
 from raymill.evaluate.gguf_export import export_f16
 from raymill.evaluate.gguf_model import GgufModel
@@ -29,7 +32,15 @@ from raymill.evaluate.parity import answers_of_model, parity_of_file
 from raymill.evaluate.prompts import Row, read_rows
 from raymill.evaluate.quantize import QuantizedFile, quantize
 from raymill.evaluate.samples import Record, write_parquet
-from raymill.evaluate.tasks import TaskResult, run_heldout, run_humaneval, run_lm_eval
+from raymill.evaluate.tasks import (
+    TaskResult,
+    check_files,
+    run_bfcl,
+    run_heldout,
+    run_humaneval,
+    run_lm_eval,
+    run_perplexity,
+)
 from raymill.policies.errors import Invalid
 from raymill.registry.artifacts import canonical_json
 
@@ -49,6 +60,7 @@ def run_evaluate(context: JobContext) -> Outcome:
         raise Invalid(f"of is {of!r}: evaluate the model of base, train or quantize", param="of")
     config = EvaluateConfig.model_validate(settings)
     rows = read_rows(context.path(context.inputs["dataset"]["artifact"]) / "test.jsonl", config.limit)
+    check_files(config.tasks)
     join_ray()
     results = (
         evaluate_quantized(context, config, rows)
@@ -94,23 +106,29 @@ def evaluate_model(
                 result = run_lm_eval(context, pool, task, config, str(number))
             elif isinstance(task, HumanEvalTask):
                 result = run_humaneval(context, pool, task, config)
+            elif isinstance(task, BfclTask):
+                result = run_bfcl(context, pool, task, config)
+            elif isinstance(task, PerplexityTask):
+                result = run_perplexity(context, pool, task, config)
             else:
+                assert is_heldout(task)
                 result = run_heldout(context, pool, rows, config, task)
             found.add(result)
     return {of: found}
 
 
 def evaluate_quantized(context: JobContext, config: EvaluateConfig, rows: list[Row]) -> dict[str, TaskResult]:
-    """Held-out exact match of each GGUF file; tokenizer and template are those of the train step.
+    """What can be asked of each GGUF file; tokenizer and template are those of the train step.
 
     Other tasks are left to the model itself: llama.cpp's scores of given answers are not wired up.
     """
-    if HELDOUT not in config.tasks:
+    if not any(map(runs_on_files, config.tasks)):
         raise Invalid(
-            f"quantized files are measured by {HELDOUT} only: add it to evaluate.tasks", param="tasks"
+            "none of the tasks is run on quantized files: add heldout_exact_match to evaluate.tasks",
+            param="tasks",
         )
     for task in config.tasks:
-        if task != HELDOUT:
+        if not runs_on_files(task):
             context.event("log", text=f"{label_of(task)} is not run on quantized files, only on the model")
     directory = context.path(context.inputs["train"]["artifact"])
     made = context.inputs["quantize"]
@@ -124,8 +142,17 @@ def evaluate_quantized(context: JobContext, config: EvaluateConfig, rows: list[R
         log=lambda text: context.event("log", text=text),
     ) as pool:
         for file in made["files"]:
-            context.event("phase", name=f"{HELDOUT} of {file['type']}")
-            found[file["type"]] = run_heldout(context, pool, rows, config, HELDOUT, folder / file["file"])
+            found[file["type"]] = TaskResult({}, {}, {})
+            for task in filter(runs_on_files, config.tasks):
+                context.event("phase", name=f"{label_of(task)} of {file['type']}")
+                if isinstance(task, BfclTask):
+                    result = run_bfcl(context, pool, task, config, folder / file["file"])
+                elif isinstance(task, PerplexityTask):
+                    result = run_perplexity(context, pool, task, config, folder / file["file"])
+                else:
+                    assert is_heldout(task)
+                    result = run_heldout(context, pool, rows, config, task, folder / file["file"])
+                found[file["type"]].add(result)
     return found
 
 

@@ -84,6 +84,16 @@ class LlamaCppRunner:
         answers: list[list[int]] = self._ask(request, "generating")["answers"]
         return answers
 
+    def score(self, windows: list[list[int]], counted: list[int]) -> list[float]:
+        """Negative log-likelihood, in nats, of the last `counted` tokens of each window of token ids.
+
+        Raises:
+            ChildFailed: llama.cpp crashed or refused; the message has the signal and its last words.
+        """
+        request = {"op": "score", "windows": windows, "counted": counted}
+        nlls: list[float] = self._ask(request, "scoring with")["nll"]
+        return nlls
+
     def _ask(self, request: dict[str, Any], doing: str) -> dict[str, Any]:
         assert self.ready
         assert self._process.stdin is not None

@@ -3,6 +3,7 @@
     in   {"op": "tokenize", "texts": [...]}                                out  {"tokens": [[...], ...]}
     in   {"op": "generate", "prompts": [[id...]...], "max_new_tokens": N,
           "stops": [id...], "batch": B}                                    out  {"answers": [[id...], ...]}
+    in   {"op": "score", "windows": [[id...]...], "counted": [N...]}       out  {"nll": [nats, ...]}
 
 The first line out is {"ready": {...}}. An answer holds its stop token when it reached one. Imports
 nothing of Ray, torch or transformers: it starts in half a second.
@@ -116,6 +117,36 @@ class Worker:
             answers += [sequence.answer for sequence in sequences]
         return answers
 
+    def score(self, windows: list[list[int]], counted: list[int]) -> list[float]:
+        """Negative log-likelihood of the last `counted` tokens of each window, given those before them."""
+        return [self._nll(window, count) for window, count in zip(windows, counted, strict=True)]
+
+    def _nll(self, window: list[int], counted: int) -> float:
+        self._make_room(1, len(window))
+        first = len(window) - counted
+        total = 0.0
+        places: list[tuple[int, int]] = []
+        for position, token in enumerate(window[:-1]):
+            wanted = position + 1 >= first
+            place = self.batch.add(token, position, 0, wanted=wanted)
+            if wanted:
+                places.append((place, window[position + 1]))
+            if self.batch.raw.n_tokens == self.batch.capacity:
+                total += self._surprise(places)
+                places = []
+        return total + self._surprise(places)
+
+    def _surprise(self, places: list[tuple[int, int]]) -> float:
+        """Run the batch, and sum the negative log-likelihoods of the tokens that follow the `places`."""
+        self._run()
+        total = 0.0
+        for place, token in places:
+            logits_V = self._logits(place).astype(np.float64)
+            highest = logits_V.max()
+            total += float(highest + np.log(np.exp(logits_V - highest).sum()) - logits_V[token])
+        self.batch.clear()
+        return total
+
     def _make_room(self, slots: int, tokens: int) -> None:
         tokens = -(-tokens // CONTEXT_STEP) * CONTEXT_STEP
         if self.context is None or slots > self.room[0] or tokens > self.room[1]:
@@ -157,18 +188,24 @@ class Worker:
 
     def _decode(self, places: list[tuple[Sequence, int]]) -> None:
         """Run the batch, and give each sequence named in `places` its likeliest next token."""
+        self._run()
+        for sequence, place in places:
+            sequence.answer.append(int(self._logits(place).argmax()))
+        self.batch.clear()
+
+    def _run(self) -> None:
         if self.batch.raw.n_tokens == 0:
             return
         code = llama_cpp.llama_decode(self.context, self.batch.raw)
         if code != 0:
             sys.exit(f"llama_decode ended with {code} on {self.batch.raw.n_tokens} tokens")
-        for sequence, place in places:
-            logits = llama_cpp.llama_get_logits_ith(self.context, place)
-            logits_V = np.ctypeslib.as_array(
-                ctypes.cast(logits, ctypes.POINTER(ctypes.c_float)), (self.vocab_tokens,)
-            )
-            sequence.answer.append(int(logits_V.argmax()))
-        self.batch.clear()
+
+    def _logits(self, place: int) -> Any:
+        """logits_V after the token at `place` of the batch that was run."""
+        logits = llama_cpp.llama_get_logits_ith(self.context, place)
+        return np.ctypeslib.as_array(
+            ctypes.cast(logits, ctypes.POINTER(ctypes.c_float)), (self.vocab_tokens,)
+        )
 
 
 def serve(worker: Worker, requests: TextIO, replies: TextIO) -> None:
@@ -178,6 +215,8 @@ def serve(worker: Worker, requests: TextIO, replies: TextIO) -> None:
         request = json.loads(line)
         if request["op"] == "tokenize":
             say(replies, {"tokens": worker.tokenize(request["texts"])})
+        elif request["op"] == "score":
+            say(replies, {"nll": worker.score(request["windows"], request["counted"])})
         else:
             answers = worker.generate(
                 request["prompts"], request["max_new_tokens"], request["stops"], request["batch"]

@@ -147,6 +147,22 @@ def token_ids(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
+def document_ids(tokenizer: Any, texts: Sequence[str], model: str) -> list[list[int]]:
+    """Ids of each text with one token before it that starts it: that of the beginning, else that of the end.
+
+    Raises:
+        Invalid: the tokenizer has neither.
+    """
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if start is None:
+        raise Invalid(
+            f"the tokenizer of {model} has neither bos_token nor eos_token to start a text with: name one in its "
+            "tokenizer_config.json"
+        )
+    encoded: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    return [[int(start), *ids] for ids in encoded]
+
+
 def stop_ids(tokenizer: Any, directory: Path) -> list[int]:
     """Tokens that end an answer: the tokenizer's end of sequence, and those of generation_config.json."""
     found: list[int] = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]

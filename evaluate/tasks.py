@@ -6,16 +6,29 @@ scratch directory) comes as a `JobContext`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from raymill.cluster.context import JobContext
+from raymill.evaluate import bfcl, perplexity
 from raymill.evaluate.actors import ActorPool
-from raymill.evaluate.config import EvaluateConfig, HumanEvalTask, LmEvalTask
-from raymill.evaluate.exact_match import batches_of, exact_match, record_of
+from raymill.evaluate.config import (
+    BfclTask,
+    EvaluateConfig,
+    HumanEvalTask,
+    JsonSchemaTask,
+    LmEvalTask,
+    PerplexityTask,
+    Task,
+    is_heldout,
+    label_of,
+)
+from raymill.evaluate.exact_match import batches_of, record_of
 from raymill.evaluate.humaneval import metrics_of, read_problems
 from raymill.evaluate.lm_eval_tasks import with_score
+from raymill.evaluate.measures import judge_of
+from raymill.evaluate.measures import metrics_of as means_of
 from raymill.evaluate.prompts import Answer, Row
 from raymill.evaluate.samples import Record, SampleLog
 
@@ -42,37 +55,161 @@ class TaskResult(NamedTuple):
         self.details.update(other.details)
 
 
+def check_files(tasks: Sequence[Task]) -> None:
+    """Read the file of each task once, so that a bad row is told before a model is loaded.
+
+    Raises:
+        NotFound, Invalid: as the readers of the files.
+    """
+    for task in tasks:
+        if isinstance(task, HumanEvalTask):
+            read_problems(Path(task.humaneval), task.limit, task.sha256)
+        elif isinstance(task, BfclTask):
+            bfcl.read_questions(task)
+        elif isinstance(task, PerplexityTask):
+            perplexity.read_documents(task)
+        elif is_heldout(task):
+            judge_of(task)
+
+
 def run_heldout(
     context: JobContext,
     pool: ActorPool,
     rows: Sequence[Row],
     config: EvaluateConfig,
-    task: str,
+    task: Literal["heldout_exact_match", "heldout_f1"] | JsonSchemaTask,
     gguf: Path | None = None,
 ) -> TaskResult:
-    """Held-out exact match of the pool's model, or of the file `gguf` when the pool holds GgufModels."""
-    label = task if gguf is None else f"{task}-{gguf.stem}"
-    log = SampleLog(context.work_dir / "samples" / f"{label}.jsonl")
+    """A held-out measure of the pool's model, or of the file `gguf` when the pool holds GgufModels.
+
+    The answers are kept in one log: the first such task has them generated, those after it find them there.
+    """
+    judge, means = judge_of(task)
+    answers = answered(context, pool, rows, "heldout", config.batch, config.max_new_tokens, gguf)
+    records = [{**record, **judge(record)} for record in answers]
+    metrics = means_of(records, means)
+    label = label_of(task)
+    return TaskResult({label: metrics[next(iter(means))]}, {label: records}, {label: metrics})
+
+
+def run_bfcl(
+    context: JobContext, pool: ActorPool, task: BfclTask, config: EvaluateConfig, gguf: Path | None = None
+) -> TaskResult:
+    """Function calling of the pool's model, or of the file `gguf` when the pool holds GgufModels.
+
+    Raises:
+        Invalid: the model's chat template leaves tools out.
+    """
+    questions = bfcl.read_questions(task)
+    rows = [question.row for question in questions]
+
+    def told(row: Row, answer: Answer) -> None:
+        bfcl.check_told(questions[row.index], answer["prompt"], context.name)
+
+    answers = answered(
+        context, pool, rows, f"bfcl-{task.name}", config.batch, task.max_new_tokens, gguf, told
+    )
+    records = list(map(bfcl.with_verdict, questions, answers))
+    metrics = bfcl.metrics_of(records)
+    return TaskResult({task.name: metrics["accuracy"]}, {task.name: records}, {task.name: metrics})
+
+
+def run_perplexity(
+    context: JobContext,
+    pool: ActorPool,
+    task: PerplexityTask,
+    config: EvaluateConfig,
+    gguf: Path | None = None,
+) -> TaskResult:
+    """Perplexity of the pool's model, or of the file `gguf` when the pool holds GgufModels.
+
+    A call is a number of windows; its line in the log is what the next attempt keeps.
+
+    Raises:
+        Invalid: the window does not fit into the model's context, or a likelihood is no number.
+    """
+    documents = perplexity.read_documents(task)
+    file: tuple[str, ...] = () if gguf is None else (str(gguf),)
+    encoded: dict[int, dict[str, Any]] = {}
+    parts = [documents[start : start + config.batch] for start in range(0, len(documents), config.batch)]
+    pool.map("encode", [(*file, [each.text for each in part]) for part in parts], encoded.__setitem__)
+    ids = [row for number in range(len(parts)) for row in encoded[number]["ids"]]
+    perplexity.check_tokens(ids, context.name)
+    reading = perplexity.reading_of(task, encoded[0]["context"], context.name)
+    spans = [
+        span for number, row in enumerate(ids) for span in perplexity.spans_of(number, len(row), reading)
+    ]
+    calls = [spans[start : start + config.batch] for start in range(0, len(spans), config.batch)]
+    label = task.name if gguf is None else f"{task.name}-{gguf.stem}"
+    log = SampleLog(context.work_dir / "samples" / "windows" / f"{label}.jsonl")
+    done = {line["call"] for line in log.records}
+    left = [number for number in range(len(calls)) if number not in done]
+
+    def finished(position: int, nlls: list[float]) -> None:
+        for span, nll in zip(calls[left[position]], nlls, strict=True):
+            perplexity.check_finite(nll, documents[span.document])
+        log.add([{"call": left[position], "nll": nlls}])
+        read = sum(len(line["nll"]) for line in log.records)
+        context.event("progress", done=read, total=len(spans), what="windows", task=label)
+
+    pool.map(
+        "score",
+        [
+            (
+                *file,
+                [ids[span.document][span.begin : span.end] for span in calls[number]],
+                [span.counted for span in calls[number]],
+            )
+            for number in left
+        ],
+        finished,
+    )
+    nll, tokens = [0.0] * len(documents), [0] * len(documents)
+    for line in sorted(log.records, key=lambda line: int(line["call"])):
+        for span, value in zip(calls[line["call"]], line["nll"], strict=True):
+            nll[span.document] += value
+            tokens[span.document] += span.counted
+    records = [perplexity.record_of(*of, reading) for of in zip(documents, nll, tokens, strict=True)]
+    metrics = perplexity.metrics_of(records)
+    return TaskResult({task.name: metrics[task.metric]}, {task.name: records}, {task.name: metrics})
+
+
+def answered(
+    context: JobContext,
+    pool: ActorPool,
+    rows: Sequence[Row],
+    name: str,
+    batch: int,
+    max_new_tokens: int,
+    gguf: Path | None = None,
+    look: Callable[[Row, Answer], None] = lambda row, answer: None,  # noqa: ARG005
+) -> list[Record]:
+    """The answer to each of `rows`, in their order; those in the log called `name` are not asked for again.
+
+    Args:
+        look: is shown each answer before it is kept, and may raise.
+    """
+    label = name if gguf is None else f"{name}-{gguf.stem}"
+    log = SampleLog(context.work_dir / "samples" / "answers" / f"{label}.jsonl")
     done = {record["index"] for record in log.records}
-    batches = batches_of([row for row in rows if row.index not in done], config.batch)
-    if done:
+    batches = batches_of([row for row in rows if row.index not in done], batch)
+    if done and batches:
         context.event(
             "log", text=f"{label}: {len(done)} of {len(rows)} samples are there from an earlier attempt"
         )
 
     def finished(position: int, result: Any) -> None:
         answers: list[Answer] = result if gguf is None else result["answers"]
+        for row, answer in zip(batches[position], answers, strict=True):
+            look(row, answer)
         log.add(record_of(row, answer) for row, answer in zip(batches[position], answers, strict=True))
         context.event("progress", done=len(log.records), total=len(rows), what="samples", task=label)
 
     calls = [
-        ([row.messages for row in batch], config.max_new_tokens, [row.tools for row in batch])
-        for batch in batches
+        ([row.messages for row in each], max_new_tokens, [row.tools for row in each]) for each in batches
     ]
     pool.map("generate", calls if gguf is None else [(str(gguf), *call) for call in calls], finished)
-    records = sorted(log.records, key=lambda record: int(record["index"]))
-    score = exact_match(records)
-    return TaskResult({task: score}, {task: records}, {task: {"exact_match": score}})
+    return sorted(log.records, key=lambda record: int(record["index"]))
 
 
 def run_lm_eval(

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from raymill.client.recipe import Recipe
 from raymill.cluster.kinds import kind_of
-from raymill.evaluate.config import HELDOUT, EvaluateConfig, HumanEvalTask, Task
+from raymill.evaluate.config import EvaluateConfig, LmEvalTask, Task, file_of, runs_on_files
 from raymill.registry.artifacts import canonical_json, sha256_file
 from raymill.registry.jobs import StepSpec
 from raymill.registry.tables import JsonObject
@@ -42,10 +42,11 @@ def plan(recipe: Recipe, opened: Session) -> list[StepSpec]:
         steps.append(
             _step("quantize", "quantize", recipe.quantize.model_dump(mode="json"), ("dataset", "train"))
         )
-        if recipe.evaluate is not None and HELDOUT in recipe.evaluate.tasks:
-            heldout = recipe.evaluate.model_copy(update={"tasks": (HELDOUT,)})
+        tasks = tuple(filter(runs_on_files, recipe.evaluate.tasks)) if recipe.evaluate is not None else ()
+        if recipe.evaluate is not None and tasks:
+            of_files = recipe.evaluate.model_copy(update={"tasks": tasks})
             steps.append(
-                evaluate_step("evaluate-quantized", heldout, "quantize", ("dataset", "train", "quantize"))
+                evaluate_step("evaluate-quantized", of_files, "quantize", ("dataset", "train", "quantize"))
             )
     if recipe.promote is not None:
         config = recipe.promote.model_dump(mode="json", exclude_defaults=True) | {"to": recipe.promote.to}
@@ -79,7 +80,7 @@ def _train(recipe: Recipe) -> StepSpec:
 
 
 def evaluate_step(step: str, config: EvaluateConfig, of: str, depends_on: tuple[str, ...]) -> StepSpec:
-    """A step that measures. What its result depends on besides its parents is the files of problems, by their sha256.
+    """A step that measures. What its result depends on besides its parents is the files of its tasks, by their sha256.
 
     Raises:
         OSError: such a file cannot be read.
@@ -89,9 +90,10 @@ def evaluate_step(step: str, config: EvaluateConfig, of: str, depends_on: tuple[
 
 
 def _with_digest(task: Task) -> Task:
-    if not isinstance(task, HumanEvalTask) or task.sha256 is not None:
+    named = file_of(task)
+    if named is None or isinstance(task, str | LmEvalTask) or task.sha256 is not None:
         return task
-    return task.model_copy(update={"sha256": sha256_file(Path(task.humaneval))})
+    return task.model_copy(update={"sha256": sha256_file(Path(named[1]))})
 
 
 def _step(step: str, kind: str, config: JsonObject, depends_on: tuple[str, ...]) -> StepSpec:

@@ -98,6 +98,30 @@ def test_a_file_of_problems_is_found_from_the_recipes_own_folder_and_its_task_ca
     assert recipe.resolved()["evaluate"]["tasks"][0]["humaneval"] == str(folder / "he.jsonl")
 
 
+def test_a_schema_is_found_from_the_recipes_own_folder_or_stands_in_the_recipe(folder: Path) -> None:
+    (folder / "s.json").write_text("{}\n")
+    data = yaml.safe_load(RECIPE)
+    inline = {"json_schema": {"properties": {"bfcl": {"type": "string"}}}, "name": "form"}
+    data["evaluate"] = {"tasks": ["heldout_f1", {"json_schema": "s.json"}, inline]}
+    data["promote"]["require"] = {"heldout_json_schema": {"at_least": 0.5}, "form": {"at_least": 0.5}}
+    tasks = parse_recipe(data, folder=folder).resolved()["evaluate"]["tasks"]
+    assert tasks[1]["json_schema"] == str(folder / "s.json")
+    assert tasks[2]["json_schema"] == inline["json_schema"]
+
+
+def test_a_perplexity_may_not_be_held_above_the_bases(folder: Path) -> None:
+    (folder / "text.txt").write_text("words\n")
+    data = yaml.safe_load(RECIPE)
+    data["evaluate"] = {"tasks": [{"perplexity": "text.txt"}]}
+    data["promote"]["require"] = {"perplexity": {"at_most": 20}}
+    parse_recipe(data, folder=folder)
+    data["promote"]["require"] = {"perplexity": {"not_below_base": True}}
+    with pytest.raises(
+        Invalid, match=r"^promote\.require\.perplexity\.not_below_base: of a perplexity less is"
+    ):
+        parse_recipe(data, folder=folder)
+
+
 def test_training_only_drops_what_comes_after_training_and_changes_nothing_else(folder: Path) -> None:
     recipe = load_recipe(folder / "recipe.yaml")
     part = recipe.training_only()
@@ -138,6 +162,8 @@ def test_training_only_drops_what_comes_after_training_and_changes_nothing_else(
         ("evaluate.tasks", [{"humaneval": "/he.jsonl", "sampels": 3}], "evaluate.tasks[0].sampels: unknown key; did you mean samples?", "evaluate.tasks[0].sampels"),
         ("evaluate.tasks", [{"humaneval": "/he.jsonl", "sandbox": {"cpu": 3}}], "evaluate.tasks[0].sandbox.cpu: unknown key; did you mean cpu_s?", "evaluate.tasks[0].sandbox.cpu"),
         ("evaluate.tasks", [{"humaneval": "/he.jsonl", "k": [1, 5]}], "evaluate.tasks[0]: pass@5 needs at least 5 samples, got 1", "evaluate.tasks[0]"),
+        ("evaluate.tasks", ["heldout_exact_match", {"json_schema": "/no/s.json"}], "evaluate.tasks[1].json_schema: no such file: /no/s.json", "evaluate.tasks[1].json_schema"),
+        ("evaluate.tasks", [{"json_schema": 3}], "evaluate.tasks[0].json_schema: ", "evaluate.tasks[0].json_schema"),
         ("quantize", ["Q9"], "quantize: 'Q9' is no quantization type", "quantize"),
         ("quantize", [], "quantize: must be a list of at least 1, got a list of 0", "quantize"),
         ("promote.require", {"mmlu": {"at_least": 1}}, "promote.require.mmlu: is not measured, evaluate measures heldout_exact_match", "promote.require.mmlu"),

@@ -6,7 +6,18 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from raymill.evaluate.config import HELDOUT, EvaluateConfig, HumanEvalTask, LmEvalTask, QuantizeConfig
+from raymill.evaluate.config import (
+    HELDOUT,
+    HELDOUT_F1,
+    EvaluateConfig,
+    HumanEvalTask,
+    JsonSchemaTask,
+    LmEvalTask,
+    QuantizeConfig,
+    file_of,
+    label_of,
+    runs_on_files,
+)
 
 
 def test_the_default_task_is_held_out_exact_match() -> None:
@@ -65,6 +76,37 @@ def test_two_tasks_of_humaneval_need_two_names() -> None:
     )
 
 
+def test_a_schema_is_a_task_by_file_or_as_it_stands() -> None:
+    given = [HELDOUT_F1, {"json_schema": "s.json"}, {"json_schema": {"type": "object"}, "name": "form"}]
+    name, of_file, inline = EvaluateConfig.model_validate({"tasks": given}).tasks
+    assert name == HELDOUT_F1
+    assert isinstance(of_file, JsonSchemaTask)
+    assert isinstance(inline, JsonSchemaTask)
+    assert [label_of(each) for each in (of_file, inline)] == ["heldout_json_schema", "form"]
+    assert [file_of(each) for each in (of_file, inline)] == [("json_schema", "s.json"), None]
+    with pytest.raises(ValidationError, match="task 'heldout_json_schema' is listed twice"):
+        EvaluateConfig.model_validate({"tasks": [{"json_schema": "a.json"}, {"json_schema": "b.json"}]})
+    with pytest.raises(ValidationError, match="json_schema is empty, and anything would do"):
+        EvaluateConfig.model_validate({"tasks": [{"json_schema": {}}]})
+
+
+def test_files_are_measured_by_what_asks_for_answers_or_reads_text() -> None:
+    tasks = [HELDOUT, HELDOUT_F1, {"json_schema": "s.json"}, {"bfcl": "b.jsonl"}, {"perplexity": "a.txt"}]
+    assert all(map(runs_on_files, EvaluateConfig.model_validate({"tasks": tasks}).tasks))
+    others = EvaluateConfig.model_validate({"tasks": [{"lm_eval": "mmlu"}, {"humaneval": "he.jsonl"}]})
+    assert not any(map(runs_on_files, others.tasks))
+
+
+def test_a_window_moves_by_less_than_it_sees() -> None:
+    with pytest.raises(ValidationError, match="stride is 8, and the window 8: lower stride, or raise window"):
+        EvaluateConfig.model_validate({"tasks": [{"perplexity": "a.txt", "window": 8, "stride": 8}]})
+
+
+def test_a_name_that_another_task_has_is_refused() -> None:
+    with pytest.raises(ValidationError, match="task 'heldout_f1' is listed twice"):
+        EvaluateConfig.model_validate({"tasks": [HELDOUT_F1, {"json_schema": "a.json", "name": HELDOUT_F1}]})
+
+
 def test_an_unknown_field_is_refused() -> None:
     with pytest.raises(ValidationError, match="bach"):
         EvaluateConfig.model_validate({"bach": 3})
@@ -81,7 +123,16 @@ def test_an_unknown_quantization_type_is_refused_with_what_is_allowed() -> None:
 
 def test_the_resolved_config_survives_json() -> None:
     config = EvaluateConfig.model_validate(
-        {"tasks": [HELDOUT, {"lm_eval": "a.yaml", "limit": 3}, {"humaneval": "he.jsonl"}]}
+        {
+            "tasks": [
+                HELDOUT,
+                {"lm_eval": "a.yaml", "limit": 3},
+                {"humaneval": "he.jsonl"},
+                {"json_schema": {"type": "object"}},
+                {"bfcl": "bfcl.jsonl", "limit": 3},
+                {"perplexity": "text.txt", "metric": "bits_per_byte"},
+            ]
+        }
     )
     assert EvaluateConfig.model_validate_json(config.model_dump_json()) == config
 

@@ -69,7 +69,7 @@ def test_a_model_is_measured_on_the_held_out_rows(store: Path) -> None:
     assert [line["index"] for line in table] == list(range(23))
     assert [line["score"] for line in table] == [float(number % 4 != 0) for number in range(23)]
     assert table[0]["prompt"].endswith("<|assistant|>")
-    assert {"done": 23, "total": 23, "what": "samples", "task": "heldout_exact_match"} in [
+    assert {"done": 23, "total": 23, "what": "samples", "task": "heldout"} in [
         data for kind, data in context.events if kind == "progress"
     ]
 
@@ -78,7 +78,7 @@ def test_the_next_attempt_asks_only_for_what_is_missing(store: Path) -> None:
     context = context_for(store, "again", {"of": "train", "max_new_tokens": 16, "batch": 5, "actors": 1})
     rows = read_rows(store / "artifacts" / DATASET / "test.jsonl")
     wrong = Answer(prompt="p", text="", prompt_tokens=1, tokens=[], finished=True)
-    log = SampleLog(context.work_dir / "samples" / "heldout_exact_match.jsonl")
+    log = SampleLog(context.work_dir / "samples" / "answers" / "heldout.jsonl")
     log.add(record_of(row, wrong) for row in rows[:13])
     with log.path.open("ab") as file:
         file.write(b'{"index": 13, "pro')  # where the earlier attempt was killed
@@ -86,7 +86,7 @@ def test_the_next_attempt_asks_only_for_what_is_missing(store: Path) -> None:
     # Of the ten rows that were left, 16 and 20 are answered wrong.
     assert outcome.result["metrics"]["heldout_exact_match"] == pytest.approx(8 / 23)
     said = [data["text"] for kind, data in context.events if kind == "log"]
-    assert said == ["heldout_exact_match: 13 of 23 samples are there from an earlier attempt"]
+    assert said == ["heldout: 13 of 23 samples are there from an earlier attempt"]
 
 
 def test_an_unknown_step_is_refused(store: Path) -> None:
@@ -110,11 +110,16 @@ def test_quantized_files_are_made_compared_and_measured(store: Path) -> None:
     assert files["F16"]["parity"]["agreement"] >= 0.8
     assert files["F16"]["size_bytes"] > files["Q8_0"]["size_bytes"] > files["Q4_K_M"]["size_bytes"]
 
-    evaluated = run_evaluate(
-        context_for(store, "of-quantized", {"of": "quantize", "max_new_tokens": 16}, quantize=made)
-    )
+    text = store / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": f"please help {number}"}) + "\n" for number in range(3)))
+    tasks = ["heldout_exact_match", "heldout_f1", {"perplexity": str(text), "metric": "bits_per_byte"}]
+    config = {"max_new_tokens": 16, "tasks": tasks}
+    evaluated = run_evaluate(context_for(store, "of-quantized", {"of": "quantize", **config}, quantize=made))
     scores = evaluated.result["metrics"]
     assert list(scores) == ["F16", "Q8_0", "Q4_K_M"]
+    of_model = run_evaluate(context_for(store, "of-model", {"of": "train", **config})).result["metrics"]
+    assert scores["F16"]["perplexity"] == pytest.approx(of_model["perplexity"], rel=0.02)
+    assert scores["F16"]["heldout_f1"] >= scores["F16"]["heldout_exact_match"]
     assert scores["F16"]["heldout_exact_match"] == pytest.approx(17 / 23, abs=0.2)
     table = pq.read_table(
         store / "artifacts" / evaluated.result["artifact"] / "heldout_exact_match.parquet"

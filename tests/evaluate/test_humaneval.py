@@ -3,15 +3,16 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from tests.conftest import SHARED_DATA
+from tests.evaluate.pools import InThisProcess
 
 from raymill.cluster.context import LocalContext
 from raymill.evaluate import jobs
@@ -130,25 +131,6 @@ class Writer(HfModel):
         numbers = [int(prompt.rpartition("Add ")[2].partition(".")[0]) for prompt in prompts]
         self.asked += prompts
         return [f"    return x + {number + (number == 3)}\n" for number in numbers]
-
-
-class InThisProcess:
-    """What a pool does, without its actors."""
-
-    def __init__(self, model: object) -> None:
-        self.model = model
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-    def map(
-        self, method: str, calls: Sequence[tuple[Any, ...]], on_result: Callable[[int, Any], None]
-    ) -> None:
-        for position, call in enumerate(calls):
-            on_result(position, getattr(self.model, method)(*call))
 
 
 def test_answers_are_run_counted_and_kept_and_the_next_attempt_asks_for_the_rest(tmp_path: Path) -> None:

@@ -18,6 +18,14 @@ def test_another_file_of_problems_makes_another_step(tmp_path: Path) -> None:
     assert evaluate_step("evaluate", config, "train", ("dataset", "train")).config != step.config
 
 
+def test_a_schema_by_file_makes_another_step_when_the_file_changes(tmp_path: Path) -> None:
+    path = tmp_path / "s.json"
+    path.write_text("{}")
+    tasks = [{"json_schema": str(path)}, {"json_schema": {"type": "object"}, "name": "form"}]
+    step = evaluate_step("evaluate", EvaluateConfig.model_validate({"tasks": tasks}), "base", ("base",))
+    assert [task["sha256"] for task in step.config["tasks"]] == [sha256_file(path), None]
+
+
 def test_a_digest_that_the_recipe_gives_stays(tmp_path: Path) -> None:
     path = tmp_path / "he.jsonl"
     path.write_text("{}\n")
