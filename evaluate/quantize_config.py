@@ -20,6 +20,10 @@ QUANTIZATION_TYPES: tuple[GgufType, ...] = get_args(GgufType)
 """llama.cpp's file types that we make, the largest first."""
 
 
+WITHOUT_IMPORTANCE: frozenset[GgufType] = frozenset({"F16", "BF16", "Q8_0"})
+"""Types whose rounding takes no notice of an importance matrix."""
+
+
 class Bounds(Config):
     """How far a file may lie from F16. None leaves a number out."""
 

@@ -22,7 +22,7 @@ from raymill.evaluate.hf_model import HfModel
 from raymill.evaluate.parity import answers_of_model, parity_of_file
 from raymill.evaluate.prompts import Row, load_tokenizer, read_rows
 from raymill.evaluate.quantize import QuantizedFile, quantize
-from raymill.evaluate.quantize_config import QuantizeConfig, VerifyConfig
+from raymill.evaluate.quantize_config import WITHOUT_IMPORTANCE, GgufType, QuantizeConfig, VerifyConfig
 from raymill.evaluate.texts import asks_nothing, text_path, token_rows
 from raymill.evaluate.verification import PLACES, Verifier, base_bytes, check_template, require_within
 from raymill.registry.artifacts import Published
@@ -119,7 +119,7 @@ class Making:
         self.dataset = dataset
         self.tokenizer = load_tokenizer(model, chat=False)
         self.f16 = context.work_dir / "export" / f"{context.name}.gguf"
-        self.planned: dict[str, int] = {}
+        self.planned: dict[GgufType, int] = {}
         """Bytes of a file of each type, by llama.cpp's dry run."""
 
         self.verifier = Verifier(
@@ -135,14 +135,14 @@ class Making:
         )
         context.event("phase", name="convert")
         export_f16(self.model, self.f16, context.work_dir, context.check)
-        self.planned = dict(sizes.planned(self.f16, types, context.work_dir, context.check))
+        self.planned = sizes.planned(self.f16, types, context.work_dir, context.check)
         self._tell_sizes("exactly", {}, self.planned)
         importance = self._importance()
-        metadata = {**(PLACES if self.verifier.rows else {}), **(importance.metadata if importance else {})}
         made: list[QuantizedFile] = []
         for kind in types:
             context.event("phase", name=f"quantize to {kind}")
             target = self._target(kind)
+            matrix = None if kind in WITHOUT_IMPORTANCE else importance
             made.append(
                 quantize(
                     self.f16,
@@ -150,8 +150,11 @@ class Making:
                     kind,
                     context.work_dir,
                     context.check,
-                    importance=importance.path if importance else None,
-                    metadata=metadata,
+                    importance=matrix.path if matrix else None,
+                    metadata={
+                        **(PLACES if self.verifier.rows else {}),
+                        **(matrix.metadata if matrix else {}),
+                    },
                 )
             )
             for tensor in made[-1].tensors.fallbacks:
