@@ -21,10 +21,10 @@ from raymill.evaluate.config import (
     EvaluateConfig,
     LmEvalTask,
     PerplexityTask,
-    QuantizeConfig,
     file_of,
     label_of,
 )
+from raymill.evaluate.quantize_config import QuantizeConfig
 from raymill.policies.errors import Invalid
 from raymill.serve.llm.config import ServeConfig
 from raymill.train.config import ImportConfig, PretrainConfig, TrainConfig
@@ -244,6 +244,11 @@ def _paths(recipe: Recipe) -> list[tuple[str, str, bool]]:
             found.append((f"evaluate.tasks[{number}]", task.lm_eval, False))
         elif (named := file_of(task)) is not None:
             found.append((f"evaluate.tasks[{number}].{named[0]}", named[1], False))
+    if recipe.quantize is not None:
+        for key in ("importance", "verify"):
+            section = getattr(recipe.quantize, key)
+            if section is not None and section.file is not None:
+                found.append((f"quantize.{key}.file", section.file, False))
     return found
 
 
@@ -266,6 +271,13 @@ def _anchored(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         copy["base"] = {**base, "pretrain": _with_paths(base["pretrain"], ("text",), folder)}
     if isinstance(evaluate := data.get("evaluate"), dict) and isinstance(evaluate.get("tasks"), list):
         copy["evaluate"] = {**evaluate, "tasks": [_task(task, folder) for task in evaluate["tasks"]]}
+    if isinstance(quantize := data.get("quantize"), dict):
+        files = {
+            key: _with_paths(quantize[key], ("file",), folder)
+            for key in ("importance", "verify")
+            if key in quantize
+        }
+        copy["quantize"] = {**quantize, **files}
     return {key: value for key, value in copy.items() if key in data}
 
 

@@ -63,9 +63,11 @@ KINDS: dict[str, Kind] = {
         queue="heavy", work="raymill.evaluate.jobs:run_evaluate", effects=catalog.register_scores
     ),
     "quantize": Kind(
-        queue="heavy", work="raymill.evaluate.jobs:run_quantize", effects=catalog.register_quantizations
+        queue="heavy",
+        work="raymill.evaluate.quantize_job:run_quantize",
+        effects=catalog.register_quantizations,
     ),
-    "export_gguf": Kind(queue="heavy", work="raymill.evaluate.jobs:run_export_gguf"),
+    "export_gguf": Kind(queue="heavy", work="raymill.evaluate.quantize_job:run_export_gguf"),
     "promote": Kind(
         queue="short",
         work="raymill.cluster.governance:run_promote",

@@ -35,6 +35,12 @@ def _give_way(actor: object) -> None:  # noqa: ARG001 (Ray hands it over)
     give_way()
 
 
+def join_ray() -> None:
+    """The engine's driver has joined the cluster already; by hand we start one."""
+    if not ray.is_initialized():
+        ray.init()
+
+
 class ActorLost(Unavailable):
     """Actors keep dying under the same work."""
 

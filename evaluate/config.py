@@ -1,4 +1,4 @@
-"""What a recipe may say about evaluation and quantization. Light: imports nothing but pydantic.
+"""What a recipe may say about evaluation. Light: imports nothing but pydantic.
 
 Units: rows of the held-out set, tokens. A task's name is the key of its metric in the results.
 """
@@ -21,9 +21,6 @@ from pydantic import (
 
 HELDOUT: Literal["heldout_exact_match"] = "heldout_exact_match"
 HELDOUT_F1: Literal["heldout_f1"] = "heldout_f1"
-
-QUANTIZATION_TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q2_K")
-"""llama.cpp's file types that we make, the largest first."""
 
 
 class Config(BaseModel):
@@ -326,33 +323,3 @@ class EvaluateConfig(Config):
                 raise ValueError(f"task {label_of(task)!r} is listed twice: name it once")
             seen.append(task)
         return tasks
-
-
-class QuantizeConfig(Config):
-    """Which GGUF files are made. A bare list of types is accepted too."""
-
-    types: tuple[str, ...] = Field(min_length=1)
-    """Any of QUANTIZATION_TYPES, each once."""
-
-    parity_prompts: int = Field(default=50, ge=0)
-    """Held-out prompts that are answered by Hugging Face and by each file; 0: no parity check."""
-
-    max_new_tokens: int = Field(default=64, ge=1)
-    """Of a parity answer."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def accept_a_list(cls, value: Any) -> Any:
-        return {"types": value} if isinstance(value, list | tuple) else value
-
-    @field_validator("types")
-    @classmethod
-    def known_types_once(cls, types: tuple[str, ...]) -> tuple[str, ...]:
-        for name in types:
-            if name not in QUANTIZATION_TYPES:
-                raise ValueError(
-                    f"{name!r} is no quantization type: use any of {', '.join(QUANTIZATION_TYPES)}"
-                )
-        if len(set(types)) < len(types):
-            raise ValueError(f"a quantization type is listed twice in {', '.join(types)}: name each once")
-        return types

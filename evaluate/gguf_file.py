@@ -1,7 +1,7 @@
 """What is really in a GGUF file: the type of each tensor, read back.
 
 llama.cpp falls back silently to a larger type where a row's length does not fit a type's block (256 for
-K-quants, 32 for Q8_0). K-quants are mixtures by design (Q4_K_M holds Q6_K too); that is no fall-back.
+K-quants and IQ4_XS, 32 for Q8_0). These are mixtures by design (Q4_K_M holds Q6_K too); that is no fall-back.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read_tensors(file: Path, asked: str) -> TensorReport:
     """The types in `file`, judged as a file of type `asked`, such as Q4_K_M."""
     from gguf import GGUFReader
 
-    expected = K_QUANTS if "_K" in asked else {asked}
+    expected = K_QUANTS | {asked} if "_K" in asked or asked == "IQ4_XS" else {asked}
     types: dict[str, str] = {}
     fallbacks: list[str] = []
     for tensor in GGUFReader(file).tensors:

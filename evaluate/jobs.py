@@ -1,7 +1,7 @@
-"""The handlers of the job kinds `evaluate` and `quantize`.
+"""The handler of the job kind `evaluate`.
 
-Both run in a process of their own (a Ray job's driver) and may be killed at any moment: finished samples
-and files lie in `context.work_dir`, and the next attempt goes on from there. Neither imports torch here.
+It runs in a process of its own (a Ray job's driver) and may be killed at any moment: finished samples lie
+in `context.work_dir`, and the next attempt goes on from there. It does not import torch here.
 """
 
 from __future__ import annotations
@@ -13,24 +13,20 @@ from pathlib import Path
 import ray
 
 from raymill.cluster.context import JobContext, JsonObject, Outcome
-from raymill.evaluate.actors import ActorPool, Size
+from raymill.evaluate.actors import ActorPool, Size, join_ray
 from raymill.evaluate.config import (
     BfclTask,
     EvaluateConfig,
     HumanEvalTask,
     LmEvalTask,
     PerplexityTask,
-    QuantizeConfig,
     is_heldout,
     label_of,
     runs_on_files,
 )
-from raymill.evaluate.gguf_export import export_f16
 from raymill.evaluate.gguf_model import GgufModel
 from raymill.evaluate.hf_model import HfModel
-from raymill.evaluate.parity import answers_of_model, parity_of_file
 from raymill.evaluate.prompts import Row, read_rows
-from raymill.evaluate.quantize import QuantizedFile, quantize
 from raymill.evaluate.samples import Record, write_parquet
 from raymill.evaluate.tasks import (
     TaskResult,
@@ -43,8 +39,6 @@ from raymill.evaluate.tasks import (
 )
 from raymill.policies.errors import Invalid
 from raymill.registry.artifacts import canonical_json
-
-CARD = "README.md"
 
 
 def run_evaluate(context: JobContext) -> Outcome:
@@ -169,92 +163,6 @@ def write_samples(context: JobContext, results: dict[str, TaskResult]) -> Path:
     summary = {variant: result.details for variant, result in results.items()}
     (directory / "metrics.json").write_bytes(canonical_json(summary) + b"\n")
     return directory
-
-
-def run_quantize(context: JobContext) -> Outcome:
-    """Export the trained model to GGUF, quantize it to each type, and compare each file's answers with it."""
-    started = time.monotonic()
-    config = QuantizeConfig.model_validate(dict(context.config))
-    model = context.path(context.inputs["train"]["artifact"])
-    rows: list[Row] = []
-    if config.parity_prompts:
-        test = context.path(context.inputs["dataset"]["artifact"]) / "test.jsonl"
-        rows = read_rows(test, config.parity_prompts)
-    join_ray()
-    # The model loads in an actor while the converter runs: each needs its ten seconds of imports.
-    with ActorPool(
-        HfModel, {"directory": str(model)}, Size(actors=1 if rows else 0), check=context.check
-    ) as pool:
-        files = make_files(context, config, model)
-        context.event("phase", name="parity: answers of the model")
-        theirs = answers_of_model(pool, rows, config.max_new_tokens)
-    reports: list[JsonObject | None] = [None] * len(files)
-    if rows:
-        with ActorPool(
-            GgufModel,
-            {"directory": str(model)},
-            Size(actors=1),
-            check=context.check,
-        ) as pool:
-            for number, file in enumerate(files):
-                context.event("phase", name=f"parity: answers of {file.type}")
-                reports[number] = parity_of_file(pool, file.path, rows, theirs, config.max_new_tokens)
-    published = context.publish("gguf", links_to(files, context.work_dir / "publish"))
-    return Outcome(
-        result={
-            "digest": published.digest,
-            "artifact": published.name,
-            "files": [
-                {**file.as_json(), "parity": report} for file, report in zip(files, reports, strict=True)
-            ],
-            "seconds": round(time.monotonic() - started, 3),
-        },
-        artifacts=(published,),
-    )
-
-
-def run_export_gguf(context: JobContext) -> Outcome:
-    """One GGUF file of a trained model, with the model's card beside it, for someone who takes it away."""
-    config = QuantizeConfig(types=tuple(context.config["types"]), parity_prompts=0)
-    model = context.path(context.config["artifact"])
-    directory = links_to(make_files(context, config, model), context.work_dir / "publish")
-    if (model / CARD).is_file():
-        shutil.copyfile(model / CARD, directory / CARD)
-    published = context.publish("gguf", directory)
-    return Outcome(result={"digest": published.digest, "artifact": published.name}, artifacts=(published,))
-
-
-def make_files(context: JobContext, config: QuantizeConfig, model: Path) -> list[QuantizedFile]:
-    """F16 first, then each type from it."""
-    context.event("phase", name="convert")
-    folder = context.work_dir / "gguf"
-    f16 = context.work_dir / "export" / f"{context.name}.gguf"
-    export_f16(model, f16, context.work_dir, context.check)
-    files: list[QuantizedFile] = []
-    for kind in config.types:
-        context.event("phase", name=f"quantize to {kind}")
-        target = folder / f"{context.name}-{kind}.gguf"
-        files.append(quantize(f16, target, kind, context.work_dir, context.check))
-        for tensor in files[-1].tensors.fallbacks:
-            fell = files[-1].tensors.types[tensor]
-            context.event("log", text=f"{kind}: {tensor} is {fell}, its rows do not fit the type")
-        context.event("progress", done=len(files), total=len(config.types), what="files")
-    return files
-
-
-def links_to(files: list[QuantizedFile], directory: Path) -> Path:
-    """A directory to publish. Links, since the files are needed again if this attempt dies before its end."""
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir()
-    for file in files:
-        (directory / file.path.name).hardlink_to(file.path)
-    return directory
-
-
-def join_ray() -> None:
-    """The engine's driver has joined the cluster already; by hand we start one."""
-    if not ray.is_initialized():
-        ray.init()
 
 
 def pool_size(config: EvaluateConfig) -> Size:

@@ -24,9 +24,13 @@ import llama_cpp
 import numpy as np
 
 from raymill.evaluate.child import die_with_parent
-
-PREFILL_TOKENS = 512
-"""Prompt tokens that are decoded at once."""
+from raymill.evaluate.llama_cpp_native import (
+    PREFILL_TOKENS,
+    Batch,
+    load_model,
+    make_context,
+    vocabulary_size,
+)
 
 CONTEXT_STEP = 256
 """Contexts are a multiple of this, so that batches of like length share one."""
@@ -45,42 +49,13 @@ class Sequence:
         return len(self.prompt) + len(self.answer)
 
 
-class Batch:
-    """llama.cpp's batch of tokens, filled from Python."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.raw = llama_cpp.llama_batch_init(capacity, 0, 1)
-        self.raw.n_tokens = 0
-
-    def add(self, token: int, position: int, slot: int, *, wanted: bool) -> int:
-        """Append one token; returns its place, by which its logits are found when they are `wanted`."""
-        place = int(self.raw.n_tokens)
-        self.raw.token[place] = token
-        self.raw.pos[place] = position
-        self.raw.n_seq_id[place] = 1
-        self.raw.seq_id[place][0] = slot
-        self.raw.logits[place] = wanted
-        self.raw.n_tokens = place + 1
-        return place
-
-    def clear(self) -> None:
-        self.raw.n_tokens = 0
-
-
 class Worker:
     """One model, and a context that grows when a batch asks for more."""
 
     def __init__(self, path: str, threads: int) -> None:
-        llama_cpp.llama_backend_init()
-        params = llama_cpp.llama_model_default_params()
-        # With AMX, llama.cpp crashed on repacked weights; this can go once it does not.
-        params.use_extra_bufts = False
-        self.model = llama_cpp.llama_model_load_from_file(path.encode(), params)
-        if not self.model:
-            sys.exit(f"llama.cpp cannot load {path}")
+        self.model = load_model(path)
         self.vocab = llama_cpp.llama_model_get_vocab(self.model)
-        self.vocab_tokens = int(llama_cpp.llama_vocab_n_tokens(self.vocab))
+        self.vocab_tokens = vocabulary_size(self.model)
         self.threads = threads
         self.context: Any = None
         self.room = (0, 0)
@@ -159,9 +134,7 @@ class Worker:
             params.n_batch = params.n_ubatch = PREFILL_TOKENS
             params.n_threads = params.n_threads_batch = self.threads
             params.kv_unified = True
-            self.context = llama_cpp.llama_init_from_model(self.model, params)
-            if not self.context:
-                sys.exit(f"llama.cpp cannot make a context of {self.room[0]} x {self.room[1]} tokens")
+            self.context = make_context(self.model, params)
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
 
     def _answer(self, sequences: list[Sequence], max_new_tokens: int, stops: set[int]) -> None:

@@ -104,11 +104,11 @@ def call_text(call: dict[str, Any]) -> str:
     return f'<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>'
 
 
-def load_tokenizer(directory: Path) -> Any:
+def load_tokenizer(directory: Path, *, chat: bool = True) -> Any:
     """The tokenizer in a Hugging Face directory, chat template included.
 
     Raises:
-        Invalid: there is none, or it has no chat template.
+        Invalid: there is none; or it has no chat template, and `chat` asks for one.
     """
     config_path = directory / "tokenizer_config.json"
     if not config_path.is_file():
@@ -119,7 +119,7 @@ def load_tokenizer(directory: Path) -> Any:
     else:
         from transformers import AutoTokenizer as Loader
     tokenizer = Loader.from_pretrained(str(directory), local_files_only=True)
-    if tokenizer.chat_template is None:
+    if chat and tokenizer.chat_template is None:
         raise Invalid(f"{directory.name} has no chat template: add chat_template.jinja to it")
     return tokenizer
 

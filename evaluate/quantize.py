@@ -2,42 +2,66 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from raymill.evaluate.child import module_command, run_child
 from raymill.evaluate.gguf_file import TensorReport, read_tensors
-from raymill.registry.artifacts import sha256_file
+from raymill.evaluate.quantize_config import GgufType
+
+Metadata = Mapping[str, str | int | float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What the child process makes of what."""
+
+    source: str
+    target: str
+    type: str
+    threads: int
+    importance: str | None = None
+    """An importance matrix in llama.cpp's layout."""
+
+    metadata: Metadata = field(default_factory=dict)
+    """Keys that are written into the file; of a text at most 127 bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedFile:
     """One finished file, and what was read back from it."""
 
-    type: str
+    type: GgufType
     path: Path
     size_bytes: int
-    sha256: str
     tensors: TensorReport
 
     def as_json(self) -> dict[str, Any]:
-        """As it stands in the result of the quantize step."""
+        """As it stands in the result of the quantize step, but for its digest."""
         return {
             "type": self.type,
             "file": self.path.name,
             "size_bytes": self.size_bytes,
-            "sha256": self.sha256,
             "tensors": self.tensors.counts,
             "tensor_types": self.tensors.types,
             "fallbacks": self.tensors.fallbacks,
         }
 
 
-def quantize(f16: Path, target: Path, kind: str, work: Path, check: Callable[[], None]) -> QuantizedFile:
+def quantize(
+    f16: Path,
+    target: Path,
+    kind: GgufType,
+    work: Path,
+    check: Callable[[], None],
+    *,
+    importance: Path | None = None,
+    metadata: Metadata | None = None,
+) -> QuantizedFile:
     """Write `target` as a file of type `kind`. A finished file of an earlier attempt is kept.
 
     Raises:
@@ -46,18 +70,17 @@ def quantize(f16: Path, target: Path, kind: str, work: Path, check: Callable[[],
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(".partial")
-        if kind == "F16":
-            shutil.copyfile(f16, partial)
-        else:
-            command = module_command(
-                "raymill.evaluate.quantize_process", str(f16), str(partial), kind, str(os.cpu_count() or 1)
-            )
-            run_child(command, f"quantizing {f16.stem} to {kind}", work / f"quantize-{kind}.log", check)
+        order = Order(
+            source=str(f16),
+            target=str(partial),
+            type=kind,
+            threads=os.cpu_count() or 1,
+            importance=None if importance is None else str(importance),
+            metadata=metadata or {},
+        )
+        command = module_command("raymill.evaluate.quantize_process", json.dumps(asdict(order)))
+        run_child(command, f"quantizing {f16.stem} to {kind}", work / f"quantize-{kind}.log", check)
         partial.rename(target)
     return QuantizedFile(
-        type=kind,
-        path=target,
-        size_bytes=target.stat().st_size,
-        sha256=sha256_file(target),
-        tensors=read_tensors(target, kind),
+        type=kind, path=target, size_bytes=target.stat().st_size, tensors=read_tensors(target, kind)
     )

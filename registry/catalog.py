@@ -164,7 +164,7 @@ def register_quantizations(session: Session, job: Job, result: JsonObject) -> No
                 sha256=file["sha256"],
                 tensors=file["tensors"],
                 fallbacks=[{"tensor": name} for name in file["fallbacks"]],
-                parity=file["parity"],
+                parity={**(file["parity"] or {}), **file["verification"]},
                 job_id=job.id,
             )
         )

@@ -74,6 +74,11 @@ def _quantized_file(node: Tree, one: Quantization) -> None:
     if "agreement" in one.parity:
         prompts = one.parity.get("prompts", "?")
         file.add(f"parity: {one.parity['agreement']:.0%} of {prompts} answers the same as the model's")
+    if "kl_mean" in one.parity:
+        file.add(
+            "against F16: perplexity {perplexity:.4g} ({perplexity_f16:.4g}), KL divergence {kl_mean:.2g}, 99 % below "
+            "{kl_p99:.2g}, {same_top:.1%} the same likeliest token".format(**one.parity)
+        )
     for task, score in one.scores.items():
         file.add(f"{task} {score:.4g}")
 

@@ -66,7 +66,9 @@ def scores(metrics: JsonObject) -> str:
 def _file(file: JsonObject) -> str:
     parity = file.get("parity") or {}
     same = f", {parity['same']} of {parity['prompts']} answers the same" if "same" in parity else ""
-    return f"{file.get('type')} {size(int(file.get('size_bytes', 0)))}{same}"
+    apart = (file.get("verification") or {}).get("kl_mean")
+    diverges = "" if apart is None else f", KL {apart:.2g}"
+    return f"{file.get('type')} {size(int(file.get('size_bytes', 0)))}{same}{diverges}"
 
 
 def _promotion(result: JsonObject) -> str:

@@ -157,6 +157,6 @@ class Quantization(Base):
     sha256: Mapped[Digest]
     tensors: Mapped[JsonObject]  # actual type -> number of tensors
     fallbacks: Mapped[list[JsonObject]]  # tensors that are not of the type asked for
-    parity: Mapped[JsonObject]  # prompts, same, agreement
+    parity: Mapped[JsonObject]  # prompts, same, agreement; perplexity, kl_mean, kl_p99, same_top
     job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("job.id"))
     created_at: Mapped[CreatedAt]

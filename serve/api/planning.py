@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from raymill.client.recipe import Recipe
 from raymill.cluster.kinds import kind_of
 from raymill.evaluate.config import EvaluateConfig, LmEvalTask, Task, file_of, runs_on_files
+from raymill.evaluate.quantize_config import QuantizeConfig
 from raymill.registry.artifacts import canonical_json, sha256_file
 from raymill.registry.jobs import StepSpec
 from raymill.registry.tables import JsonObject
@@ -39,9 +40,8 @@ def plan(recipe: Recipe, opened: Session) -> list[StepSpec]:
     if recipe.evaluate is not None:
         steps.append(evaluate_step("evaluate", recipe.evaluate, "train", ("dataset", "train")))
     if recipe.quantize is not None:
-        steps.append(
-            _step("quantize", "quantize", recipe.quantize.model_dump(mode="json"), ("dataset", "train"))
-        )
+        exact = _with_text_digests(recipe.quantize).model_dump(mode="json")
+        steps.append(_step("quantize", "quantize", exact, ("dataset", "train")))
         tasks = tuple(filter(runs_on_files, recipe.evaluate.tasks)) if recipe.evaluate is not None else ()
         if recipe.evaluate is not None and tasks:
             of_files = recipe.evaluate.model_copy(update={"tasks": tasks})
@@ -94,6 +94,17 @@ def _with_digest(task: Task) -> Task:
     if named is None or isinstance(task, str | LmEvalTask) or task.sha256 is not None:
         return task
     return task.model_copy(update={"sha256": sha256_file(Path(named[1]))})
+
+
+def _with_text_digests(config: QuantizeConfig) -> QuantizeConfig:
+    """With the sha256 of the files that texts come from. Raises OSError: such a file cannot be read."""
+    return config.model_copy(
+        update={
+            key: section.model_copy(update={"sha256": sha256_file(Path(section.file))})
+            for key in ("importance", "verify")
+            if (section := getattr(config, key)) is not None and section.file and section.sha256 is None
+        }
+    )
 
 
 def _step(step: str, kind: str, config: JsonObject, depends_on: tuple[str, ...]) -> StepSpec:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from raymill.client import run_types
 from raymill.cluster.kinds import kind_of
-from raymill.evaluate.config import QUANTIZATION_TYPES
+from raymill.evaluate.quantize_config import QUANTIZATION_TYPES
 from raymill.policies.errors import Invalid, NotFound
 from raymill.registry import jobs
 from raymill.registry.audit import Actor

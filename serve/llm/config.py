@@ -9,8 +9,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from raymill.evaluate.quantize_config import GgufType
+
 EngineName = Literal["vllm", "llama_cpp"]
-GgufType = Literal["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q2_K"]
 
 
 class ServeConfig(BaseModel):

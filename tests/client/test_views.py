@@ -134,6 +134,11 @@ def test_the_final_table_has_times_and_errors() -> None:
             "Q8_0 4.4 MB, 49 of 50 answers the same",
         ),
         (
+            "quantize",
+            {"files": [{"type": "Q4_K_M", "size_bytes": 2_600_000, "verification": {"kl_mean": 0.01234}}]},
+            "Q4_K_M 2.6 MB, KL 0.012",
+        ),
+        (
             "promote",
             {"allowed": True, "alias": "production", "version": 3},
             "allowed, production is version 3",
@@ -208,7 +213,16 @@ def test_the_lineage_is_a_tree_with_digests() -> None:
                     "size_bytes": 4_400_000,
                     "sha256": "ef" * 32,
                     "tensors": {"Q8_0": 29, "F32": 9},
-                    "parity": {"prompts": 50, "same": 49, "agreement": 0.98},
+                    "parity": {
+                        "prompts": 50,
+                        "same": 49,
+                        "agreement": 0.98,
+                        "perplexity": 5.0123,
+                        "perplexity_f16": 5,
+                        "kl_mean": 0.0012,
+                        "kl_p99": 0.03,
+                        "same_top": 0.991,
+                    },
                     "scores": {"heldout_exact_match": 0.98},
                 }
             ],
@@ -252,6 +266,8 @@ def test_the_lineage_is_a_tree_with_digests() -> None:
         "├── quantized gguf/tiny/3  sha256:abababababababab",
         "│       ├── tensors: 29 Q8_0, 9 F32",
         "│       ├── parity: 98% of 50 answers the same as the model's",
+        "│       ├── against F16: perplexity 5.012 (5), KL divergence 0.0012, 99 % below 0.03, 99.1% the same "
+        "likeliest token",
         "│   └── model/tiny/0a1b2c3d4e5f signed with key k1",
     ):
         assert line in text.splitlines()

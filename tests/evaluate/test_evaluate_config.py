@@ -13,7 +13,6 @@ from raymill.evaluate.config import (
     HumanEvalTask,
     JsonSchemaTask,
     LmEvalTask,
-    QuantizeConfig,
     file_of,
     label_of,
     runs_on_files,
@@ -110,15 +109,6 @@ def test_a_name_that_another_task_has_is_refused() -> None:
 def test_an_unknown_field_is_refused() -> None:
     with pytest.raises(ValidationError, match="bach"):
         EvaluateConfig.model_validate({"bach": 3})
-
-
-def test_a_bare_list_of_quantization_types_is_accepted() -> None:
-    assert QuantizeConfig.model_validate(["Q8_0", "Q4_K_M"]).types == ("Q8_0", "Q4_K_M")
-
-
-def test_an_unknown_quantization_type_is_refused_with_what_is_allowed() -> None:
-    with pytest.raises(ValueError, match=r"'Q9_9' is no quantization type: use any of F16, Q8_0, Q6_K"):
-        QuantizeConfig.model_validate({"types": ["Q8_0", "Q9_9"]})
 
 
 def test_the_resolved_config_survives_json() -> None:

@@ -13,8 +13,9 @@ import pytest
 from raymill.cluster.context import JsonObject, LocalContext
 from raymill.evaluate.exact_match import record_of
 from raymill.evaluate.hf_model import HfModel
-from raymill.evaluate.jobs import run_evaluate, run_quantize
+from raymill.evaluate.jobs import run_evaluate
 from raymill.evaluate.prompts import Answer, Conversation, read_rows
+from raymill.evaluate.quantize_job import run_quantize
 from raymill.evaluate.samples import SampleLog
 from raymill.policies.errors import Invalid
 from raymill.registry.artifacts import sha256_file
@@ -23,6 +24,9 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 MODEL = "model/tiny/000000000001"
 DATASET = "dataset/tiny/000000000002"
+ANY = {"kl_mean": 10, "kl_p99": 50, "same_top": 0, "perplexity_ratio": 1000, "agreement": 0}
+WIDE = {"Q8_0": ANY, "Q4_K_M": ANY}
+"""Random weights lose most of what they say when they lose bits."""
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +99,14 @@ def test_an_unknown_step_is_refused(store: Path) -> None:
 
 
 def test_quantized_files_are_made_compared_and_measured(store: Path) -> None:
-    config = {"types": ["F16", "Q8_0", "Q4_K_M"], "parity_prompts": 20, "max_new_tokens": 16}
-    outcome = run_quantize(context_for(store, "quantize", config))
+    config = {
+        "types": ["F16", "Q8_0", "Q4_K_M"],
+        "parity_prompts": 20,
+        "max_new_tokens": 16,
+        "verify": {"tokens": 300, "bounds": WIDE},
+    }
+    context = context_for(store, "quantize", config)
+    outcome = run_quantize(context)
     made: dict[str, Any] = outcome.result
     files = {file["type"]: file for file in made["files"]}
     folder = store / "artifacts" / made["artifact"]
@@ -107,6 +117,10 @@ def test_quantized_files_are_made_compared_and_measured(store: Path) -> None:
         assert sum(file["tensors"].values()) == len(file["tensor_types"]) == 21
         assert file["parity"]["prompts"] == 20
         assert file["parity"]["template_identical"]
+        assert file["planned_bytes"] == pytest.approx(file["size_bytes"], abs=1000)
+        assert file["verification"] == made["metrics"][file["type"]]
+        assert file["verification"]["tokens"] == 300
+    assert [data["how"] for kind, data in context.events if kind == "sizes"] == ["about", "exactly"]
     assert files["F16"]["parity"]["agreement"] >= 0.8
     assert files["F16"]["size_bytes"] > files["Q8_0"]["size_bytes"] > files["Q4_K_M"]["size_bytes"]
 

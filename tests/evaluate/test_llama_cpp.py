@@ -17,7 +17,6 @@ from raymill.evaluate.hf_model import HfModel
 from raymill.evaluate.llama_cpp_runner import LlamaCppRunner
 from raymill.evaluate.parity import compare
 from raymill.evaluate.prompts import Conversation
-from raymill.evaluate.quantize import quantize
 
 
 def nothing() -> None:
@@ -47,26 +46,6 @@ def test_a_batch_of_llama_cpp_gives_what_each_prompt_gets_alone(
     gguf.close()
     same = sum(one["tokens"] == other["tokens"] for one, other in zip(together, alone, strict=True))
     assert same >= 21  # the cache is F16: sums in another order may tip a near tie
-
-
-@pytest.mark.parametrize(
-    ("kind", "types"),
-    [
-        ("F16", {"F16": 16, "F32": 5}),
-        ("Q8_0", {"F32": 5, "Q8_0": 16}),
-        ("Q5_K_M", {"F32": 5, "Q5_K": 13, "Q6_K": 3}),
-        ("Q4_K_M", {"F32": 5, "Q4_K": 13, "Q6_K": 3}),
-        ("Q2_K", {"F32": 5, "Q2_K": 9, "Q3_K": 6, "Q6_K": 1}),
-    ],
-)
-def test_every_type_is_made_and_its_tensors_are_read_back(
-    f16: Path, tmp_path: Path, kind: str, types: dict[str, int]
-) -> None:
-    file = quantize(f16, tmp_path / f"tiny-{kind}.gguf", kind, tmp_path, nothing)
-    assert file.tensors.counts == types
-    assert file.tensors.fallbacks == []
-    assert file.size_bytes == file.path.stat().st_size
-    assert len(file.sha256) == 64
 
 
 def test_rows_that_do_not_fit_a_k_quant_are_reported(tmp_path: Path) -> None:

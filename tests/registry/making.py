@@ -183,6 +183,7 @@ class World:
             "tensors": {"Q8_0": 1},
             "fallbacks": [],
             "parity": {"prompts": 2, "same": 2, "agreement": 1.0},
+            "verification": {"kl_mean": 0.001},
         }
         published, kept = self._samples(name, {"train": right}, first)
         score = sum(right) / len(right) if right else score
