@@ -145,7 +145,7 @@ class Supervisor:
         """Whether the node is up. What needs Ray starts only then: it would slow the head's own start down."""
         deadline = time.monotonic() + HEAD_START_S
         while process.poll() is None and time.monotonic() < deadline:
-            if _node_is_alive(head.dashboard_url, self._settings):
+            if node_is_alive(head.dashboard_url, self._settings):
                 return True
             if self.stopping.wait(0.2):
                 return False
@@ -183,7 +183,7 @@ def leftovers(settings: Settings) -> list[psutil.Process]:
     return processes.belonging_to(MARK, str(settings.home), ray_temp_dir(settings))
 
 
-def _node_is_alive(dashboard_url: str, settings: Settings) -> bool:
+def node_is_alive(dashboard_url: str, settings: Settings) -> bool:
     """Whether Ray's dashboard answers and lists a living node."""
     token = (settings.keys_dir / "ray.token").read_text().strip()
     request = urllib.request.Request(

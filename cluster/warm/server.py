@@ -5,7 +5,8 @@
 It computes nothing, connects to nothing and starts no thread, so that there is nothing a copy could inherit but modules.
 (OpenBLAS and jemalloc have threads from their loading on; both take them down and up again around a fork.) It goes
 with the process that started it; copies go on when it is killed, and what is started until it is back imports for
-itself. The socket takes its owner's word alone. All copies give way to what answers people (`processes.give_way`).
+itself. The socket takes its owner's word alone. Copies give way to what answers people where they would have anyway
+(`processes.give_way`): who has once done so cannot go back, so this process does not.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from raymill.cluster.processes import give_way
 from raymill.cluster.warm import client
 from raymill.cluster.warm.client import BEGIN, LENGTH, exactly, peer
 
@@ -242,7 +242,6 @@ def end_with_parent() -> None:
 
 def main() -> None:
     end_with_parent()
-    give_way()
     begun = time.monotonic()
     # As `ray start` does for what it starts.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
