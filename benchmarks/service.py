@@ -92,6 +92,8 @@ class RaymillService(System):
         self.folder = Path(tempfile.mkdtemp(prefix="raymill-bench-"))
         self.folder.chmod(0o755)
         self.settings = Settings(home=self.folder / "service", port=self._port)
+        self.more_settings: dict[str, str] = {}
+        """`RAYMILL_*` of the service, its home and port apart."""
 
     @abstractmethod
     def configure(self, client: Raymill) -> str:
@@ -169,7 +171,7 @@ class RaymillService(System):
         environment = {"RAYMILL_HOME": str(self.settings.home), "RAYMILL_PORT": str(self._port)}
         return subprocess.run(
             [str(program), *arguments],
-            env=os.environ | environment,
+            env=os.environ | environment | self.more_settings,
             capture_output=True,
             text=True,
             check=False,

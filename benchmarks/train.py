@@ -2,9 +2,9 @@
 
 One small Llama with random weights, the rows of `train_material`, one machine. Sides take turns (A B A B); what is
 reported is the median. Raymill's runs are pipelines of a service under a home of its own, as a user starts them; while
-the bare script runs, that service is stopped. Ratios are tokens a second without padding, after the first steps. Where
-there is a GPU, Llamas of 1B and 8B are trained on it as well, when everything else has ended. A run with --quick writes
-to .bench/.
+the bare script runs, that service is stopped. Ratios are tokens a second without padding, after the first steps. A
+second service, with a warm process (`RAYMILL_WARM_START`), is only asked to start runs. Where there is a GPU, Llamas
+of 1B and 8B are trained on it as well, when everything else has ended. A run with --quick writes to .bench/.
 """
 
 from __future__ import annotations
@@ -174,17 +174,26 @@ def starts(service: TrainingService, material: Material, plan: Plan, count: int)
     return found
 
 
-def measure(plan: Plan, folder: Path, stack: ExitStack) -> Results:
+def started(stack: ExitStack, *, warm: bool) -> TrainingService:
+    """A service of its own, which the stack stops."""
+    say("starting the service" + (" with a warm process" if warm else ""))
+    service = TrainingService(warm=warm)
+    stack.callback(service.stop)
+    service.start()
+    return service
+
+
+def measure(plan: Plan, folder: Path) -> Results:
     say("making a base and rows")
     material = make_material(folder / "rows", plan.rows, plan)
     short = make_material(folder / "few", plan.start_rows, plan)
-    service = TrainingService()
-    stack.callback(service.stop)
-    say("starting the service")
-    service.start()
-    cold = starts(service, short, plan, plan.starts)
-    comparison = Comparison(plan, material, service, folder)
-    comparison.run()
+    with ExitStack() as stack:
+        service = started(stack, warm=False)
+        cold = starts(service, short, plan, plan.starts)
+        comparison = Comparison(plan, material, service, folder)
+        comparison.run()
+    with ExitStack() as stack:
+        warm = starts(started(stack, warm=True), short, plan, plan.starts)
     return {
         "material": material.about | {"row_tokens": material.row_tokens},
         "ratios": comparison.ratios(),
@@ -193,8 +202,8 @@ def measure(plan: Plan, folder: Path, stack: ExitStack) -> Results:
             for name, rates in sorted(comparison.rates.items())
         },
         "cold_first_step_s": medians(cold).get("total"),
-        "warm_first_step_s": None,
-        "first_step_phases_s": {"cold": medians(cold)},
+        "warm_first_step_s": medians(warm).get("total"),
+        "first_step_phases_s": {"cold": medians(cold), "warm": medians(warm)},
         "trl": trl_version() or "not installed: python -m pip install trl==1.16.*",
     }
 
@@ -211,7 +220,7 @@ def run(plan: Plan) -> Results:
     folder.chmod(0o755)
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        results |= measure(plan, folder, stack)
+        results |= measure(plan, folder)
     with tempfile.TemporaryDirectory(prefix="raymill-bench-train-") as alone:
         results |= gpu_results(Path(alone), plan.gpu_steps)
     results |= asha_results()

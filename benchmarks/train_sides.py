@@ -25,9 +25,11 @@ from benchmarks.train_numbers import Mark, Step, phases
 
 from raymill.client.recipe import Recipe
 from raymill.client.sdk import Raymill
+from raymill.cluster.ray_head import warm_socket
 
 MODEL = "bench"
 RUN_S = 600.0
+WARM_S = 300.0
 LEARNING_RATE = 3e-4
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
 
@@ -56,8 +58,10 @@ class Run(NamedTuple):
 class TrainingService(RaymillService):
     """The service, asked to train."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, warm: bool) -> None:
         super().__init__()
+        self.settings = self.settings.model_copy(update={"warm_start": warm})
+        self.more_settings = {"RAYMILL_WARM_START": str(int(warm))}
         self._seed = 0
 
     def configure(self, client: Raymill) -> str:
@@ -65,6 +69,12 @@ class TrainingService(RaymillService):
 
     def start(self) -> None:
         self.up()
+        deadline = time.monotonic() + WARM_S
+        socket = warm_socket(self.settings)
+        while socket is not None and not socket.is_socket():
+            if time.monotonic() > deadline:
+                raise BenchmarkFailed(f"the warm process was not there after {WARM_S:.0f} s")
+            time.sleep(0.2)
 
     def train(self, material: Material, **settings: Any) -> Run:
         """One run; base and data set are made by the first and stand ready for the others.

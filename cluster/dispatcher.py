@@ -18,7 +18,10 @@ from sqlalchemy.orm import Session
 
 from raymill.cluster.claim import Claimer
 from raymill.cluster.job_logs import last_lines
+from raymill.cluster.kinds import kind_of
+from raymill.cluster.ray_head import warm_socket
 from raymill.cluster.settings import Settings
+from raymill.cluster.warm.setup_worker import SOCKET
 from raymill.registry import jobs
 from raymill.registry.database import Database
 from raymill.registry.failpoints import failpoint
@@ -47,6 +50,7 @@ class Dispatcher:
         self._database = database
         self._settings = settings
         self._client = client
+        self._warm = warm_socket(settings)
         self._next_check = 0.0
         # What an engine before this one had claimed and not started is started now: its id says if it was.
         self._claimer = Claimer(database, settings, "heavy", WORKER, running=list)
@@ -71,11 +75,17 @@ class Dispatcher:
         if job.epoch > 1:
             self._stop(submission_id(job.id, job.epoch - 1))
         failpoint("submit:before")
+        program = f"-m raymill.cluster.driver {job.id} {job.epoch}"
+        warm = self._warm if kind_of(job.kind).warm else None
+        if warm is not None:
+            program = f"-m raymill.cluster.warm.client {warm} {program}"
         try:
             self._client.submit_job(
-                entrypoint=f"{sys.executable} -m raymill.cluster.driver {job.id} {job.epoch}",
+                entrypoint=f"{sys.executable} {program}",
                 submission_id=submission_id(job.id, job.epoch),
                 metadata={"raymill_job": str(job.id), "step": job.step, "model": job.name},
+                # All that Ray starts for it comes from the warm process too.
+                runtime_env={"env_vars": {SOCKET: str(warm)}} if warm is not None else None,
             )
         except RuntimeError as error:
             if "already exists" not in str(error):

@@ -34,6 +34,10 @@ class Kind:
     effects: Effects | None = None
     """Turns the result into registry rows, in the transaction that ends the job."""
 
+    warm: bool = False
+    """Starts from the warm process where there is one. For work that imports torch and transformers and says itself how
+    many threads compute."""
+
     reusable: bool = True
     """A finished job with the same address stands for this one."""
 
@@ -56,9 +60,15 @@ KINDS: dict[str, Kind] = {
     "dataset_preview": Kind(queue="short", work="raymill.train.dataset_tokens:run_preview", reusable=False),
     "traffic": Kind(queue="short", work="raymill.serve.traffic:run_traffic", reusable=False),
     "import_base": Kind(queue="short", work="raymill.train.jobs:run_import_base"),
-    "pretrain": Kind(queue="heavy", work="raymill.train.jobs:run_pretrain", effects=catalog.register_run),
-    "train": Kind(queue="heavy", work="raymill.train.jobs:run_train", effects=catalog.register_version),
-    "tune": Kind(queue="heavy", work="raymill.tune.jobs:run_tune", effects=catalog.register_version),
+    "pretrain": Kind(
+        queue="heavy", work="raymill.train.jobs:run_pretrain", effects=catalog.register_run, warm=True
+    ),
+    "train": Kind(
+        queue="heavy", work="raymill.train.jobs:run_train", effects=catalog.register_version, warm=True
+    ),
+    "tune": Kind(
+        queue="heavy", work="raymill.tune.jobs:run_tune", effects=catalog.register_version, warm=True
+    ),
     "evaluate": Kind(
         queue="heavy", work="raymill.evaluate.jobs:run_evaluate", effects=catalog.register_scores
     ),

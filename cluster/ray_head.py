@@ -36,6 +36,9 @@ SERVE_PORTS = range(10_000, 19_000, 100)
 """First ports of blocks of 100; a service takes one, told by its home."""
 
 
+NVIDIA = Path("/dev/nvidiactl")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RayHead:
     """A head that was started, or is about to be."""
@@ -94,8 +97,9 @@ def plan_head(settings: Settings) -> RayHead:
     """Choose ports and directories for a head."""
     temp_dir = ray_temp_dir(settings)
     gcs, dashboard, client, agent, agent_grpc, runtime_env, metrics = free_ports(7)
+    warm = (sys.executable, "-m", "raymill.cluster.warm.head")
     arguments = (
-        str(Path(sys.executable).with_name("ray")),
+        *(warm if warm_socket(settings) is not None else (str(Path(sys.executable).with_name("ray")),)),
         "start",
         "--head",
         "--block",
@@ -126,6 +130,15 @@ def ray_temp_dir(settings: Settings) -> Path:
     """Ray's session directories. Unix sockets lie in it: short, and never under a home whose path may be long."""
     digest = hashlib.sha256(str(settings.home).encode()).hexdigest()[:8]
     return Path(tempfile.gettempdir()) / f"raymill-{os.geteuid()}-{digest}"
+
+
+def warm_socket(settings: Settings) -> Path | None:
+    """Where the warm process listens (`cluster/warm`); None where there is none.
+
+    With a GPU there is none: some libraries set CUDA up as they are imported, which no copy survives.
+    """
+    wanted = settings.warm_start and settings.address is None and not NVIDIA.exists()
+    return ray_temp_dir(settings) / "warm.sock" if wanted else None
 
 
 def start_head(head: RayHead, settings: Settings) -> subprocess.Popen[bytes]:

@@ -44,6 +44,10 @@ class Settings(BaseSettings):
     heavy_slots: int = Field(default_factory=lambda: max(1, (os.cpu_count() or 1) // 2), ge=1)
     """Heavy jobs (training, evaluation, quantization) that run at once."""
 
+    warm_start: bool = False
+    """Keep a process that has imported what heavy jobs need, and start their processes as copies of it: a training
+    run's first step comes sooner, for about 0.6 GiB of memory. For a head started here, on a machine without a GPU."""
+
     pool_threads: int = Field(default=8, ge=1)
     """Short jobs that run at once."""
 

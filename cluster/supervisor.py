@@ -1,8 +1,8 @@
 """The service's root process: `python -m raymill.cluster.supervisor`, started by `raymill up`.
 
-Keeps four things alive: Postgres (when embedded), Ray's head (unless a cluster is joined), the job
-engine and the Serve reconciler. Holds nothing of record: whatever is killed is started again and reads
-Postgres. When it is killed itself, the next `raymill up` ends what it left and starts anew.
+Keeps alive: Postgres (when embedded), Ray's head (unless a cluster is joined), the job engine, the Serve
+reconciler and the warm process (when it is wanted). Holds nothing of record: whatever is killed is started again and
+reads Postgres. When it is killed itself, the next `raymill up` ends what it left and starts anew.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ from typing import IO
 import psutil
 
 from raymill.cluster import processes
-from raymill.cluster.ray_head import RayHead, plan_head, ray_environment, ray_temp_dir, start_head
+from raymill.cluster.ray_head import (
+    RayHead,
+    plan_head,
+    ray_environment,
+    ray_temp_dir,
+    start_head,
+    warm_socket,
+)
 from raymill.cluster.service import Service, write_service
 from raymill.cluster.settings import Settings, secret_file
 from raymill.policies.errors import Conflict, RaymillError, Unavailable
@@ -41,6 +48,12 @@ MARK = "RAYMILL_SERVICE"
 """In the environment of all that a service starts, so that what a dead supervisor left can be found."""
 
 CHILDREN = {"engine": "raymill.cluster.engine", "reconciler": "raymill.serve.reconciler"}
+WARM = "warm"
+"""The process that heavy jobs are copies of. It outlives Ray's head, and ends with all that is left at the end."""
+
+RESTART_S = 2.0
+WARM_RESTART_S = 60.0
+"""Between two starts of a part that dies again and again. The warm process takes ten seconds of a core each time."""
 
 
 class Supervisor:
@@ -54,6 +67,7 @@ class Supervisor:
         self._head_process: subprocess.Popen[bytes] | None = None
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._restarted_at: dict[str, float] = {}
+        self._warm = warm_socket(settings)
         self.stopping = threading.Event()
 
     def start(self) -> None:
@@ -72,6 +86,8 @@ class Supervisor:
         self._start_head()
         for name in CHILDREN:
             self._start_child(name)
+        if self._warm is not None:
+            self._start_child(WARM)
 
     def tend(self) -> None:
         """Start again what has died."""
@@ -84,7 +100,8 @@ class Supervisor:
             for name in CHILDREN:
                 self._start_child(name)
         for name, child in self._children.items():
-            if child.poll() is not None and time.monotonic() - self._restarted_at[name] > 2:
+            pause_s = WARM_RESTART_S if name == WARM else RESTART_S
+            if child.poll() is not None and time.monotonic() - self._restarted_at[name] > pause_s:
                 log.warning("%s died (exit %s): starting it again", name, child.returncode)
                 self._start_child(name)
 
@@ -128,7 +145,7 @@ class Supervisor:
         """Whether the node is up. What needs Ray starts only then: it would slow the head's own start down."""
         deadline = time.monotonic() + HEAD_START_S
         while process.poll() is None and time.monotonic() < deadline:
-            if _node_is_alive(head.dashboard_url, self._settings):
+            if node_is_alive(head.dashboard_url, self._settings):
                 return True
             if self.stopping.wait(0.2):
                 return False
@@ -149,16 +166,16 @@ class Supervisor:
 
     def _start_child(self, name: str) -> None:
         self._restarted_at[name] = time.monotonic()
+        warm = ["raymill.cluster.warm.server", str(self._warm)]
         self._children[name] = processes.spawn(
-            [sys.executable, "-m", CHILDREN[name]],
+            [sys.executable, "-m", *(warm if name == WARM else [CHILDREN[name]])],
             log=self._settings.logs_dir / f"{name}.log",
             env=self._environment,
         )
 
     def _stop_children(self) -> None:
-        for child in self._children.values():
-            processes.end_tree(child.pid)
-        self._children.clear()
+        for name in CHILDREN.keys() & self._children.keys():
+            processes.end_tree(self._children.pop(name).pid)
 
 
 def leftovers(settings: Settings) -> list[psutil.Process]:
@@ -166,7 +183,7 @@ def leftovers(settings: Settings) -> list[psutil.Process]:
     return processes.belonging_to(MARK, str(settings.home), ray_temp_dir(settings))
 
 
-def _node_is_alive(dashboard_url: str, settings: Settings) -> bool:
+def node_is_alive(dashboard_url: str, settings: Settings) -> bool:
     """Whether Ray's dashboard answers and lists a living node."""
     token = (settings.keys_dir / "ray.token").read_text().strip()
     request = urllib.request.Request(
