@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import pytest
 import yaml
 from ray.autoscaler._private.providers import _NODE_PROVIDERS
