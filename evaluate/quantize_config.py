@@ -51,14 +51,14 @@ def bounds(kl_mean: float, kl_p99: float, same_top: float, ratio: float, agreeme
 
 BOUNDS: dict[GgufType, Bounds] = {
     "F16": bounds(0.001, 0.01, 0.98, 1.01, 0.5),
-    "BF16": bounds(0.01, 0.1, 0.95, 1.02, 0.25),
-    "Q8_0": bounds(0.02, 0.2, 0.93, 1.03, 0.25),
-    "Q6_K": bounds(0.05, 0.5, 0.90, 1.06, 0.1),
-    "Q5_K_M": bounds(0.1, 1.0, 0.87, 1.1, None),
-    "Q4_K_M": bounds(0.25, 2.5, 0.80, 1.25, None),
-    "IQ4_XS": bounds(0.3, 3.0, 0.78, 1.3, None),
-    "Q3_K_M": bounds(0.7, 6.0, 0.65, 2.0, None),
-    "Q2_K": bounds(2.5, 15.0, 0.35, 8.0, None),
+    "BF16": bounds(0.01, 0.1, 0.93, 1.02, 0.1),
+    "Q8_0": bounds(0.02, 0.2, 0.9, 1.03, 0.1),
+    "Q6_K": bounds(0.05, 0.5, 0.86, 1.06, None),
+    "Q5_K_M": bounds(0.1, 1.0, 0.82, 1.1, None),
+    "Q4_K_M": bounds(0.25, 2.5, 0.72, 1.25, None),
+    "IQ4_XS": bounds(0.3, 3.0, 0.7, 1.3, None),
+    "Q3_K_M": bounds(0.7, 6.0, 0.5, 2.0, None),
+    "Q2_K": bounds(2.5, 15.0, 0.25, 8.0, None),
 }
 """What holds where a recipe says nothing else. docs/quantization.md has the same table."""
 

@@ -132,7 +132,7 @@ def test_a_file_out_of_its_bounds_fails_with_the_numbers_and_the_cure() -> None:
     with pytest.raises(OutOfBounds) as raised:
         require_within("Q4_K_M", report, BOUNDS["Q4_K_M"])
     assert str(raised.value) == (
-        "Q4_K_M is too far from F16: kl_mean 0.5 (at most 0.25), same_top 0.7 (at least 0.8), perplexity_ratio 1.5 "
+        "Q4_K_M is too far from F16: kl_mean 0.5 (at most 0.25), same_top 0.7 (at least 0.72), perplexity_ratio 1.5 "
         "(at most 1.25): take a larger type, give quantize.importance, or widen quantize.verify.bounds.Q4_K_M"
     )
     require_within("Q4_K_M", report, Bounds(kl_mean=0.6))
