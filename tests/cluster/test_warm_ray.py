@@ -28,7 +28,7 @@ from raymill.cluster.settings import Settings
 from raymill.cluster.supervisor import node_is_alive
 from raymill.cluster.warm.setup_worker import SOCKET
 
-pytestmark = pytest.mark.slow  # each test starts a Ray head of its own: half a minute
+pytestmark = pytest.mark.slow  # it starts a Ray head of its own: half a minute
 
 SERVER = """
 import sys
@@ -58,7 +58,7 @@ print(json.dumps([*found, job == ray.get_runtime_context().get_job_id()]), flush
 sys.stdin.read()
 """
 
-PATIENCE_S = 240.0
+PATIENCE_S = 300.0
 
 
 class Head(NamedTuple):
@@ -67,9 +67,9 @@ class Head(NamedTuple):
     environment: dict[str, str]
 
 
-@pytest.fixture
-def head(tmp_path: Path) -> Iterator[Head]:
-    settings = Settings(home=tmp_path / "home", warm_start=True)
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    settings = Settings(home=tmp_path_factory.mktemp("warm-ray") / "home", warm_start=True)
     planned = plan_head(settings)
     environment = {**ray_environment(settings), "RAY_ADDRESS": planned.address}
     try:
@@ -138,9 +138,12 @@ def test_a_jobs_actors_are_copies_and_without_a_warm_process_they_start_all_the_
         server.wait()
 
 
-def test_a_copy_ends_with_its_raylet(head: Head, server: subprocess.Popen[bytes]) -> None:  # noqa: ARG001 (it must run)
+def test_a_copy_ends_with_its_raylet_which_is_the_last_that_this_head_does(
+    head: Head, server: subprocess.Popen[bytes]
+) -> None:
     driver, [pid, *_] = drive(head)
     assert isinstance(pid, int)
+    assert psutil.Process(pid).ppid() == server.pid
     family = psutil.Process(head.process.pid).children(recursive=True)
     [raylet] = [each for each in family if Path(each.exe()).name == "raylet"]
     os.kill(raylet.pid, signal.SIGKILL)
