@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 UV_VERSION := 0.13.8
 
+ROOMS := $(notdir $(wildcard src/raymill/*))
+
 # One stamp for each state of what set-up reads: a second `make` finds it and does nothing.
 INPUTS := pyproject.toml constraints/$(DEVICE).txt constraints/overrides-$(DEVICE).txt Makefile
 STAMP := $(VENV)/.ready-$(DEVICE)-$(shell cat $(INPUTS) 2>/dev/null | sha256sum | cut -c1-12)
@@ -42,10 +44,12 @@ $(STAMP): $(INPUTS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "set-up: installing packages ($(DEVICE)); the first time compiles llama.cpp, about 4 minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@# Compiled now, once: where Python may not write bytecode, each process would compile torch and Ray again.
-	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(TORCH_BACKEND) \
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH_BACKEND) \
 	    --override constraints/overrides-$(DEVICE).txt -r constraints/$(DEVICE).txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@# Compiled now, once: where Python may not write bytecode, each process would compile what it imports again.
+	@# Packages hold a few files that are no Python 3.11, which nothing imports; those alone fail.
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/' $(VENV)/lib $(ROOMS) || true
 	@echo "set-up: llama.cpp's converter, from llama-cpp-python's own source archive"
 	@$(BIN)/python -m raymill.evaluate.fetch_converter
 	@echo "set-up: DeepSpeed's CPU operators, compiled once"
