@@ -9,9 +9,7 @@ from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -19,16 +17,13 @@ from pydantic import (
     model_validator,
 )
 
+from raymill.evaluate.base_config import Config
+from raymill.evaluate.benchmark_config import BenchmarkTask
+
 HELDOUT: Literal["heldout_exact_match"] = "heldout_exact_match"
 
 QUANTIZATION_TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q2_K")
 """llama.cpp's file types that we make, the largest first."""
-
-
-class Config(BaseModel):
-    """Frozen, and a field that does not exist is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class LmEvalTask(Config):
@@ -137,14 +132,14 @@ class HumanEvalTask(Config):
 
 
 def read_task(value: Any) -> Any:
-    """`heldout_exact_match`, the path of a YAML file, or a mapping with `lm_eval` or `humaneval`."""
+    """`heldout_exact_match`, the path of a YAML file, or a mapping with `lm_eval`, `benchmark` or `humaneval`."""
     if not isinstance(value, str) or value == HELDOUT:
         return value
     if PurePath(value).suffix in {".yaml", ".yml"}:
         return {"lm_eval": value}
     raise ValueError(
-        f"{value!r} is no evaluation task: use {HELDOUT}, the path of an lm-eval YAML file, {{lm_eval: NAME}} or "
-        "{humaneval: FILE}"
+        f"{value!r} is no evaluation task: use {HELDOUT}, the path of an lm-eval YAML file, {{lm_eval: NAME}}, "
+        "{benchmark: NAME, file: FILE} or {humaneval: FILE}"
     )
 
 
@@ -152,13 +147,16 @@ def kind_of_task(value: Any) -> str:
     """Which member of `Task` a value is meant to be; the names are those of the classes."""
     if isinstance(value, HumanEvalTask) or (isinstance(value, dict) and "humaneval" in value):
         return "HumanEvalTask"
+    if isinstance(value, BenchmarkTask) or (isinstance(value, dict) and "benchmark" in value):
+        return "BenchmarkTask"
     return "LmEvalTask" if isinstance(value, LmEvalTask | dict) else "name"
 
 
 Task = Annotated[
     Annotated[Literal["heldout_exact_match"], Tag("name")]
     | Annotated[LmEvalTask, Tag("LmEvalTask")]
-    | Annotated[HumanEvalTask, Tag("HumanEvalTask")],
+    | Annotated[HumanEvalTask, Tag("HumanEvalTask")]
+    | Annotated[BenchmarkTask, Tag("BenchmarkTask")],
     Discriminator(kind_of_task),
     BeforeValidator(read_task),
 ]
@@ -201,7 +199,8 @@ class EvaluateConfig(Config):
     def each_task_once(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
         seen: list[Task] = []
         for task in tasks:
-            same_name = isinstance(task, HumanEvalTask) and task.name in map(label_of, seen)
+            named = isinstance(task, HumanEvalTask | BenchmarkTask)
+            same_name = named and label_of(task) in map(label_of, seen)
             if task in seen or same_name:
                 raise ValueError(f"task {label_of(task)!r} is listed twice: name it once")
             seen.append(task)

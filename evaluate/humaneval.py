@@ -10,23 +10,21 @@ Source: Chen et al., Evaluating Large Language Models Trained on Code, 2021, arX
 from __future__ import annotations
 
 import ast
-import gzip
 import hashlib
-import json
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raymill.evaluate.prompts import Conversation
+from raymill.evaluate.row_files import check_file, rows_of
 from raymill.evaluate.samples import Record
 from raymill.evaluate.sandbox.runner import Program, Sandbox, Verdict
-from raymill.policies.errors import Invalid, NotFound
-from raymill.registry.artifacts import sha256_file
+from raymill.policies.errors import Invalid
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """Where an answer ends: the function is over. Those of lm-eval 0.4.13, as of Chen et al."""
@@ -61,12 +59,9 @@ def read_problems(path: Path, limit: int | None = None, sha256: str | None = Non
         Invalid: it is another file than `sha256` says, or not in the layout; a test needs more than the standard
             library, which is all that a sandbox holds.
     """
-    if not path.is_file():
-        raise NotFound(f"there is no file {path}: give one in the layout of HumanEval")
-    if sha256 is not None and (found := sha256_file(path)) != sha256:
-        raise Invalid(f"{path.name} has sha256 {found[:12]}…, the task says {sha256[:12]}…: it has changed")
+    check_file(path, sha256, "HumanEval")
     problems: list[Problem] = []
-    for number, row in enumerate(_rows(path)):
+    for number, row in enumerate(rows_of(path)):
         if limit is not None and number >= limit:
             break
         problems.append(problem_of(row, number, f"{path.name}, row {number + 1}"))
@@ -76,21 +71,6 @@ def read_problems(path: Path, limit: int | None = None, sha256: str | None = Non
     if twice := {task_id for task_id in ids if ids.count(task_id) > 1}:
         raise Invalid(f"{path.name} has {min(twice)} twice: keep one of them")
     return problems
-
-
-def _rows(path: Path) -> Iterator[Any]:
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        yield from pq.read_table(path).to_pylist()
-        return
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise Invalid(f"{path.name}, line {number} is no JSON: {error}") from error
 
 
 def problem_of(row: Any, index: int, where: str) -> Problem:

@@ -14,6 +14,8 @@ import ray
 
 from raymill.cluster.context import JobContext, JsonObject, Outcome
 from raymill.evaluate.actors import ActorPool, Size
+from raymill.evaluate.benchmark_config import BenchmarkTask
+from raymill.evaluate.benchmarks import read_benchmark
 from raymill.evaluate.config import (
     HELDOUT,
     EvaluateConfig,
@@ -78,6 +80,9 @@ def evaluate_model(
     context: JobContext, config: EvaluateConfig, rows: list[Row], of: str
 ) -> dict[str, TaskResult]:
     """All tasks on one model in Hugging Face layout; the one variant is named after its step."""
+    for task in config.tasks:
+        if isinstance(task, BenchmarkTask):
+            read_benchmark(task)  # a row that is not in the layout is told before the model is loaded
     directory = context.path(context.inputs[of]["artifact"])
     offline = all(not isinstance(task, LmEvalTask) or task.is_file for task in config.tasks)
     found = TaskResult({}, {}, {})
@@ -90,7 +95,7 @@ def evaluate_model(
     ) as pool:
         for number, task in enumerate(config.tasks):
             context.event("phase", name=label_of(task))
-            if isinstance(task, LmEvalTask):
+            if isinstance(task, LmEvalTask | BenchmarkTask):
                 result = run_lm_eval(context, pool, task, config, str(number))
             elif isinstance(task, HumanEvalTask):
                 result = run_humaneval(context, pool, task, config)

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from raymill.client.recipe import Recipe
 from raymill.cluster.kinds import kind_of
+from raymill.evaluate.benchmark_config import BenchmarkTask
 from raymill.evaluate.config import HELDOUT, EvaluateConfig, HumanEvalTask, Task
 from raymill.registry.artifacts import canonical_json, sha256_file
 from raymill.registry.jobs import StepSpec
@@ -89,6 +90,12 @@ def evaluate_step(step: str, config: EvaluateConfig, of: str, depends_on: tuple[
 
 
 def _with_digest(task: Task) -> Task:
+    if isinstance(task, BenchmarkTask):
+        files = {"sha256": task.file, "fewshot_sha256": task.fewshot_file}
+        missing = {
+            key: path for key, path in files.items() if path is not None and getattr(task, key) is None
+        }
+        return task.model_copy(update={key: sha256_file(Path(path)) for key, path in missing.items()})
     if not isinstance(task, HumanEvalTask) or task.sha256 is not None:
         return task
     return task.model_copy(update={"sha256": sha256_file(Path(task.humaneval))})
