@@ -28,7 +28,7 @@ ifeq ($(DEVICE),gpu)
 export CMAKE_ARGS ?= $(if $(shell command -v nvcc 2>/dev/null),-DGGML_CUDA=on)
 endif
 
-.PHONY: help setup links demo up down test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads bench-train chaos
+.PHONY: help setup links demo up down test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads bench-train bench-evaluate chaos
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ bench-vllm: $(STAMP) ## Measure our own model through the gateway against its vL
 
 bench-reads: $(STAMP) ## Measure the control plane's lists and gets beside 100,000 jobs (ARGS=--quick)
 	@$(BIN)/python -m benchmarks.reads $(ARGS)
+
+bench-evaluate: $(STAMP) ## Measure evaluation beside the lm_eval command (ARGS="--quick --data FOLDER")
+	@$(BIN)/python -m benchmarks.evaluate $(ARGS)
 
 bench-train: $(STAMP) ## Measure training beside bare TRL, and how long a run takes to start (ARGS=--quick)
 	@$(BIN)/python -m benchmarks.train $(ARGS)

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from raymill.client.types import JsonObject
 from raymill.client.validation import MISFIT, checked
+from raymill.evaluate.benchmark_config import BenchmarkTask
 from raymill.evaluate.config import (
     KINDS,
     EvaluateConfig,
@@ -244,6 +245,9 @@ def _paths(recipe: Recipe) -> list[tuple[str, str, bool]]:
             found.append((f"evaluate.tasks[{number}]", task.lm_eval, False))
         elif (named := file_of(task)) is not None:
             found.append((f"evaluate.tasks[{number}].{named[0]}", named[1], False))
+        elif isinstance(task, BenchmarkTask):
+            files = {"file": task.file, "fewshot_file": task.fewshot_file}
+            found += [(f"evaluate.tasks[{number}].{key}", path, False) for key, path in files.items() if path]
     if recipe.quantize is not None:
         for key in ("importance", "verify"):
             section = getattr(recipe.quantize, key)
@@ -298,6 +302,8 @@ def _task(task: Any, folder: Path) -> Any:
     """A task with the path of its file absolute; a task that is a bare name stays."""
     if isinstance(task, dict) and KINDS.keys() & task.keys():
         return _with_paths(task, tuple(KINDS), folder)
+    if isinstance(task, dict) and "benchmark" in task:
+        return _with_paths(task, ("file", "fewshot_file"), folder)
     name = task.get("lm_eval") if isinstance(task, dict) else task
     if not isinstance(name, str) or Path(name).suffix not in {".yaml", ".yml"}:
         return task

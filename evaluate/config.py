@@ -9,9 +9,7 @@ from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -19,14 +17,11 @@ from pydantic import (
     model_validator,
 )
 
+from raymill.evaluate.base_config import Config
+from raymill.evaluate.benchmark_config import BenchmarkTask
+
 HELDOUT: Literal["heldout_exact_match"] = "heldout_exact_match"
 HELDOUT_F1: Literal["heldout_f1"] = "heldout_f1"
-
-
-class Config(BaseModel):
-    """Frozen, and a field that does not exist is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class LmEvalTask(Config):
@@ -224,14 +219,14 @@ class PerplexityTask(Config):
 
 
 def read_task(value: Any) -> Any:
-    """The name of a held-out measure, the path of a YAML file, or a mapping with one of the keys of `KINDS`."""
+    """The name of a held-out measure, the path of a YAML file, or a mapping with `lm_eval`, `benchmark` or a key of `KINDS`."""
     if not isinstance(value, str) or value in (HELDOUT, HELDOUT_F1):
         return value
     if PurePath(value).suffix in {".yaml", ".yml"}:
         return {"lm_eval": value}
     raise ValueError(
         f"{value!r} is no evaluation task: use {HELDOUT}, {HELDOUT_F1}, the path of an lm-eval YAML file, "
-        f"{{lm_eval: NAME}} or {' or '.join(f'{{{key}: FILE}}' for key in KINDS)}"
+        f"{{lm_eval: NAME}}, {{benchmark: NAME, file: FILE}} or {' or '.join(f'{{{key}: FILE}}' for key in KINDS)}"
     )
 
 
@@ -247,6 +242,8 @@ KINDS = {
 def kind_of_task(value: Any) -> str:
     """Which member of `Task` a value is meant to be; the names are those of the classes."""
     if isinstance(value, dict):
+        if "benchmark" in value:
+            return "BenchmarkTask"
         return next((kind for key, kind in KINDS.items() if key in value), "LmEvalTask")
     return type(value).__name__ if isinstance(value, Config) else "name"
 
@@ -257,7 +254,8 @@ Task = Annotated[
     | Annotated[HumanEvalTask, Tag("HumanEvalTask")]
     | Annotated[JsonSchemaTask, Tag("JsonSchemaTask")]
     | Annotated[BfclTask, Tag("BfclTask")]
-    | Annotated[PerplexityTask, Tag("PerplexityTask")],
+    | Annotated[PerplexityTask, Tag("PerplexityTask")]
+    | Annotated[BenchmarkTask, Tag("BenchmarkTask")],
     Discriminator(kind_of_task),
     BeforeValidator(read_task),
 ]

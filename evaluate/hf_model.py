@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from raymill.evaluate.benchmark_config import BenchmarkTask
 from raymill.evaluate.config import HumanEvalTask, LmEvalTask
 from raymill.evaluate.humaneval import (
     STOPS,
@@ -52,6 +53,7 @@ class HfModel:
         self.tokenizer: Any = None
         self.stops: list[int] = []
         self._loaded_tasks: dict[str, LmEvalTasks] = {}
+        self._engine: Any = None
 
     def load(self) -> None:
         """Read the weights. A second call does nothing.
@@ -179,9 +181,17 @@ class HfModel:
     def lm_eval_shard(
         self, task: dict[str, Any], number: int, shards: int, batch: int
     ) -> dict[str, list[dict[str, Any]]]:
-        """Samples of every `shards`-th document of an lm-eval task, from document `number` on."""
+        """Samples of part `number` of `shards` parts of the documents of an lm-eval task or a benchmark."""
         self.load()
-        return self._tasks(task).shard(self.model, self.tokenizer, number, shards, batch)
+        return self._tasks(task).shard(self.engine(batch), number, shards)
+
+    def engine(self, batch: int) -> Any:
+        """The loaded model as lm-eval takes it; `batch` answers are written at once."""
+        from raymill.evaluate.lm_engine import PrefixLM  # imports torch and lm-eval
+
+        if self._engine is None or self._engine.rows != batch:
+            self._engine = PrefixLM(self.model, self.tokenizer, batch)
+        return self._engine
 
     def lm_eval_metrics(
         self, task: dict[str, Any], samples: dict[str, list[dict[str, Any]]]
@@ -211,10 +221,9 @@ class HfModel:
             Invalid: a prompt and its answer do not fit into the model's context.
         """
         from lm_eval.api.instance import Instance
-        from lm_eval.models.huggingface import HFLM
 
         self.load()
-        lm = HFLM(pretrained=self.model, tokenizer=self.tokenizer, batch_size=len(prompts), backend="causal")
+        lm = self.engine(len(prompts))
         self._check_room(max(len(lm.tok_encode(prompt)) for prompt in prompts), max_new_tokens)
         options = {"until": list(stops), "max_gen_toks": max_new_tokens, "do_sample": bool(drawn), **drawn}
         requests = [
@@ -273,5 +282,6 @@ class HfModel:
     def _tasks(self, task: dict[str, Any]) -> LmEvalTasks:
         key = repr(sorted(task.items()))
         if key not in self._loaded_tasks:
-            self._loaded_tasks[key] = LmEvalTasks(LmEvalTask.model_validate(task))
+            kind = BenchmarkTask if "benchmark" in task else LmEvalTask
+            self._loaded_tasks[key] = LmEvalTasks(kind.model_validate(task))
         return self._loaded_tasks[key]

@@ -14,6 +14,7 @@ import ray
 
 from raymill.cluster.context import JobContext, JsonObject, Outcome
 from raymill.evaluate.actors import ActorPool, Size, join_ray
+from raymill.evaluate.benchmark_config import BenchmarkTask
 from raymill.evaluate.config import (
     BfclTask,
     EvaluateConfig,
@@ -96,7 +97,7 @@ def evaluate_model(
     ) as pool:
         for number, task in enumerate(config.tasks):
             context.event("phase", name=label_of(task))
-            if isinstance(task, LmEvalTask):
+            if isinstance(task, LmEvalTask | BenchmarkTask):
                 result = run_lm_eval(context, pool, task, config, str(number))
             elif isinstance(task, HumanEvalTask):
                 result = run_humaneval(context, pool, task, config)

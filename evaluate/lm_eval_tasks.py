@@ -3,8 +3,9 @@
 Runs inside an actor: importing lm-eval takes seconds. With a task's YAML file nothing is downloaded;
 paths in its `dataset_kwargs.data_files` are read from the folder of the file.
 
-A shard evaluates every n-th document and returns its samples; `aggregate` then makes the task's metrics
-of all samples with the task's own functions, so sharing the work never changes a number.
+A shard evaluates documents that stand side by side, which share most of their prompts, and returns its samples;
+`aggregate` then makes the task's metrics of all samples with the task's own functions, so sharing the work never
+changes a number.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from raymill.evaluate.benchmark_config import BenchmarkTask
+from raymill.evaluate.benchmark_tasks import benchmark_tasks
 from raymill.evaluate.config import LmEvalTask
 from raymill.policies.errors import Invalid, NotFound
 
@@ -24,45 +28,55 @@ SEED = 1234
 class LmEvalTasks:
     """The leaf tasks behind one entry of a recipe: one, or those of a group."""
 
-    def __init__(self, config: LmEvalTask) -> None:
-        from lm_eval.tasks import TaskManager
-
+    def __init__(self, config: LmEvalTask | BenchmarkTask) -> None:
         self.config = config
-        manager = TaskManager(include_defaults=not config.is_file)
-        spec: Any = task_dict(Path(config.lm_eval)) if config.is_file else config.lm_eval
-        try:
-            self.tasks: dict[str, Any] = manager.load([spec])["tasks"]
-        except KeyError as error:
-            raise NotFound(
-                f"lm-eval knows no task {config.lm_eval!r}: name one of its tasks, or a YAML file"
-            ) from error
+        self.tasks: dict[str, Any]
+        self.index: dict[str, list[int]] = {}
+        """Leaf task -> place of each document in the file; missing: they are counted from 0."""
+
+        if isinstance(config, BenchmarkTask):
+            self.tasks, self.index = benchmark_tasks(config)
+        else:
+            self.tasks = listed_tasks(config)
         for task in self.tasks.values():
-            if config.num_fewshot is not None:
-                task.set_config(key="num_fewshot", value=config.num_fewshot)
-            elif task.get_config("num_fewshot") is None:
-                task.set_config(key="num_fewshot", value=0)
             task.set_fewshot_seed(seed=SEED)
 
-    def shard(
-        self, model: Any, tokenizer: Any, number: int, shards: int, batch: int
-    ) -> dict[str, list[dict[str, Any]]]:
-        """Samples of documents `number`, `number + shards`... of each leaf task."""
-        from lm_eval.evaluator import evaluate
-        from lm_eval.models.huggingface import HFLM
+    def shard(self, lm: Any, number: int, shards: int) -> dict[str, list[dict[str, Any]]]:
+        """Samples of part `number` of `shards` equal parts of the documents, those of one leaf task after another's.
 
-        chosen = {name: list(self._documents(task))[number::shards] for name, task in self.tasks.items()}
-        # An empty list would mean "all" to lm-eval.
-        chosen = {name: documents for name, documents in chosen.items() if documents}
+        Args:
+            lm: a model as lm-eval takes it.
+        """
+        from lm_eval.evaluator import evaluate
+
+        all_documents = [
+            (name, place) for name, task in self.tasks.items() for place in self._documents(task)
+        ]
+        first, end = (len(all_documents) * part // shards for part in (number, number + 1))
+        chosen: dict[str, list[int]] = defaultdict(list)
+        for name, place in all_documents[first:end]:
+            chosen[name].append(place)
         if not chosen:
             return {}
         results = evaluate(
-            lm=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, backend="causal"),
+            lm=lm,
             task_dict={"tasks": {name: self.tasks[name] for name in chosen}},
             samples=chosen,
             bootstrap_iters=0,
             apply_chat_template=self.config.chat_template,
+            fewshot_as_multiturn=self.config.chat_template,
         )
-        return {name: [record_of(sample) for sample in results["samples"][name]] for name in chosen}
+        return {
+            name: [
+                self._located(name, record_of(sample, self.tasks[name].VERSION))
+                for sample in results["samples"][name]
+            ]
+            for name in chosen
+        }
+
+    def _located(self, name: str, record: dict[str, Any]) -> dict[str, Any]:
+        places = self.index.get(name)
+        return record if places is None else {**record, "index": places[record["index"]]}
 
     def aggregate(self, samples: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
         """Leaf task -> metric -> value. A metric that has several filters is named `metric,filter`.
@@ -94,7 +108,11 @@ class LmEvalTasks:
         """
         chosen: dict[str, str] = {}
         for name, values in metrics.items():
-            wanted = self.config.metric or next(iter(self.tasks[name].aggregation()))
+            wanted = (
+                self.config.reported
+                if isinstance(self.config, BenchmarkTask)
+                else self.config.metric or next(iter(self.tasks[name].aggregation()))
+            )
             matching = [key for key in values if wanted in (key, key.split(",")[0])]
             if not matching:
                 raise Invalid(f"task {name} has no metric {wanted!r}: use any of {', '.join(sorted(values))}")
@@ -108,6 +126,31 @@ class LmEvalTasks:
     def _documents(self, task: Any) -> Iterable[int]:
         count = len(task.eval_docs)
         return range(count if self.config.limit is None else min(count, self.config.limit))
+
+
+def listed_tasks(config: LmEvalTask) -> dict[str, Any]:
+    """The leaf tasks of a YAML file, or of a name that lm-eval knows.
+
+    Raises:
+        NotFound: there is no such file, data file or task.
+        Invalid: the file names no task.
+    """
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_defaults=not config.is_file)
+    spec: Any = task_dict(Path(config.lm_eval)) if config.is_file else config.lm_eval
+    try:
+        tasks: dict[str, Any] = manager.load([spec])["tasks"]
+    except KeyError as error:
+        raise NotFound(
+            f"lm-eval knows no task {config.lm_eval!r}: name one of its tasks, or a YAML file"
+        ) from error
+    for task in tasks.values():
+        if config.num_fewshot is not None:
+            task.set_config(key="num_fewshot", value=config.num_fewshot)
+        elif task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+    return tasks
 
 
 def task_dict(path: Path) -> dict[str, Any]:
@@ -142,7 +185,7 @@ def absolute(files: Any, folder: Path) -> Any:
     return str(path)
 
 
-def record_of(sample: dict[str, Any]) -> dict[str, Any]:
+def record_of(sample: dict[str, Any], task_version: object) -> dict[str, Any]:
     """One line of the published samples. `doc_hash` is what paired tests join on; `with_score` adds what they test."""
     return {
         "index": sample["doc_id"],
@@ -152,6 +195,8 @@ def record_of(sample: dict[str, Any]) -> dict[str, Any]:
         "reference": str(sample["target"]),
         "answer": json.dumps(sample["filtered_resps"], default=str),
         "metrics": json.dumps({name: sample[name] for name in sample["metrics"]}, default=float),
+        "task_version": str(task_version),
+        "lm_eval_version": version("lm_eval"),
     }
 
 

@@ -29,20 +29,28 @@ def check_file(path: Path, sha256: str | None, wanted: str) -> None:
 
 
 def rows_of(path: Path) -> Iterator[Any]:
-    """The rows in their order; lines without anything are none.
+    """The rows in order; empty lines are passed over.
 
     Raises:
-        Invalid: a line is no JSON; the message has its number.
+        Invalid: a line is no JSON, or the file is not what its name says.
     """
     if path.suffix == ".parquet":
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        yield from pq.read_table(path).to_pylist()
+        try:
+            yield from pq.read_table(path).to_pylist()
+        except pa.ArrowInvalid as error:
+            raise Invalid(f"{path.name} is no parquet file: {error}") from error
         return
+    number = 0
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
+        try:
+            for line in file:
+                number += 1
+                if line.strip():
                     yield json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise Invalid(f"{path.name}, line {number} is no JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise Invalid(f"{path.name}, line {number} is no JSON: {error}") from error
+        except (gzip.BadGzipFile, EOFError) as error:
+            raise Invalid(f"{path.name} is no whole gzip file: {error}") from error

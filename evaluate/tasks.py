@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 from raymill.cluster.context import JobContext
 from raymill.evaluate import bfcl, perplexity
 from raymill.evaluate.actors import ActorPool
+from raymill.evaluate.benchmark_config import BenchmarkTask
+from raymill.evaluate.benchmarks import read_benchmark
 from raymill.evaluate.config import (
     BfclTask,
     EvaluateConfig,
@@ -68,6 +70,8 @@ def check_files(tasks: Sequence[Task]) -> None:
             bfcl.read_questions(task)
         elif isinstance(task, PerplexityTask):
             perplexity.read_documents(task)
+        elif isinstance(task, BenchmarkTask):
+            read_benchmark(task)
         elif is_heldout(task):
             judge_of(task)
 
@@ -213,13 +217,13 @@ def answered(
 
 
 def run_lm_eval(
-    context: JobContext, pool: ActorPool, task: LmEvalTask, config: EvaluateConfig, name: str
+    context: JobContext, pool: ActorPool, task: LmEvalTask | BenchmarkTask, config: EvaluateConfig, name: str
 ) -> TaskResult:
-    """A task of lm-eval (or the tasks of a group) on the pool's model.
+    """A task of lm-eval (or the tasks of a group), or a benchmark from a file, on the pool's model.
 
     A shard of an earlier attempt is kept whole: the log holds one line for each shard.
     """
-    log = SampleLog(context.work_dir / "samples" / f"lm-eval-{name}.jsonl")
+    log = SampleLog(context.work_dir / "samples" / f"lm-eval-{name}-parts.jsonl")
     given = task.model_dump()
     shards = max(config.actors, -(-task.limit // LM_EVAL_SHARD)) if task.limit else config.actors * 4
     done = {line["shard"] for line in log.records if line["of"] == shards}
@@ -243,7 +247,27 @@ def run_lm_eval(
         leaf: [with_score(sample, *scored_by[leaf]) for sample in samples]
         for leaf, samples in records.items()
     }
-    return TaskResult(metrics[0]["primary"], scored, metrics[0]["all"])
+    found = TaskResult(metrics[0]["primary"], scored, metrics[0]["all"])
+    return of_one_name(task.label, found) if isinstance(task, BenchmarkTask) else found
+
+
+def of_one_name(name: str, found: TaskResult) -> TaskResult:
+    """The leaf tasks of a benchmark as one task: each metric is its mean over all rows, as lm-eval's groups have it.
+
+    Where there are several, `details` has also the metrics of each, as `METRIC,LEAF`.
+    """
+    sizes = {leaf: len({record["index"] for record in records}) for leaf, records in found.records.items()}
+
+    def mean(values: dict[str, float]) -> float:
+        return sum(values[leaf] * size for leaf, size in sizes.items()) / sum(sizes.values())
+
+    kinds = next(iter(found.details.values()))
+    details = {kind: mean({leaf: found.details[leaf][kind] for leaf in sizes}) for kind in kinds}
+    if len(sizes) > 1:
+        details |= {f"{kind},{leaf}": found.details[leaf][kind] for leaf in sizes for kind in kinds}
+    records = [{**record, "leaf": leaf} for leaf, records in found.records.items() for record in records]
+    records.sort(key=lambda record: (int(record["index"]), str(record["filter"])))
+    return TaskResult({name: mean(found.metrics)}, {name: records}, {name: details})
 
 
 def run_humaneval(

@@ -21,6 +21,8 @@ LIGHT_CONFIGS = (
     "train/compatibility.py",
     "tune/config.py",
     "evaluate/config.py",
+    "evaluate/base_config.py",
+    "evaluate/benchmark_config.py",
     "serve/llm/config.py",
     "serve/gateway/config.py",
     "registry/provider_settings.py",

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from raymill.client.recipe import Recipe
 from raymill.cluster.kinds import kind_of
+from raymill.evaluate.benchmark_config import BenchmarkTask
 from raymill.evaluate.config import EvaluateConfig, LmEvalTask, Task, file_of, runs_on_files
 from raymill.evaluate.quantize_config import QuantizeConfig
 from raymill.registry.artifacts import canonical_json, sha256_file
@@ -90,6 +91,12 @@ def evaluate_step(step: str, config: EvaluateConfig, of: str, depends_on: tuple[
 
 
 def _with_digest(task: Task) -> Task:
+    if isinstance(task, BenchmarkTask):
+        files = {"sha256": task.file, "fewshot_sha256": task.fewshot_file}
+        missing = {
+            key: path for key, path in files.items() if path is not None and getattr(task, key) is None
+        }
+        return task.model_copy(update={key: sha256_file(Path(path)) for key, path in missing.items()})
     named = file_of(task)
     if named is None or isinstance(task, str | LmEvalTask) or task.sha256 is not None:
         return task

@@ -86,6 +86,21 @@ def test_only_model_base_and_dataset_are_needed(folder: Path) -> None:
     assert recipe.base.imported.hub == "org/name"
 
 
+def test_the_files_of_a_benchmark_are_found_from_the_recipes_own_folder(folder: Path) -> None:
+    for name in ("asked.jsonl", "solved.jsonl"):
+        (folder / name).write_text("{}\n")
+    data = yaml.safe_load(RECIPE)
+    data["evaluate"] = {
+        "tasks": [
+            {"benchmark": "gsm8k", "file": "asked.jsonl", "fewshot_file": "solved.jsonl", "name": "math"}
+        ]
+    }
+    data["promote"]["require"] = {"math": {"at_least": 0.5}}
+    (task,) = parse_recipe(data, folder=folder).resolved()["evaluate"]["tasks"]
+    assert task["file"] == str(folder / "asked.jsonl")
+    assert task["fewshot_file"] == str(folder / "solved.jsonl")
+
+
 def test_a_file_of_problems_is_found_from_the_recipes_own_folder_and_its_task_can_be_a_gate(
     folder: Path,
 ) -> None:
@@ -159,6 +174,8 @@ def test_training_only_drops_what_comes_after_training_and_changes_nothing_else(
         ("evaluate.tasks", [{"lm_eval": "arc", "limit": 0}], "evaluate.tasks[0].limit: must be at least 1, got 0", "evaluate.tasks[0].limit"),
         ("evaluate.tasks", ["/no/task.yaml"], "evaluate.tasks[0]: no such file: /no/task.yaml", "evaluate.tasks[0]"),
         ("evaluate.tasks", ["heldout_exact_match", {"humaneval": "/no/he.jsonl"}], "evaluate.tasks[1].humaneval: no such file: /no/he.jsonl", "evaluate.tasks[1].humaneval"),
+        ("evaluate.tasks", ["heldout_exact_match", {"benchmark": "mmlu", "file": "/no/mmlu.jsonl"}], "evaluate.tasks[1].file: no such file: /no/mmlu.jsonl", "evaluate.tasks[1].file"),
+        ("evaluate.tasks", [{"benchmark": "gsm8k", "file": "/g.jsonl"}], "evaluate.tasks[0]: gsm8k is asked with 5 solved examples: name their file", "evaluate.tasks[0]"),
         ("evaluate.tasks", [{"humaneval": "/he.jsonl", "sampels": 3}], "evaluate.tasks[0].sampels: unknown key; did you mean samples?", "evaluate.tasks[0].sampels"),
         ("evaluate.tasks", [{"humaneval": "/he.jsonl", "sandbox": {"cpu": 3}}], "evaluate.tasks[0].sandbox.cpu: unknown key; did you mean cpu_s?", "evaluate.tasks[0].sandbox.cpu"),
         ("evaluate.tasks", [{"humaneval": "/he.jsonl", "k": [1, 5]}], "evaluate.tasks[0]: pass@5 needs at least 5 samples, got 1", "evaluate.tasks[0]"),

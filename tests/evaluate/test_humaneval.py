@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from lm_eval.models.huggingface import HFLM
 from tests.conftest import SHARED_DATA
 from tests.evaluate.pools import InThisProcess
 
@@ -206,7 +207,8 @@ def test_prompts_and_answers_are_those_of_lm_eval(tiny_model: Path, tmp_path: Pa
     task = HumanEvalTask(humaneval="small.jsonl", max_new_tokens=32, chat_template=chat)
     ours = model.humaneval(task.model_dump(), [(problem, 0) for problem in problems], 0, 2)
     tasks = LmEvalTasks(LmEvalTask(lm_eval=str(tmp_path / "small.yaml"), chat_template=chat))
-    theirs = tasks.shard(model.model, model.tokenizer, 0, 1, 5)["small"]
+    plain = HFLM(pretrained=model.model, tokenizer=model.tokenizer, batch_size=5, backend="causal")
+    theirs = tasks.shard(plain, 0, 1)["small"]
     assert [record["prompt"] for record in theirs] == [record["prompt"] for record in ours]
     assert [json.loads(record["answer"])[0] for record in theirs] == [record["answer"] for record in ours]
     assert any(record["answer"] for record in ours)

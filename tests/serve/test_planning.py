@@ -26,6 +26,17 @@ def test_a_schema_by_file_makes_another_step_when_the_file_changes(tmp_path: Pat
     assert [task["sha256"] for task in step.config["tasks"]] == [sha256_file(path), None]
 
 
+def test_both_files_of_a_benchmark_are_part_of_the_step(tmp_path: Path) -> None:
+    asked, solved = tmp_path / "mmlu.jsonl", tmp_path / "dev.jsonl"
+    asked.write_text("{}\n")
+    solved.write_text("{}\n{}\n")
+    task = {"benchmark": "mmlu", "file": str(asked), "fewshot_file": str(solved), "num_fewshot": 5}
+    step = evaluate_step("evaluate", EvaluateConfig.model_validate({"tasks": [task]}), "base", ("base",))
+    (planned,) = step.config["tasks"]
+    assert planned["sha256"] == sha256_file(asked)
+    assert planned["fewshot_sha256"] == sha256_file(solved)
+
+
 def test_a_digest_that_the_recipe_gives_stays(tmp_path: Path) -> None:
     path = tmp_path / "he.jsonl"
     path.write_text("{}\n")
