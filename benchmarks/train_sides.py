@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from benchmarks.goals import Results
 from benchmarks.peers import ROOT
 from benchmarks.programs import BenchmarkFailed
 from benchmarks.service import RaymillService
+from benchmarks.systems import signal_all
 from benchmarks.train_numbers import Mark, Step, phases
 
 from raymill.client.recipe import Recipe
@@ -75,6 +77,12 @@ class TrainingService(RaymillService):
             if time.monotonic() > deadline:
                 raise BenchmarkFailed(f"the warm process was not there after {WARM_S:.0f} s")
             time.sleep(0.2)
+
+    def resume(self) -> None:
+        """Let it go on and wait until it answers, as the client does by itself."""
+        signal_all(self.processes(), signal.SIGCONT)
+        with self.client() as client:
+            list(client.pipelines.list(limit=1))
 
     def train(self, material: Material, **settings: Any) -> Run:
         """One run; base and data set are made by the first and stand ready for the others.
