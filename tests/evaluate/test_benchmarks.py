@@ -18,9 +18,8 @@ from raymill.evaluate.benchmark_config import BenchmarkTask
 from raymill.evaluate.benchmarks import packaged_tasks, read_benchmark
 from raymill.evaluate.config import EvaluateConfig
 from raymill.evaluate.hf_model import HfModel
-from raymill.evaluate.jobs import evaluate_model
 from raymill.evaluate.samples import Record
-from raymill.evaluate.tasks import TaskResult, run_lm_eval
+from raymill.evaluate.tasks import TaskResult, check_files, run_lm_eval
 from raymill.policies.errors import Invalid, NotFound
 
 BENCHMARKS = SHARED_DATA / "benchmarks"
@@ -319,9 +318,8 @@ def test_a_subject_without_enough_examples_is_named(tmp_path: Path) -> None:
 def test_a_bad_row_is_told_before_a_model_is_loaded(tmp_path: Path) -> None:
     made.write(tmp_path / "g.jsonl", [{"question": "q", "answer": "a"}])
     task = {"benchmark": "gsm8k", "file": str(tmp_path / "g.jsonl"), "num_fewshot": 0}
-    context = LocalContext(tmp_path, inputs={"train": {"artifact": "model/none/000000000000"}})
     with pytest.raises(Invalid, match=r"g\.jsonl, row 1 has an answer"):
-        evaluate_model(context, EvaluateConfig.model_validate({"tasks": [task]}), [], "train")
+        check_files(EvaluateConfig.model_validate({"tasks": [task]}).tasks)
 
 
 @pytest.mark.parametrize(
