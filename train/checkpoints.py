@@ -248,7 +248,7 @@ class Checkpoints:
 
     def _clear(self, error: Exception, step: int, place: Path) -> Exception:
         """The error in one line. torch hides that a disk is full behind an error of its own."""
-        if isinstance(error, StorageFull | CheckpointFailed):
+        if isinstance(error, StorageFull | CheckpointFailed) or _is_lost_peer(error):
             return error
         last = self.newest(before=step)
         stays = f"the checkpoint of step {last} stays" if last else "there is no checkpoint before it"
@@ -281,3 +281,9 @@ def free_bytes(place: Path) -> int:
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free
+
+
+def _is_lost_peer(error: Exception) -> bool:
+    """Whether a collective failed because another worker has gone: no fault of the storage, and the run goes on with
+    whom it finds. gloo's errors have no class of their own."""
+    return "gloo/transport" in str(error) or type(error).__name__ == "DistBackendError"

@@ -121,3 +121,13 @@ def test_a_manifest_names_every_file_with_its_size_and_sha256(tmp_path: Path) ->
             "sha256": "3d502a48f33be7ad4b026cb752a03d1c184160dd4242d162cd29e9b6cb710481",
         }
     ]
+
+
+def test_a_worker_that_is_gone_is_no_fault_of_the_storage(tmp_path: Path) -> None:
+    def write(_: Path) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer")
+
+    checkpoints = saved_one(tmp_path, 5)
+    with pytest.raises(RuntimeError, match="reset by peer"):
+        checkpoints.save(10, write, {"step": 10})
+    assert checkpoints.newest() == 5
