@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from benchmarks.own_model import HEAD_DIM
+from benchmarks.own_model import Size, write_weights
 
 from raymill.evaluate.benchmark_config import BenchmarkTask
 from raymill.evaluate.benchmark_tasks import FOLDERS
@@ -35,14 +35,6 @@ FILES = {
     "gsm8k_train": "gsm8k_train_200.jsonl",
 }
 SPLITS = {"hellaswag": "validation", "truthfulqa_mc1": "validation", "truthfulqa_mc2": "validation"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """Of the model: about 18 million weights, so that on two cores a question takes most of a second."""
-
-    hidden: int = 512
-    layers: int = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,30 +204,9 @@ def _write(path: Path, rows: list[Row]) -> Path:
 
 def write_model(directory: Path, texts: list[str], size: Size) -> None:
     """A Llama of random weights, wide apart so that likeliest tokens have no near ties, and its tokenizer."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     directory.mkdir()
     train_tokenizer(texts, VOCAB, directory)
-    ids: dict[str, int] = json.loads((directory / "tokenizer.json").read_text())["model"]["vocab"]
-    torch.manual_seed(0)
-    heads = size.hidden // HEAD_DIM
-    config = LlamaConfig(
-        hidden_size=size.hidden,
-        intermediate_size=11 * size.hidden // 4,
-        num_hidden_layers=size.layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads // 2,
-        vocab_size=len(ids),
-        max_position_embeddings=4096,
-        initializer_range=0.1,
-        tie_word_embeddings=False,
-        eos_token_id=ids["<|end|>"],
-        bos_token_id=None,
-        pad_token_id=ids["<|pad|>"],
-    )
-    model: Any = LlamaForCausalLM(config)
-    model.save_pretrained(directory)
+    write_weights(directory, size, intermediate=11 * size.hidden // 4, positions=4096, spread=0.1)
 
 
 def main() -> None:

@@ -83,7 +83,15 @@ def _run(arguments: list[str]) -> None:
         raise BenchmarkFailed(f"{arguments[0]} {arguments[1]} failed: {done.stderr.strip()[-300:]}")
 
 
-def write_weights(directory: Path, size: Size) -> None:
+def write_weights(
+    directory: Path,
+    size: Size,
+    *,
+    intermediate: int | None = None,
+    positions: int = 2048,
+    spread: float = 0.02,
+) -> None:
+    """A Llama of random weights for the tokenizer in `directory`; `spread` is their standard deviation."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -92,12 +100,13 @@ def write_weights(directory: Path, size: Size) -> None:
     heads = size.hidden // HEAD_DIM
     config = LlamaConfig(
         hidden_size=size.hidden,
-        intermediate_size=3 * size.hidden,
+        intermediate_size=intermediate or 3 * size.hidden,
         num_hidden_layers=size.layers,
         num_attention_heads=heads,
         num_key_value_heads=heads // 2,
         vocab_size=len(ids),
-        max_position_embeddings=2048,
+        max_position_embeddings=positions,
+        initializer_range=spread,
         tie_word_embeddings=False,
         eos_token_id=ids["<|end|>"],
         bos_token_id=None,

@@ -7,26 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.evaluate.benchmark_rows import WORDS
 
 from raymill.evaluate.gguf_export import export_f16
 from raymill.train.tokenizer import train_tokenizer
-
-WORDS = [
-    "the",
-    "parcel",
-    "invoice",
-    "screen",
-    "is",
-    "late",
-    "broken",
-    "wrong",
-    "please",
-    "help",
-    "refund",
-    "my",
-    "order",
-    "now",
-]
 
 
 def sentence(seed: int) -> str:
