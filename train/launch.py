@@ -190,7 +190,10 @@ def trainer(
     """The TorchTrainer. It starts workers and starts them again; checkpoints are our own (checkpoints.py)."""
     # Ray reads these when the controller starts. The default of 60 s is short for workers that import
     # torch on a busy machine; 2 s between two looks at the workers is long for a run of a minute.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+    # An elastic run counts its machines anew after it: a machine that was just lost may still be counted, and
+    # its place would be waited for all that time.
+    elastic = use.least_workers < use.workers
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30" if elastic else "600")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # `Wish` looks for machines that are taken away; one process less to start.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -206,7 +209,7 @@ def trainer(
         train_loop_config=settings,
         torch_config=HeedingTorch(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=use.workers if use.least_workers == use.workers else (use.least_workers, use.workers),
+            num_workers=(use.least_workers, use.workers) if elastic else use.workers,
             elastic_resize_monitor_interval_s=RESIZE_S,
             use_gpu=gpu,
             # What Ray schedules by; a worker computes on its share of the machine (`worker.set_threads`). Asking
