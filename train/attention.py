@@ -1,7 +1,8 @@
-"""Attention that stays within an example, over rows of several, by torch's FlashAttention for sequences of any length.
+"""Attention that stays within an example, over rows of several.
 
 Without it a row's examples are kept apart by a mask: each token is multiplied with all of its row, and no fast kernel
-takes a mask. Used where it is known to compute the same, and where the device shows that it does; knows no rows.
+takes a mask. On a GPU it is torch's FlashAttention for sequences of any length, on a CPU one example after the other.
+Used where it is known to compute the same, and where the device shows that it does; knows no rows.
 
 Shapes: B rows, T tokens in a row, Q heads, K heads of keys and values, D a head's width, S the sequences of a pass.
 """
@@ -19,9 +20,6 @@ NAME = "raymill_examples"
 
 PLAIN_CAUSAL = ("llama", "mistral", "qwen2", "qwen3")
 """Types of models whose layers attend to all that came before and do nothing else to the scores."""
-
-COMPUTES_IN = torch.bfloat16
-"""FlashAttention takes 16 bits, and rotary positions may have made fp32 of them."""
 
 PROBED_LENGTHS = (5, 130, 61)
 PROBE_ERROR = 0.03
@@ -82,19 +80,28 @@ def within_examples(
         return whole.transpose(1, 2), None
     rows, heads, tokens, _ = query.shape
     # No example is longer than its row; a bound that is too high costs next to nothing.
-    attended = attend(flat(query), flat(key), flat(value), starts, tokens, scale)
-    return attended.view(rows, tokens, heads, -1), None
+    # Rotary positions may have made fp32 of 16 bits; values have none.
+    parts = (flat(part).to(value.dtype) for part in (query, key, value))
+    return attend(*parts, starts, tokens, scale).view(rows, tokens, heads, -1), None
 
 
 def flat(part: Tensor) -> Tensor:
-    """Rows end to end, as the kernel takes them."""
-    return part.transpose(1, 2).flatten(0, 1).to(COMPUTES_IN)
+    """Rows end to end, as kernels take them."""
+    return part.transpose(1, 2).flatten(0, 1)
 
 
 def attend(
     query: Tensor, key: Tensor, value: Tensor, starts_S: Tensor, longest: int, scale: float | None
 ) -> Tensor:
     """Each token to those before it in its sequence, and itself; heads of keys are shared by groups of queries."""
+    kernel = in_turn if query.device.type == "cpu" else at_once
+    return kernel(query, key, value, starts_S, longest, scale)
+
+
+def at_once(
+    query: Tensor, key: Tensor, value: Tensor, starts_S: Tensor, longest: int, scale: float | None
+) -> Tensor:
+    """All sequences in one kernel, which takes 16 bits."""
     from torch.nn.attention.varlen import varlen_attn  # brings torch.compile: seconds, and no CPU needs it
 
     attended: Any = varlen_attn(
@@ -112,13 +119,32 @@ def attend(
     return attended  # type: ignore[no-any-return]
 
 
+def in_turn(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts_S: Tensor,
+    longest: int,  # noqa: ARG001
+    scale: float | None,
+) -> Tensor:
+    """A kernel for each sequence: where one computes as fast alone as many do together."""
+    lengths = starts_S.diff().tolist()
+    sequences = (part.transpose(0, 1).unsqueeze(0).split(lengths, dim=2) for part in (query, key, value))
+    attended = [
+        functional.scaled_dot_product_attention(*parts, is_causal=True, scale=scale, enable_gqa=True)
+        for parts in zip(*sequences, strict=True)
+    ]
+    return torch.cat(attended, dim=2).squeeze(0).transpose(0, 1)
+
+
 def agrees_with_masks(device: torch.device, heads: int, kv_heads: int, width: int) -> bool:
     """Whether the kernel is there for these heads and gives the gradients that a mask gives. Takes milliseconds."""
     total = sum(PROBED_LENGTHS)
     dice = torch.Generator().manual_seed(0)
+    precision = torch.float32 if device.type == "cpu" else torch.bfloat16
 
     def drawn(count: int) -> Tensor:
-        return torch.randn(total, count, width, generator=dice).to(device, COMPUTES_IN).requires_grad_()
+        return torch.randn(total, count, width, generator=dice).to(device, precision).requires_grad_()
 
     parts = (drawn(heads), drawn(kv_heads), drawn(kv_heads))
     weight = drawn(heads).detach()

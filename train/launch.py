@@ -189,12 +189,13 @@ def trainer(
 ) -> Any:
     """The TorchTrainer. It starts workers and starts them again; checkpoints are our own (checkpoints.py)."""
     # Ray reads these when the controller starts. The default of 60 s is short for workers that import
-    # torch on a busy machine; 2 s between two looks at the workers is long for a run of a minute.
+    # torch on a busy machine; 2 s between two looks at the workers is long for a run of a minute, half a second is a
+    # tenth of a core.
     # An elastic run counts its machines anew after it: a machine that was just lost may still be counted, and
     # its place would be waited for all that time.
     elastic = use.least_workers < use.workers
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30" if elastic else "600")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     # `Wish` looks for machines that are taken away; one process less to start.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     from ray.train import FailureConfig, RunConfig, ScalingConfig

@@ -37,7 +37,8 @@ def lay_out(
     Raises:
         Invalid: the model's blocks are not known, or Liger is not installed.
     """
-    if bf16 and device.type == "cuda":
+    # A compiled block keeps its mask on a CPU: it would be compiled anew for each number of examples.
+    if bf16 if device.type == "cuda" else not use.compile:
         attend_within_examples(model, device)
     whole = SummedLoss(model, bf16=bf16, objective=objective, compiled=use.compile)
     prepare(model, use)  # not before: SummedLoss tries the model out, where it is and without gradients

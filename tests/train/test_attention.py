@@ -1,4 +1,4 @@
-"""Attention within examples: what a mask gives, by a kernel that needs none. A CPU has none, so one in torch stands in."""
+"""Attention within examples: what a mask gives, by kernels that need none. For the GPU's, one in torch stands in."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *more: Any
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The operators of torch's FlashAttention, on the CPU and in fp32."""
+    """The operators of torch's FlashAttention, on the CPU and in fp32, in place of what a CPU does."""
     ops: Any = varlen
     ops._varlen_attn.register_kernel("cpu")(forward)
     ops._varlen_attn_backward.register_kernel("cpu")(backward)
-    monkeypatch.setattr(attention, "COMPUTES_IN", torch.float32)
+    monkeypatch.setattr(attention, "in_turn", attention.at_once)
     yield
     for op in (ops._varlen_attn, ops._varlen_attn_backward):
         op._backend_fns["cpu"] = op._init_fn
@@ -83,9 +83,13 @@ def with_adapters() -> Any:
     return get_peft_model(tiny_llama(vocab=330), LoraConfig(target_modules=["q_proj"]))
 
 
-@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("build", [lambda: tiny_llama(vocab=330), with_adapters])
-def test_it_gives_the_loss_and_gradients_of_a_mask(build: Any, share: Share) -> None:
+@pytest.mark.parametrize("how", ["at once", "in turn"])
+def test_it_gives_the_loss_and_gradients_of_a_mask(
+    build: Any, how: str, share: Share, request: pytest.FixtureRequest
+) -> None:
+    if how == "at once":
+        request.getfixturevalue("kernel")
     expected, gradients = loss_and_gradients(build(), CONFIG, share)
     model = build()
     assert attend_within_examples(model, CPU)
@@ -120,7 +124,8 @@ def test_compiled_it_computes_the_same(share: Share) -> None:
         torch.testing.assert_close(others[name], gradient, atol=1e-5, rtol=1e-4)
 
 
-def test_a_device_without_the_kernel_keeps_the_mask() -> None:
+def test_a_device_without_the_kernel_keeps_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "in_turn", attention.at_once)  # which no CPU has
     model = tiny_llama()
     assert not attend_within_examples(model, CPU)
     assert not attends_within_examples(model)
