@@ -101,10 +101,20 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(HOME, ignore_errors=True)
 
 
+class ThrowawayPostgres(EmbeddedPostgres):
+    """One that leaves writing to the operating system: a killed server still loses nothing, only a machine would.
+
+    A database for each test is so made in a third of the time.
+    """
+
+    def _settings(self, port: int) -> dict[str, str | int]:
+        return {**super()._settings(port), "fsync": "off", "full_page_writes": "off"}
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """A Postgres for the tests of the registry; the service has another one."""
-    server = EmbeddedPostgres(HOME / "postgres")
+    server = ThrowawayPostgres(HOME / "postgres")
     server.ensure_running()
     yield server
     # Not `stop`, which writes out a database for each test first: all of it is thrown away.
@@ -129,7 +139,9 @@ def database(migrated: Database) -> Iterator[Database]:
     name = f"test_{uuid.uuid4().hex[:12]}"
     admin = create_engine(migrated.url.set(database="postgres"), isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {migrated.url.database}"))
+        connection.execute(
+            text(f"CREATE DATABASE {name} TEMPLATE {migrated.url.database} STRATEGY file_copy")
+        )
     admin.dispose()
     fresh = Database(migrated.url.set(database=name).render_as_string(hide_password=False))
     yield fresh

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from tests.client.forked import Commands
 
 from raymill.client.retry import Retry
 from raymill.client.sdk import Raymill
@@ -176,6 +179,26 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RAYMILL_HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Commands]:
+    started = Commands()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def raymill(
+    service: Service, home: Path, commands: Commands
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`raymill(*arguments, input="")`: how the command ended, and what it wrote. The service is the scripted one."""
+
+    def call(*arguments: str, input: str = "") -> subprocess.CompletedProcess[str]:
+        ours = {"RAYMILL_URL": service.url, "RAYMILL_API_KEY": "rk-test", "RAYMILL_HOME": str(home)}
+        return commands.call(*arguments, environment={**os.environ, **ours}, input=input)
+
+    return call
 
 
 @pytest.fixture

@@ -88,24 +88,6 @@ TRAINED = {
 
 
 @pytest.fixture
-def raymill(service: Service, home: Path) -> Command:
-    """`raymill(*arguments)`; the service is the scripted one."""
-
-    def call(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        env = {
-            **os.environ,
-            "RAYMILL_URL": service.url,
-            "RAYMILL_API_KEY": "rk-test",
-            "RAYMILL_HOME": str(home),
-        }
-        return subprocess.run(
-            [*RUN, *arguments], capture_output=True, text=True, env=env, timeout=60, check=False, **options
-        )
-
-    return call
-
-
-@pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     for name in ("corpus.txt", "train.jsonl", "heldout.jsonl"):
         (tmp_path / name).write_text("x\n")

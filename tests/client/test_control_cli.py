@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,18 +85,6 @@ STATS: dict[str, Any] = {
     "start_p50_s": 0.0123,
     "start_p99_s": 2.5,
 }
-
-
-@pytest.fixture
-def raymill(service: Service, home: Path) -> Command:
-    """`raymill(*arguments)`; the service is the scripted one."""
-
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "RAYMILL_URL": service.url, "RAYMILL_API_KEY": "rk", "RAYMILL_HOME": str(home)}
-        command = [sys.executable, "-m", "raymill.client.cli.main", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)
-
-    return call
 
 
 def test_a_job_is_submitted_with_what_was_given(

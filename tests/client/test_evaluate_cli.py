@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.client.test_cli import MOMENT, raymill  # noqa: F401 - a fixture
+from tests.client.test_cli import MOMENT
 
 from raymill.client.sdk import AsyncRaymill, Raymill
 
@@ -48,7 +48,7 @@ def evaluations(service: Service, reply: Replies) -> Service:
 
 
 def test_compare_says_the_verdict_its_numbers_and_what_was_left_out(
-    raymill: Command,  # noqa: F811
+    raymill: Command,
     evaluations: Service,
 ) -> None:
     done = raymill("evaluate", "compare", A, "support@production", "--task", "heldout")
@@ -65,7 +65,7 @@ def test_compare_says_the_verdict_its_numbers_and_what_was_left_out(
 
 
 def test_the_leaderboard_shows_intervals_and_why_one_is_missing(
-    raymill: Command,  # noqa: F811
+    raymill: Command,
     evaluations: Service,
 ) -> None:
     done = raymill("evaluate", "leaderboard", "--model", "support", "-n", "7")
@@ -79,7 +79,7 @@ def test_the_leaderboard_shows_intervals_and_why_one_is_missing(
 
 
 def test_both_can_be_drawn(
-    raymill: Command,  # noqa: F811
+    raymill: Command,
     evaluations: Service,
     tmp_path: Path,
 ) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,24 +80,10 @@ PRESET = {
 }
 
 
-@pytest.fixture
-def raymill(service: Service, home: Path) -> Command:
-    """`raymill(*arguments)`; the service is the scripted one, and MY_KEY holds a secret."""
-
-    def call(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        env = {
-            **os.environ,
-            "RAYMILL_URL": service.url,
-            "RAYMILL_API_KEY": "rk-test",
-            "RAYMILL_HOME": str(home),
-            "MY_KEY": SECRET,
-        }
-        command = [sys.executable, "-m", "raymill.client.cli.main", *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, env=env, timeout=60, check=False, **options
-        )
-
-    return call
+@pytest.fixture(autouse=True)
+def my_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MY_KEY holds a secret."""
+    monkeypatch.setenv("MY_KEY", SECRET)
 
 
 def listing(*items: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +105,7 @@ def test_a_provider_is_added_with_its_key_which_is_not_an_argument(
     service.on("PUT", "/api/v1/providers/openai/keys/main", reply(data=KEY))
     service.on("GET", "/api/v1/providers/openai", reply(data=PROVIDER))
     arguments = options.get("arguments", ("--key-stdin",))
-    done = raymill("provider", "add", "openai", *arguments, input=options.get("input"))
+    done = raymill("provider", "add", "openai", *arguments, input=options.get("input", ""))
     assert done.returncode == 0, done.stderr
     assert done.stdout == "openai is at https://api.openai.com/v1; `raymill provider test openai` asks it\n"
     body: dict[str, Any] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.client.test_cli import JOB, MOMENT, PIPELINE, raymill  # noqa: F401 - a fixture
+from tests.client.test_cli import JOB, MOMENT, PIPELINE
 
 from raymill.client.sdk import AsyncRaymill, Raymill
 from raymill.policies.errors import RaymillError
@@ -50,14 +50,14 @@ def runs(service: Service, reply: Replies) -> Service:
     return service
 
 
-def test_list_shows_how_far_runs_are(raymill: Command, runs: Service) -> None:  # noqa: ARG001, F811
+def test_list_shows_how_far_runs_are(raymill: Command, runs: Service) -> None:  # noqa: ARG001
     lines = raymill("train", "list").stdout.splitlines()
     assert lines[1].split()[:6] == ["33333333", "tiny", "sft", "running", "3/10", "2"]
     assert lines[2].split()[:8] == ["22222222", "tiny", "sft", "succeeded", "4/4", "1", "8,500", "2"]
     assert json.loads(raymill("train", "list", "--json").stdout)[1]["id"] == JOB
 
 
-def test_a_run_is_named_by_the_end_of_its_id(raymill: Command, runs: Service) -> None:  # noqa: ARG001, F811
+def test_a_run_is_named_by_the_end_of_its_id(raymill: Command, runs: Service) -> None:  # noqa: ARG001
     shown = raymill("train", "show", "22222222").stdout
     assert "config epochs" in shown
     assert "base/tiny/0b" in shown
@@ -68,7 +68,7 @@ def test_a_run_is_named_by_the_end_of_its_id(raymill: Command, runs: Service) ->
 
 
 def test_compare_shows_settings_and_curves_side_by_side(
-    raymill: Command,  # noqa: F811
+    raymill: Command,
     runs: Service,
     reply: Replies,
 ) -> None:
@@ -84,7 +84,7 @@ def test_compare_shows_settings_and_curves_side_by_side(
 
 
 def test_a_plot_is_text_or_a_picture(
-    raymill: Command,  # noqa: F811
+    raymill: Command,
     runs: Service,
     reply: Replies,
     tmp_path: Path,
@@ -113,7 +113,7 @@ def offer(service: Service, reply: Replies, content: str, path: str = "config.js
 
 
 def test_an_export_is_checked_and_has_its_card(
-    raymill: Command,  # noqa: F811
+    raymill: Command,
     runs: Service,
     reply: Replies,
     tmp_path: Path,

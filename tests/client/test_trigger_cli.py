@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,18 +48,6 @@ HOOK: dict[str, Any] = {
     "created_by": "ada",
     "created_at": MOMENT,
 }
-
-
-@pytest.fixture
-def raymill(service: Service, home: Path) -> Command:
-    """`raymill(*arguments)`; the service is the scripted one."""
-
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "RAYMILL_URL": service.url, "RAYMILL_API_KEY": "rk", "RAYMILL_HOME": str(home)}
-        command = [sys.executable, "-m", "raymill.client.cli.main", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)
-
-    return call
 
 
 @pytest.fixture

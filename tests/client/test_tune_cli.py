@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,17 +66,10 @@ tune:
 
 
 @pytest.fixture
-def raymill(service: Service, home: Path, tmp_path: Path) -> Command:
-    """`raymill tune *arguments`; the service is the scripted one."""
-
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "RAYMILL_URL": service.url, "RAYMILL_API_KEY": "rk", "RAYMILL_HOME": str(home)}
-        command = [sys.executable, "-m", "raymill.client.cli.main", "tune", *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, env=env, timeout=60, check=False, cwd=tmp_path
-        )
-
-    return call
+def raymill(raymill: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """`raymill tune *arguments`, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return partial(raymill, "tune")
 
 
 @pytest.fixture

@@ -6,11 +6,8 @@ import csv
 import datetime as dt
 import io
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,20 +29,6 @@ if TYPE_CHECKING:
 API = "/api/v1"
 ID = "22222222-2222-2222-2222-222222222222"
 MOMENT = "2026-01-02T03:04:05Z"
-RUN = [sys.executable, "-m", "raymill.client.cli.main"]
-
-
-@pytest.fixture
-def raymill(service: Service, home: Path) -> Command:
-    """`raymill(*arguments)`; the service is the scripted one."""
-
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "RAYMILL_URL": service.url, "RAYMILL_API_KEY": "k", "RAYMILL_HOME": str(home)}
-        return subprocess.run(
-            [*RUN, *arguments], capture_output=True, text=True, env=env, timeout=60, check=False
-        )
-
-    return call
 
 
 def account(**more: Any) -> dict[str, Any]:

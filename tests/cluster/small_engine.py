@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from raymill.cluster import engine
+from raymill.cluster import engine, pool
 from raymill.cluster.chaos_kinds import EFFECT
 from raymill.cluster.context import JobContext, Outcome
 from raymill.cluster.kinds import KINDS as ALL_KINDS
@@ -64,7 +64,8 @@ def submit(database: Database, count: int, seconds: float = 0.05) -> None:
 
 
 def _work(_: int) -> None:
-    engine.SWEEP_S = 0.2
+    # Here they are only time to wait: no test is about how long.
+    engine.SWEEP_S, pool.POLL_S, pool.DRAIN_S = 0.2, 0.1, 1.0
     settings = Settings()
     database = settings.open_database()
     stop = threading.Event()
