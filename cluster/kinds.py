@@ -72,6 +72,12 @@ KINDS: dict[str, Kind] = {
     "evaluate": Kind(
         queue="heavy", work="raymill.evaluate.jobs:run_evaluate", effects=catalog.register_scores
     ),
+    "evaluate_target": Kind(
+        queue="heavy",
+        work="raymill.evaluate.target_job:run_evaluate_target",
+        effects=catalog.register_target_scores,
+        reusable=False,
+    ),
     "quantize": Kind(
         queue="heavy",
         work="raymill.evaluate.quantize_job:run_quantize",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from raymill.client.cli.given import dollars
 from raymill.client.cli.output import size
 from raymill.client.types import Job, JsonObject
 
@@ -50,6 +51,23 @@ def _tune(result: JsonObject) -> str:
 
 def _evaluate(result: JsonObject) -> str:
     return scores(result.get("metrics", {}))
+
+
+def _target(result: JsonObject) -> str:
+    usage = result.get("usage")
+    return _join(scores(result.get("metrics", {})), used(usage) if usage else "")
+
+
+def used(usage: JsonObject) -> str:
+    """`120 answers, 2 refused, 4,100 tokens in, 900 out, $0.0123`."""
+    cost = usage.get("cost_micro_usd")
+    return _join(
+        f"{usage.get('answers', 0):,} answers",
+        f"{usage['refused']:,} refused" if usage.get("refused") else "",
+        f"{usage.get('prompt_tokens', 0):,} tokens in",
+        f"{usage.get('completion_tokens', 0):,} out",
+        "" if cost is None else f"${dollars(cost)}",
+    )
 
 
 def _quantize(result: JsonObject) -> str:
@@ -114,6 +132,7 @@ SUMMARIES: dict[str, Callable[[JsonObject], str]] = {
     "train": _train,
     "tune": _tune,
     "evaluate": _evaluate,
+    "evaluate_target": _target,
     "quantize": _quantize,
     "promote": _promotion,
 }
