@@ -9,6 +9,7 @@ from raymill.client import evaluation_types as types
 from raymill.client.sync_control import Resource
 from raymill.client.types import ImageFormat, JsonObject, Pipeline
 from raymill.client.validation import checked
+from raymill.evaluate.judge_config import Judgement
 from raymill.evaluate.target_config import TargetEvaluation
 
 
@@ -37,6 +38,24 @@ class Evaluations(Resource):
         """
         given = {"target": target, "tasks": list(tasks), "dataset": dataset, **asked}
         return self._http.send(calls.run(checked(TargetEvaluation, given)), idempotency_key)
+
+    def judge(
+        self,
+        a: str,
+        b: str | None = None,
+        *,
+        judge: str,
+        idempotency_key: str | None = None,
+        **asked: object,
+    ) -> Pipeline:
+        """Have a model judge answers that were kept: A against B, or A alone by a rubric; gives the pipeline that does it.
+
+        Args:
+            judge: A name that the gateway answers for.
+            asked: What else `Judgement` has: task, rubric, scale, limit, labels, name.
+        """
+        given = {"a": a, "b": b, "judge": judge, "kind": "pairwise" if b else "rubric", **asked}
+        return self._http.send(calls.judge(checked(Judgement, given)), idempotency_key)
 
     def compare(self, a: str, b: str, *, task: str | None = None) -> types.VersionComparison:
         """A verdict on A against B for each task that both were measured on, example by example."""

@@ -78,6 +78,12 @@ KINDS: dict[str, Kind] = {
         effects=catalog.register_target_scores,
         reusable=False,
     ),
+    "judge": Kind(
+        queue="heavy",
+        work="raymill.evaluate.judge_job:run_judge",
+        effects=catalog.register_judgement,
+        reusable=False,
+    ),
     "quantize": Kind(
         queue="heavy",
         work="raymill.evaluate.quantize_job:run_quantize",

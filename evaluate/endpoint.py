@@ -35,6 +35,9 @@ AGAIN = frozenset({408, 409, 425, 500, 502, 503, 504, 529})
 """409: another request with this Idempotency-Key is being answered, one of the attempt before."""
 
 POLL_S = 0.5
+TELL_S = 1.0
+"""Progress is told this often."""
+
 BASE_S, CAP_S = 0.5, 30.0
 """The wait before try n is random, up to BASE_S * 2^n, and never above CAP_S (full jitter)."""
 
@@ -136,7 +139,7 @@ class Asker:
         self._progress = progress
         self._replies: dict[str, Reply] = {line["key"]: Reply(**line) for line in log.records}  # type: ignore[typeddict-item]
         self._rest_until = 0.0
-        self._heard_at = 0.0
+        self._heard_at = self._told_at = 0.0
 
     def ask(self, label: str, questions: Sequence[Question]) -> list[Reply]:
         """A reply to each of `questions`, in their order; those that the log has are not asked.
@@ -201,7 +204,9 @@ class Asker:
             while queue:
                 self._keep(await self._one(client, queue.popleft()))
                 done += 1
-                self._progress(label, done, total)
+                if done == total or time.monotonic() - self._told_at >= TELL_S:
+                    self._told_at = time.monotonic()
+                    self._progress(label, done, total)
 
         async with httpx.AsyncClient(
             timeout=self.config.timeout_s,

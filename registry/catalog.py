@@ -169,6 +169,28 @@ def register_target_scores(session: Session, job: Job, result: JsonObject) -> No
         )
 
 
+def register_judgement(session: Session, job: Job, result: JsonObject) -> None:
+    """Of a rubric, one row: the score of the target under the judgement's name. Who wins a pair is no score of one."""
+    if result["kind"] != "rubric":
+        return
+    of, used = job.config["of"], result["tasks"][result["name"]]
+    session.add(
+        Evaluation(
+            job_id=job.id,
+            artifact_name=of["artifact"],
+            target=of["target"],
+            variant=of["variant"],
+            task=result["name"],
+            score=result["score"],
+            samples=result["examples"] - result["failures"],
+            backend="generation",
+            prompt_tokens=used["prompt_tokens"],
+            completion_tokens=used["completion_tokens"],
+            cost_micro_usd=used["cost_micro_usd"],
+        )
+    )
+
+
 def register_quantizations(session: Session, job: Job, result: JsonObject) -> None:
     """One row for each GGUF file."""
     version = version_of_artifact(session, parent_results(session, job)["train"]["artifact"])

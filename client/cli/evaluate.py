@@ -79,6 +79,72 @@ def run(
     watch(pipeline, as_json=as_json)
 
 
+@app.command()
+def judge(
+    a: Version,
+    by: Annotated[
+        str, typer.Option("--judge", "-j", metavar="MODEL", help="A name that the gateway answers for.")
+    ],
+    b: Annotated[str | None, typer.Argument(help="Leave it out for a rubric.", show_default=False)] = None,
+    task: Annotated[
+        str, typer.Option("--task", "-t", help="Whose kept answers are judged.")
+    ] = "heldout_exact_match",
+    rubric: Annotated[
+        str | None, typer.Option(help="What makes an answer good: words, or @FILE with them.")
+    ] = None,
+    scale: Annotated[
+        int | None, typer.Option(min=2, max=10, help="Best mark of a rubric; 5 by default.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="The first examples.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What people said: rows with index and label.")
+    ] = None,
+    labels_by: Annotated[str | None, typer.Option(metavar="WHO", help="Whose labels they are.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Under which a rubric's score stands; judge by default.")
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests at once; 8 by default.")] = None,
+    no_wait: NoWait = False,
+    as_json: Json = False,
+) -> None:
+    """Have a model judge kept answers: A against B in both orders, or A alone by a rubric.
+
+    Verdicts that change with the order are ties. Exit 1 unless the job succeeds.
+    """
+    from raymill.client.cli.run import watch
+
+    if (labels is None) != (labels_by is None):
+        raise typer.BadParameter(
+            "--labels and --labels-by go together: give the file, and whose labels they are"
+        )
+    given = {
+        "task": task,
+        "rubric": rubric_of(rubric),
+        "scale": scale,
+        "limit": limit,
+        "name": name,
+        "labels": {"file": str(labels.absolute()), "source": labels_by} if labels else None,
+        "ask": {"concurrency": concurrency} if concurrency else None,
+    }
+    asked = {key: value for key, value in given.items() if value is not None}
+    with connect() as client:
+        pipeline = client.evaluations.judge(a, b, judge=by, **asked)
+    if no_wait:
+        out_json(pipeline) if as_json else out(str(pipeline.id))
+        return
+    watch(pipeline, as_json=as_json)
+
+
+def rubric_of(text: str | None) -> str | None:
+    """Words, or those in the file behind @."""
+    if text is None or not text.startswith("@"):
+        return text
+    try:
+        return Path(text[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise typer.BadParameter(f"{text[1:]} cannot be read: give a file with the rubric's words") from None
+
+
 def task_of(text: str) -> Any:
     """A task as a recipe has it, its paths seen from here."""
     import yaml

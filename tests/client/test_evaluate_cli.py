@@ -45,7 +45,8 @@ def evaluations(service: Service, reply: Replies) -> Service:
     service.on("GET", "/api/v1/evaluations/compare", reply(data=COMPARED))
     service.on("GET", "/api/v1/evaluations/compare/plot", reply(data=1))
     service.on("GET", "/api/v1/evaluations/leaderboard", reply(data={"standings": [STANDING, UNKNOWN, PAID]}))
-    service.on("POST", "/api/v1/evaluations", reply(202, data=pipeline("running")))
+    service.on("POST", "/api/v1/evaluations/judge", reply(status=202, data=pipeline("running")))
+    service.on("POST", "/api/v1/evaluations", reply(status=202, data=pipeline("running")))
     service.on("GET", "/api/v1/evaluations/leaderboard/plot", reply(data=2))
     return service
 
@@ -98,6 +99,24 @@ def test_run_sends_tasks_with_their_paths_seen_from_here(
     refused = raymill("evaluate", "run", "gateway:gpt", "-t", "{benchmark: mmlu, file: m.jsonl}")
     assert refused.returncode == 2
     assert "mmlu needs likelihoods of given text, and gateway:gpt only answers" in refused.stderr
+
+
+def test_judge_sends_whose_answers_what_counts_and_whose_labels(
+    raymill: Command,  # noqa: F811
+    evaluations: Service,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "rubric.txt").write_text("Be kind.")
+    done = raymill(
+        "evaluate", "judge", A, "gateway:gpt", "--judge", "strict", "--rubric", f"@{tmp_path / 'rubric.txt'}",
+        "--labels", "l.jsonl", "--labels-by", "two agents", "--no-wait",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, f"{PIPELINE}\n"), done.stderr
+    body = evaluations.seen[-1].body
+    assert (body["a"], body["b"], body["judge"], body["kind"]) == (A, "gateway:gpt", "strict", "pairwise")
+    assert (body["rubric"], body["labels"]["source"]) == ("Be kind.", "two agents")
+    refused = raymill("evaluate", "judge", A, "--judge", "strict")
+    assert (refused.returncode, "say what makes an answer good" in refused.stderr) == (2, True)
 
 
 def test_both_can_be_drawn(

@@ -17,10 +17,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from tests.evaluate.benchmark_rows import gsm8k, write
+from tests.evaluate.pools import InThisProcess
 from tests.evaluate.remote import asked, context_for, number_of, right, says, write_rows
 from tests.serve.scripted_upstream import Script, error, reset, scripted, stall
 from tests.serve.scripted_upstream import says as replies
 
+from raymill.evaluate import actors, jobs
+from raymill.evaluate.hf_model import HfModel
 from raymill.evaluate.target_config import TargetEvaluation, backend_of
 from raymill.evaluate.target_job import run_evaluate_target
 from raymill.policies.errors import Conflict, Denied, Invalid, NotFound, Unavailable
@@ -136,6 +139,7 @@ def test_a_key_that_the_service_lacks_is_named(upstream: Script, tmp_path: Path)
 CHILD = """
 import sys
 from pathlib import Path
+from tests.evaluate.pools import InThisProcess
 from tests.evaluate.remote import context_for
 from raymill.evaluate.target_job import run_evaluate_target
 run_evaluate_target(context_for(Path(sys.argv[1]), sys.argv[2], ["heldout_exact_match"]))
@@ -250,6 +254,23 @@ def test_gsm8k_is_answered_with_the_prompts_of_lm_eval(upstream: Script, tmp_pat
     outcome = run_evaluate_target(context_for(tmp_path, target(upstream), [task], dataset=None))
     assert outcome.result["metrics"] == {"gsm8k": 1.0}
     assert (len(upstream.seen), outcome.result["tasks"]["gsm8k"]["answers"]) == (6, 6)
+
+
+def test_a_version_is_measured_as_in_a_recipe(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path, 4)
+    model = HfModel(str(tiny_model))
+    monkeypatch.setattr(jobs, "ActorPool", lambda *_, **__: InThisProcess(model))
+    monkeypatch.setattr(jobs, "pool_size", lambda _: None)
+    monkeypatch.setattr(actors, "join_ray", lambda: None)
+    version = {"artifact": "model/a/1", "tokenizer": "model/a/1", "variant": "", "file": ""}
+    context = context_for(tmp_path, "a@1", ["heldout_exact_match", "heldout_f1"], version=version)
+    result = run_evaluate_target(context).result
+    assert set(result["metrics"]) == {"heldout_exact_match", "heldout_f1"}
+    assert (result["usage"], result["samples"]["heldout_f1"]) == (None, 4)
+    table = samples(tmp_path, result["artifact"], "heldout_f1")
+    assert (table[0]["variant"], table[0]["prompt"].endswith("<|assistant|>")) == ("train", True)
 
 
 def test_a_task_that_needs_likelihoods_is_refused_before_anything_is_asked(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tests.registry.making import ADA, HELDOUT, World, claim_one, make_pipeline,
 from tests.serve.scripted_upstream import Script, scripted
 
 from raymill.cluster.context import LocalContext
+from raymill.cluster.kinds import KINDS
 from raymill.evaluate import target_job
 from raymill.registry import identity
 from raymill.registry.catalog import scores_of
@@ -72,9 +73,55 @@ def run_one(world: World, job_id: str) -> dict[str, Any]:
         world.home, job_id=job_id, name=claimed.name, address=claimed.address or "", config=claimed.config
     )
     context.opened = world.database
-    outcome = target_job.run_evaluate_target(context)
+    outcome = KINDS[claimed.kind].load()(context)
     succeed(world.database, claimed, dict(outcome.result), outcome.artifacts)
     return dict(outcome.result)
+
+
+def record_usage(world: World, seen: Any, cost: int) -> None:
+    """What the gateway records of a request."""
+    digest = key_sha256(seen.headers["authorization"].removeprefix("Bearer "))
+    with world.database.transaction() as session:
+        key = session.scalars(select(ApiKey).where(ApiKey.key_sha256 == digest)).one()
+        assert key.account.name == "operator"
+        assert key.revoked_at is None
+        session.add(
+            Usage(
+                id=uuid.uuid4(), request_id=seen.headers["x-request-id"], at=dt.datetime.now(dt.UTC),
+                replica_id=uuid.uuid4(), key_id=key.id, account_id=key.account_id, operation="chat", route="m",
+                provider="p", model="m", status=200, outcome="ok", stream=False, attempts=1, prompt_tokens=10,
+                cached_tokens=0, completion_tokens=5, estimated=False, cost_micro_usd=cost, priced=True,
+                latency_ms=1.0, overhead_ms=0.1,
+            )
+        )  # fmt: skip
+
+
+def judged(client: TestClient, world: World, upstream: Script) -> None:
+    """A judge prefers what is not mauve, and marks it so."""
+
+    def prefers(seen: Any) -> str:
+        record_usage(world, seen, 2)
+        text = seen.body["messages"][1]["content"]
+        if "<answer>" in text:
+            return json.dumps({"reason": "so", "mark": 1 if "mauve" in text else 5})
+        first = text.partition("<second_answer>")[0]
+        word = "tie" if "mauve" not in text else "second" if "mauve" in first else "first"
+        return json.dumps({"reason": "mauve is wrong", "verdict": word})
+
+    upstream.on("judge", says(prefers))
+    asked = {"a": "gateway:openai/gpt", "b": "gateway:small", "judge": "judge", "task": HELDOUT}
+    pairwise = client.post(f"{API}/judge", json=asked)
+    assert pairwise.status_code == 202, pairwise.text
+    result = run_one(world, pairwise.json()["jobs"][0]["id"])
+    assert (result["wins"], result["ties"], result["losses"], result["verdict"]) == (9, 3, 0, "better")
+    assert (result["position_bias"]["rate"], result["win_rate"]) == (0.0, 10.5 / 12)
+    assert result["usage"]["cost_micro_usd"] == 2 * 24
+    rubric = {"a": "gateway:small", "judge": "judge", "kind": "rubric", "rubric": "Right?", "name": "right"}
+    run_one(world, client.post(f"{API}/judge", json=rubric).json()["jobs"][0]["id"])
+    (standing,) = client.get(f"{API}/leaderboard", params={"task": "right"}).json()["standings"]
+    assert (standing["version"], standing["score"], standing["note"]) == ("gateway:small", 0.25, None)
+    missing = client.post(f"{API}/judge", json={**asked, "task": "mmlu"})
+    assert (missing.status_code, "evaluate it on mmlu first" in missing.text) == (404, True)
 
 
 def test_a_model_behind_the_gateway_is_measured_compared_and_paid_for(
@@ -83,27 +130,10 @@ def test_a_model_behind_the_gateway_is_measured_compared_and_paid_for(
     data = registered(world, 12)
     monkeypatch.setattr(target_job, "gateway_url", lambda: f"{upstream.url}/v1")
 
-    def usage(seen: Any, cost: int) -> None:
-        """What the gateway records of a request."""
-        digest = key_sha256(seen.headers["authorization"].removeprefix("Bearer "))
-        with world.database.transaction() as session:
-            key = session.scalars(select(ApiKey).where(ApiKey.key_sha256 == digest)).one()
-            assert key.account.name == "operator"
-            assert key.revoked_at is None
-            session.add(
-                Usage(
-                    id=uuid.uuid4(), request_id=seen.headers["x-request-id"], at=dt.datetime.now(dt.UTC),
-                    replica_id=uuid.uuid4(), key_id=key.id, account_id=key.account_id, operation="chat", route="m",
-                    provider="p", model="m", status=200, outcome="ok", stream=False, attempts=1, prompt_tokens=10,
-                    cached_tokens=0, completion_tokens=5, estimated=False, cost_micro_usd=cost, priced=True,
-                    latency_ms=1.0, overhead_ms=0.1,
-                )
-            )  # fmt: skip
-
     def answer(cost: int, wrong: int) -> Any:
         def said(seen: Any) -> str:
             assert seen.headers["idempotency-key"] == seen.headers["x-request-id"]
-            usage(seen, cost)
+            record_usage(world, seen, cost)
             return "mauve" if number_of(seen) < wrong else right(seen)
 
         return says(said)
@@ -142,6 +172,8 @@ def test_a_model_behind_the_gateway_is_measured_compared_and_paid_for(
     )
     both = client.get(f"{API}/compare", params={"a": "gateway:openai/gpt", "b": "gateway:small"}).json()
     assert {each["task"]: each["verdict"] for each in both["tasks"]}[HELDOUT] == "better"
+
+    judged(client, world, upstream)
     unknown = client.get(f"{API}/compare", params={"a": "gateway:other", "b": "gateway:small"})
     assert (unknown.status_code, "was never measured" in unknown.text) == (404, True)
 

@@ -9,6 +9,7 @@ from fastapi.responses import Response
 
 from raymill.client import evaluation_types as types
 from raymill.client.types import ImageFormat, Pipeline
+from raymill.evaluate.judge_config import Judgement
 from raymill.evaluate.target_config import TargetEvaluation, remote_of
 from raymill.policies.errors import Denied
 from raymill.registry import jobs
@@ -25,6 +26,7 @@ from raymill.serve.api.context import (
     Viewer,
 )
 from raymill.serve.api.interval_chart import draw_comparison, draw_leaderboard
+from raymill.serve.api.judge_planning import plan_judgement
 from raymill.serve.api.target_planning import plan_target
 from raymill.serve.api.threads import ThreadRoute
 
@@ -58,6 +60,24 @@ def run(
         opened,
         name=plan.name,
         recipe={"evaluation": body.model_dump(mode="json")},
+        steps=[plan.step],
+        actor=who.actor,
+        idempotency_key=idempotency_key,
+    )
+    return wire.pipeline_with_jobs(opened, row)
+
+
+@router.post("/judge", status_code=202)
+def judge(
+    body: Judgement, who: Operator, opened: SessionDep, idempotency_key: IdempotencyKey = None
+) -> Pipeline:
+    """Have a model judge answers that evaluations have kept: a pipeline of one step."""
+    _may_name(who, body.target)
+    plan = plan_judgement(opened, body)
+    row = jobs.create_pipeline(
+        opened,
+        name=plan.name,
+        recipe={"judgement": body.model_dump(mode="json")},
         steps=[plan.step],
         actor=who.actor,
         idempotency_key=idempotency_key,
