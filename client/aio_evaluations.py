@@ -1,15 +1,61 @@
-"""The asyncio client's comparisons of measured versions."""
+"""The asyncio client's evaluations of targets, and comparisons of what was measured."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from raymill.client import evaluation_endpoints as calls
 from raymill.client import evaluation_types as types
 from raymill.client.aio_control import Resource
-from raymill.client.types import ImageFormat
+from raymill.client.types import ImageFormat, JsonObject, Pipeline
+from raymill.client.validation import checked
+from raymill.evaluate.judge_config import Judgement
+from raymill.evaluate.target_config import TargetEvaluation
 
 
 class Evaluations(Resource):
-    """How versions compare. One is named `support@3`, `support@production`, `support@3:Q4_K_M` or `support@3:base`."""
+    """Measuring targets, and how they compare. One is named `support@3`, `support@production`, `support@3:Q4_K_M`,
+    `support@3:base`, `gateway:MODEL` or `https://HOST/v1#MODEL`."""
+
+    async def run(
+        self,
+        target: str,
+        tasks: Sequence[str | JsonObject] = ("heldout_exact_match",),
+        *,
+        dataset: str | None = None,
+        idempotency_key: str | None = None,
+        **asked: object,
+    ) -> Pipeline:
+        """Measure a target; gives the pipeline of one step that does it.
+
+        Args:
+            tasks: As in a recipe; the paths in them are absolute.
+            dataset: Whose held-out rows are asked: `NAME` or `NAME@NUMBER`.
+            asked: What else `TargetEvaluation` has: limit, max_new_tokens, key_env, ask.
+
+        Raises:
+            Invalid: something of it is wrong, or the target cannot do a task.
+        """
+        given = {"target": target, "tasks": list(tasks), "dataset": dataset, **asked}
+        return await self._http.send(calls.run(checked(TargetEvaluation, given)), idempotency_key)
+
+    async def judge(
+        self,
+        a: str,
+        b: str | None = None,
+        *,
+        judge: str,
+        idempotency_key: str | None = None,
+        **asked: object,
+    ) -> Pipeline:
+        """Have a model judge answers that were kept: A against B, or A alone by a rubric; gives the pipeline that does it.
+
+        Args:
+            judge: A name that the gateway answers for.
+            asked: What else `Judgement` has: task, rubric, scale, limit, labels, name.
+        """
+        given = {"a": a, "b": b, "judge": judge, "kind": "pairwise" if b else "rubric", **asked}
+        return await self._http.send(calls.judge(checked(Judgement, given)), idempotency_key)
 
     async def compare(self, a: str, b: str, *, task: str | None = None) -> types.VersionComparison:
         """A verdict on A against B for each task that both were measured on, example by example."""

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from raymill.client import evaluation_types as types
 from raymill.client.endpoints import Call, at
-from raymill.client.types import ImageFormat
+from raymill.client.types import ImageFormat, Pipeline
+from raymill.evaluate.judge_config import Judgement
+from raymill.evaluate.target_config import TargetEvaluation
+
+
+def run(body: TargetEvaluation) -> Call[Pipeline]:
+    return Call(method="POST", path=at("evaluations"), body=body, returns=Pipeline)
+
+
+def judge(body: Judgement) -> Call[Pipeline]:
+    return Call(method="POST", path=at("evaluations", "judge"), body=body, returns=Pipeline)
 
 
 def compare(a: str, b: str, task: str | None) -> Call[types.VersionComparison]:

@@ -1,4 +1,5 @@
-"""Wire types of measured versions: `/api/v1/evaluations`. A version is written `support@3`, or `support@3:Q8_0`."""
+"""Wire types of what is measured: `/api/v1/evaluations`. A target is written `support@3`, `support@3:Q8_0`, `gateway:MODEL`
+or `https://HOST/v1#MODEL`."""
 
 from __future__ import annotations
 
@@ -49,10 +50,11 @@ class VersionComparison(Wire):
 
 
 class Standing(Wire):
-    """The newest score of a version, or of a quantized file of it, on a task."""
+    """The newest score of a version, of a quantized file of it, or of a remote target, on a task."""
 
     task: str
     version: str
+    """Or the remote target, as it was measured."""
     aliases: list[str]
     score: float
     standard_error: float | None
@@ -65,6 +67,13 @@ class Standing(Wire):
     dataset: str | None
     """Whose held-out rows; scores on different ones are not of the same examples."""
     evaluated_at: dt.datetime
+    backend: Literal["generation", "log-likelihood"] | None = None
+    """What the target was asked for; null in a recipe."""
+    prompt_tokens: int | None = None
+    """Of a remote target, as it told them; null otherwise. Tasks that judge the same answers have the same."""
+    completion_tokens: int | None = None
+    cost_micro_usd: int | None = None
+    """Of these answers; null where nobody tells it."""
 
 
 class Leaderboard(Wire):

@@ -6,7 +6,7 @@ what is wrong in one line that begins with the key. Imports nothing heavy and se
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from raymill.evaluate.config import (
     EvaluateConfig,
     LmEvalTask,
     PerplexityTask,
+    Task,
     file_of,
     label_of,
 )
@@ -240,20 +241,34 @@ def _paths(recipe: Recipe) -> list[tuple[str, str, bool]]:
         found.append(("base.pretrain.text", recipe.base.pretrain.text, False))
     if recipe.base.path is not None:
         found.append(("base.path", recipe.base.path, True))
-    for number, task in enumerate(recipe.evaluate.tasks if recipe.evaluate else ()):
-        if isinstance(task, LmEvalTask) and task.is_file:
-            found.append((f"evaluate.tasks[{number}]", task.lm_eval, False))
-        elif (named := file_of(task)) is not None:
-            found.append((f"evaluate.tasks[{number}].{named[0]}", named[1], False))
-        elif isinstance(task, BenchmarkTask):
-            files = {"file": task.file, "fewshot_file": task.fewshot_file}
-            found += [(f"evaluate.tasks[{number}].{key}", path, False) for key, path in files.items() if path]
+    if recipe.evaluate is not None:
+        found += [(f"evaluate.{param}", path, False) for param, path in task_files(recipe.evaluate.tasks)]
     if recipe.quantize is not None:
         for key in ("importance", "verify"):
             section = getattr(recipe.quantize, key)
             if section is not None and section.file is not None:
                 found.append((f"quantize.{key}.file", section.file, False))
     return found
+
+
+def task_files(tasks: Sequence[Task]) -> list[tuple[str, str]]:
+    """(key, path) for every file that tasks name."""
+    found: list[tuple[str, str]] = []
+    for number, task in enumerate(tasks):
+        if isinstance(task, LmEvalTask) and task.is_file:
+            found.append((f"tasks[{number}]", task.lm_eval))
+        elif (named := file_of(task)) is not None:
+            found.append((f"tasks[{number}].{named[0]}", named[1]))
+        elif isinstance(task, BenchmarkTask):
+            files = {"file": task.file, "fewshot_file": task.fewshot_file}
+            found += [(f"tasks[{number}].{key}", path) for key, path in files.items() if path]
+    return found
+
+
+def check_task_files(tasks: Sequence[Task]) -> None:
+    """Raises Invalid: a file that a task names is not there, or its path is not absolute."""
+    for param, path in task_files(tasks):
+        _check_path(param, Path(path), False)
 
 
 def _check_path(param: str, path: Path, is_directory: bool) -> None:
@@ -274,7 +289,7 @@ def _anchored(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(base := copy["base"], dict) and "pretrain" in base:
         copy["base"] = {**base, "pretrain": _with_paths(base["pretrain"], ("text",), folder)}
     if isinstance(evaluate := data.get("evaluate"), dict) and isinstance(evaluate.get("tasks"), list):
-        copy["evaluate"] = {**evaluate, "tasks": [_task(task, folder) for task in evaluate["tasks"]]}
+        copy["evaluate"] = {**evaluate, "tasks": [task_at(task, folder) for task in evaluate["tasks"]]}
     if isinstance(quantize := data.get("quantize"), dict):
         files = {
             key: _with_paths(quantize[key], ("file",), folder)
@@ -298,7 +313,7 @@ def _anchor(value: Any, folder: Path) -> Any:
     return str(folder / Path(value).expanduser()) if isinstance(value, str) else value
 
 
-def _task(task: Any, folder: Path) -> Any:
+def task_at(task: Any, folder: Path) -> Any:
     """A task with the path of its file absolute; a task that is a bare name stays."""
     if isinstance(task, dict) and KINDS.keys() & task.keys():
         return _with_paths(task, tuple(KINDS), folder)

@@ -72,6 +72,18 @@ KINDS: dict[str, Kind] = {
     "evaluate": Kind(
         queue="heavy", work="raymill.evaluate.jobs:run_evaluate", effects=catalog.register_scores
     ),
+    "evaluate_target": Kind(
+        queue="heavy",
+        work="raymill.evaluate.target_job:run_evaluate_target",
+        effects=catalog.register_target_scores,
+        reusable=False,
+    ),
+    "judge": Kind(
+        queue="heavy",
+        work="raymill.evaluate.judge_job:run_judge",
+        effects=catalog.register_judgement,
+        reusable=False,
+    ),
     "quantize": Kind(
         queue="heavy",
         work="raymill.evaluate.quantize_job:run_quantize",

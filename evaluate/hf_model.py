@@ -196,18 +196,8 @@ class HfModel:
     def lm_eval_metrics(
         self, task: dict[str, Any], samples: dict[str, list[dict[str, Any]]]
     ) -> dict[str, Any]:
-        """`primary` (task -> reported metric), `all` (task -> metric -> value) and `scored_by` (task -> arguments of
-        `with_score`) of all samples of a task."""
-        tasks = self._tasks(task)
-        metrics = tasks.aggregate(samples)
-        chosen = tasks.primary(metrics)
-        return {
-            "primary": {name: metrics[name][metric] for name, metric in chosen.items()},
-            "all": metrics,
-            "scored_by": {
-                name: (metric, tasks.higher_is_better(name, metric)) for name, metric in chosen.items()
-            },
-        }
+        """As `LmEvalTasks.reported`, of all samples of a task."""
+        return self._tasks(task).reported(samples)
 
     def complete(
         self, prompts: list[str], stops: Sequence[str], max_new_tokens: int, **drawn: Any

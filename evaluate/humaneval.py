@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import math
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ from raymill.policies.errors import Invalid
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """Where an answer ends: the function is over. Those of lm-eval 0.4.13, as of Chen et al."""
+
+FENCED = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+"""A block of code in an answer; one that was cut has no end."""
 
 FIELDS = ("task_id", "prompt", "test", "entry_point")
 
@@ -136,6 +140,17 @@ def conversation_of(problem: Problem) -> Conversation:
 def solution_of(problem: Problem, answer: str) -> str:
     """The whole program. In an answer to a conversation the code ends where its block does."""
     return problem.prompt + answer.partition("```")[0]
+
+
+def program_of(problem: Problem, answer: str) -> str:
+    """The whole program of an answer that stands by itself, as chat models give it: its first block of Python, or all of
+    it. Where it defines the function, what stands before that in the prompt (imports, helpers) is put before it; else it
+    is taken for the function's body."""
+    fenced = FENCED.search(answer)
+    code = fenced[1] if fenced is not None else answer
+    if f"def {problem.entry_point}" not in code:
+        return problem.prompt + code
+    return problem.prompt.partition(f"def {problem.entry_point}")[0].removesuffix("async ") + code
 
 
 def run_all(sandbox: Sandbox, solutions: Sequence[tuple[Problem, str]], programs: int) -> list[Verdict]:

@@ -85,7 +85,13 @@ def evaluate_model(
     context: JobContext, config: EvaluateConfig, rows: list[Row], of: str
 ) -> dict[str, TaskResult]:
     """All tasks on one model in Hugging Face layout; the one variant is named after its step."""
-    directory = context.path(context.inputs[of]["artifact"])
+    return {of: measure_model(context, config, rows, context.path(context.inputs[of]["artifact"]))}
+
+
+def measure_model(
+    context: JobContext, config: EvaluateConfig, rows: list[Row], directory: Path
+) -> TaskResult:
+    """All tasks on the weights in `directory`."""
     offline = all(not isinstance(task, LmEvalTask) or task.is_file for task in config.tasks)
     found = TaskResult({}, {}, {})
     with ActorPool(
@@ -109,11 +115,21 @@ def evaluate_model(
                 assert is_heldout(task)
                 result = run_heldout(context, pool, rows, config, task)
             found.add(result)
-    return {of: found}
+    return found
 
 
 def evaluate_quantized(context: JobContext, config: EvaluateConfig, rows: list[Row]) -> dict[str, TaskResult]:
-    """What can be asked of each GGUF file; tokenizer and template are those of the train step.
+    """What can be asked of each GGUF file; tokenizer and template are those of the train step."""
+    made = context.inputs["quantize"]
+    folder = context.path(made["artifact"])
+    files = {file["type"]: folder / file["file"] for file in made["files"]}
+    return measure_files(context, config, rows, context.path(context.inputs["train"]["artifact"]), files)
+
+
+def measure_files(
+    context: JobContext, config: EvaluateConfig, rows: list[Row], directory: Path, files: dict[str, Path]
+) -> dict[str, TaskResult]:
+    """What can be asked of each of `files`, by their types; tokenizer and template lie in `directory`.
 
     Other tasks are left to the model itself: llama.cpp's scores of given answers are not wired up.
     """
@@ -125,9 +141,6 @@ def evaluate_quantized(context: JobContext, config: EvaluateConfig, rows: list[R
     for task in config.tasks:
         if not runs_on_files(task):
             context.event("log", text=f"{label_of(task)} is not run on quantized files, only on the model")
-    directory = context.path(context.inputs["train"]["artifact"])
-    made = context.inputs["quantize"]
-    folder = context.path(made["artifact"])
     found: dict[str, TaskResult] = {}
     with ActorPool(
         GgufModel,
@@ -136,18 +149,18 @@ def evaluate_quantized(context: JobContext, config: EvaluateConfig, rows: list[R
         check=context.check,
         log=lambda text: context.event("log", text=text),
     ) as pool:
-        for file in made["files"]:
-            found[file["type"]] = TaskResult({}, {}, {})
+        for kind, file in files.items():
+            found[kind] = TaskResult({}, {}, {})
             for task in filter(runs_on_files, config.tasks):
-                context.event("phase", name=f"{label_of(task)} of {file['type']}")
+                context.event("phase", name=f"{label_of(task)} of {kind}")
                 if isinstance(task, BfclTask):
-                    result = run_bfcl(context, pool, task, config, folder / file["file"])
+                    result = run_bfcl(context, pool, task, config, file)
                 elif isinstance(task, PerplexityTask):
-                    result = run_perplexity(context, pool, task, config, folder / file["file"])
+                    result = run_perplexity(context, pool, task, config, file)
                 else:
                     assert is_heldout(task)
-                    result = run_heldout(context, pool, rows, config, task, folder / file["file"])
-                found[file["type"]].add(result)
+                    result = run_heldout(context, pool, rows, config, task, file)
+                found[kind].add(result)
     return found
 
 

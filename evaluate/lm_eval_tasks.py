@@ -100,6 +100,19 @@ class LmEvalTasks:
             }
         return found
 
+    def reported(self, samples: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+        """`primary` (task -> reported metric), `all` (task -> metric -> value) and `scored_by` (task -> arguments of
+        `with_score`) of all samples."""
+        metrics = self.aggregate(samples)
+        chosen = self.primary(metrics)
+        return {
+            "primary": {name: metrics[name][metric] for name, metric in chosen.items()},
+            "all": metrics,
+            "scored_by": {
+                name: (metric, self.higher_is_better(name, metric)) for name, metric in chosen.items()
+            },
+        }
+
     def primary(self, metrics: dict[str, dict[str, float]]) -> dict[str, str]:
         """Leaf task -> the name in `metrics` of the one metric that is reported.
 

@@ -88,8 +88,14 @@ def run_heldout(
 
     The answers are kept in one log: the first such task has them generated, those after it find them there.
     """
+    return judged(task, answered(context, pool, rows, "heldout", config.batch, config.max_new_tokens, gguf))
+
+
+def judged(
+    task: Literal["heldout_exact_match", "heldout_f1"] | JsonSchemaTask, answers: Sequence[Record]
+) -> TaskResult:
+    """A held-out measure of answers, however they came to be."""
     judge, means = judge_of(task)
-    answers = answered(context, pool, rows, "heldout", config.batch, config.max_new_tokens, gguf)
     records = [{**record, **judge(record)} for record in answers]
     metrics = means_of(records, means)
     label = label_of(task)
@@ -113,6 +119,11 @@ def run_bfcl(
     answers = answered(
         context, pool, rows, f"bfcl-{task.name}", config.batch, task.max_new_tokens, gguf, told
     )
+    return bfcl_result(task, questions, answers)
+
+
+def bfcl_result(task: BfclTask, questions: Sequence[bfcl.Question], answers: Sequence[Record]) -> TaskResult:
+    """Function calling by the answers to `questions`, however they came to be."""
     records = list(map(bfcl.with_verdict, questions, answers))
     metrics = bfcl.metrics_of(records)
     return TaskResult({task.name: metrics["accuracy"]}, {task.name: records}, {task.name: metrics})
@@ -238,16 +249,32 @@ def run_lm_eval(
     for line in (line for line in log.records if line["of"] == shards):
         for leaf, samples in line["samples"].items():
             records.setdefault(leaf, []).extend(samples)
-    for samples in records.values():
-        samples.sort(key=lambda record: (int(record["index"]), str(record["filter"])))
+    in_order(records)
     metrics: list[dict[str, Any]] = []
     pool.map("lm_eval_metrics", [(given, records)], lambda _, result: metrics.append(result))
-    scored_by = metrics[0]["scored_by"]
+    return lm_eval_result(task, records, metrics[0])
+
+
+def in_order(records: dict[str, list[Record]]) -> None:
+    """Samples of leaf tasks in the order of the documents."""
+    for samples in records.values():
+        samples.sort(key=lambda record: (int(record["index"]), str(record["filter"])))
+
+
+def lm_eval_result(
+    task: LmEvalTask | BenchmarkTask, records: dict[str, list[Record]], metrics: dict[str, Any]
+) -> TaskResult:
+    """
+    Args:
+        records: leaf task -> samples.
+        metrics: as `LmEvalTasks.reported` gives them.
+    """
+    scored_by = metrics["scored_by"]
     scored = {
         leaf: [with_score(sample, *scored_by[leaf]) for sample in samples]
         for leaf, samples in records.items()
     }
-    found = TaskResult(metrics[0]["primary"], scored, metrics[0]["all"])
+    found = TaskResult(metrics["primary"], scored, metrics["all"])
     return of_one_name(task.label, found) if isinstance(task, BenchmarkTask) else found
 
 
@@ -296,7 +323,11 @@ def run_humaneval(
 
     programs = max(1, int(config.cpus_per_actor))
     pool.map("humaneval", [(given, calls[number], number, programs) for number in left], finished)
-    records = [record for line in log.records for record in line["records"]]
+    return humaneval_result(task, [record for line in log.records for record in line["records"]])
+
+
+def humaneval_result(task: HumanEvalTask, records: list[Record]) -> TaskResult:
+    """pass@k of programs that were run."""
     records.sort(key=lambda record: (record["index"], record["sample"]))
     metrics = metrics_of(records, task.k)
     return TaskResult({task.name: metrics[f"pass@{task.k[0]}"]}, {task.name: records}, {task.name: metrics})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 
-from sqlalchemy import func, select, text
+from sqlalchemy import ColumnElement, func, select, text
 from sqlalchemy.orm import Session
 
 from raymill.policies.errors import NotFound
@@ -145,6 +145,52 @@ def register_scores(session: Session, job: Job, result: JsonObject) -> None:
             )
 
 
+def register_target_scores(session: Session, job: Job, result: JsonObject) -> None:
+    """One row for each task of a job that measured a target outside a recipe."""
+    config = job.config
+    version, dataset = config.get("version"), config.get("dataset")
+    for task, score in result["metrics"].items():
+        used = result["tasks"].get(task, {})
+        session.add(
+            Evaluation(
+                job_id=job.id,
+                artifact_name=version["artifact"] if version else None,
+                target=None if version else config["target"],
+                variant=version["variant"] if version and version["file"] else "",
+                dataset_id=uuid.UUID(dataset["dataset_id"]) if dataset else None,
+                task=task,
+                score=score,
+                samples=result["samples"][task],
+                backend=result["backends"].get(task, "generation"),
+                prompt_tokens=used.get("prompt_tokens"),
+                completion_tokens=used.get("completion_tokens"),
+                cost_micro_usd=used.get("cost_micro_usd"),
+            )
+        )
+
+
+def register_judgement(session: Session, job: Job, result: JsonObject) -> None:
+    """Of a rubric, one row: the score of the target under the judgement's name. Who wins a pair is no score of one."""
+    if result["kind"] != "rubric":
+        return
+    of, used = job.config["of"], result["tasks"][result["name"]]
+    session.add(
+        Evaluation(
+            job_id=job.id,
+            artifact_name=of["artifact"],
+            target=of["target"],
+            variant=of["variant"],
+            task=result["name"],
+            score=result["score"],
+            samples=result["examples"] - result["failures"],
+            backend="generation",
+            prompt_tokens=used["prompt_tokens"],
+            completion_tokens=used["completion_tokens"],
+            cost_micro_usd=used["cost_micro_usd"],
+        )
+    )
+
+
 def register_quantizations(session: Session, job: Job, result: JsonObject) -> None:
     """One row for each GGUF file."""
     version = version_of_artifact(session, parent_results(session, job)["train"]["artifact"])
@@ -193,12 +239,18 @@ def find_version(session: Session, llm: str, number: int) -> LlmVersion:
 
 
 def scores_of(session: Session, artifact_name: str) -> dict[str, dict[str, float]]:
-    """Variant ("" for the weights) -> task -> its newest score."""
+    """Variant ("" for the weights) -> task -> its newest score in a recipe."""
     scores: dict[str, dict[str, float]] = {}
-    rows = select(Evaluation).where(Evaluation.artifact_name == artifact_name).order_by(Evaluation.id)
-    for row in session.scalars(rows):
+    rows = select(Evaluation).where(Evaluation.artifact_name == artifact_name, of_recipes())
+    for row in session.scalars(rows.order_by(Evaluation.id)):
         scores.setdefault(row.variant, {})[row.task] = row.score
     return scores
+
+
+def of_recipes() -> ColumnElement[bool]:
+    """Of evaluations: those that a recipe asked for. What is measured beside it may be on other rows, or few of them, and
+    has no say in a promotion."""
+    return Evaluation.backend.is_(None)
 
 
 def _dataset(session: Session, name: str, digest: str) -> Dataset | None:

@@ -1,7 +1,7 @@
 """Which versions can be compared, on which tasks, and how versions stand on a task.
 
-A target is written `support@3`, `support@production`, `support@3:Q4_K_M` (a quantized file of it) or `support@3:base`
-(what it was trained from). What is asked of the database ends before samples are read.
+A target is written `support@3`, `support@production`, `support@3:Q4_K_M` (a quantized file of it), `support@3:base` (what it
+was trained from), or as it was measured: `gateway:MODEL`, `https://HOST/v1#MODEL`. What is asked of the database ends before samples are read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from raymill.policies.errors import Invalid, NotFound, RaymillError
 from raymill.policies.statistics import Interval, score_interval, standard_error
 from raymill.registry import samples
 from raymill.registry.artifacts import ArtifactStore
-from raymill.registry.catalog import find_version
+from raymill.registry.catalog import find_version, of_recipes
 from raymill.registry.samples import Paired, SampleFile
 from raymill.registry.tables import (
     Alias,
@@ -35,6 +35,8 @@ TARGET = re.compile(
     r"(?P<llm>[a-z0-9][a-z0-9._-]{0,63})@(?P<version>[a-z0-9][a-z0-9._-]{0,63})(:(?P<variant>\w{1,16}))?"
 )
 BASE = "base"
+REMOTE = ("gateway:", "http://", "https://")
+"""How targets begin that are no artifact of ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +56,20 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
-    """One version on one task."""
+class RemoteTarget:
+    """What was asked over HTTP, under the name by which it was measured."""
 
-    target: Target
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """One version, or remote target, on one task."""
+
+    target: Target | RemoteTarget
     aliases: list[str]
     evaluation: Evaluation
     dataset: str | None
@@ -81,13 +93,21 @@ class Spread:
     higher_is_better: bool
 
 
-def find_target(session: Session, text: str) -> Target:
+def find_target(session: Session, text: str) -> Target | RemoteTarget:
     """Read a target.
 
     Raises:
         Invalid: it is not written as one.
-        NotFound: there is no such model, version, alias or quantized file; the message names what there is.
+        NotFound: there is no such model, version, alias or quantized file; the message names what there is. Or it is
+            remote, and nobody has measured it.
     """
+    if text.startswith(REMOTE):
+        return _measured_remote(session, text)
+    return find_version_target(session, text)
+
+
+def find_version_target(session: Session, text: str) -> Target:
+    """Of a version, a quantized file or a base. Raises as `find_target`."""
     match = TARGET.fullmatch(text)
     if match is None:
         raise Invalid(
@@ -114,24 +134,36 @@ def target_of(session: Session, version: LlmVersion, variant: str = "") -> Targe
     return Target(llm=version.llm.name, number=version.number, variant=variant, artifact_name=name)
 
 
-def measured(session: Session, target: Target) -> dict[str, Evaluation]:
-    """Task -> its newest evaluation."""
-    variant = "" if target.variant == BASE else target.variant
-    rows = select(Evaluation).where(
-        Evaluation.artifact_name == target.artifact_name, Evaluation.variant == variant
-    )
+def measured(
+    session: Session, target: Target | RemoteTarget, *, in_recipes: bool = False
+) -> dict[str, Evaluation]:
+    """Task -> its newest evaluation; with `in_recipes`, of those that recipes asked for."""
+    if isinstance(target, RemoteTarget):
+        rows = select(Evaluation).where(Evaluation.target == target.name)
+    else:
+        variant = "" if target.variant == BASE else target.variant
+        rows = select(Evaluation).where(
+            Evaluation.artifact_name == target.artifact_name, Evaluation.variant == variant
+        )
+    if in_recipes:
+        rows = rows.where(of_recipes())
     return {row.task: row for row in session.scalars(rows.order_by(Evaluation.id))}
 
 
 def files_to_compare(
-    session: Session, a: Target, b: Target, task: str | None = None
+    session: Session,
+    a: Target | RemoteTarget,
+    b: Target | RemoteTarget,
+    task: str | None = None,
+    *,
+    in_recipes: bool = False,
 ) -> dict[str, tuple[SampleFile, SampleFile]]:
     """Task -> the samples of both, for `task` or for all tasks that both were measured on.
 
     Raises:
         NotFound: there is no such task, or no samples were kept.
     """
-    of_a, of_b = measured(session, a), measured(session, b)
+    of_a, of_b = (measured(session, each, in_recipes=in_recipes) for each in (a, b))
     shared = [name for name in of_a if name in of_b and task in (None, name)]
     if not shared:
         raise NotFound(
@@ -152,15 +184,25 @@ def compare(store: ArtifactStore, files: tuple[SampleFile, SampleFile]) -> Paire
 
 
 def standings(session: Session, task: str | None, llm: str | None, limit: int) -> list[Standing]:
-    """The newest score of each version and quantized file on each task; of these the `limit` newest."""
+    """The newest score of each version, quantized file and remote target on each task; of these the `limit` newest.
+
+    Args:
+        llm: only of its versions.
+    """
     rows = _newest_scores(session, task, llm, limit)
-    versions = {version.id for _, version in rows}
+    if llm is None:
+        remote: list[tuple[Evaluation, LlmVersion | None]] = [
+            (row, None) for row in _newest_remote_scores(session, task, limit)
+        ]
+        rows = sorted([*rows, *remote], key=lambda pair: pair[0].id, reverse=True)[:limit]
+    versions = {version.id for _, version in rows if version is not None}
     aliases: dict[object, list[str]] = {}
     for alias in session.scalars(select(Alias).where(Alias.version_id.in_(versions)).order_by(Alias.name)):
         aliases.setdefault(alias.version_id, []).append(alias.name)
     held = _looked_up([evaluation for evaluation, _ in rows], session)
     found = [
-        _standing(session, evaluation, version, aliases.get(version.id, [])) for evaluation, version in rows
+        _standing(session, evaluation, version, aliases.get(version.id, []) if version else [])
+        for evaluation, version in rows
     ]
     held.clear()
     return found
@@ -201,7 +243,7 @@ def _looked_up(rows: Sequence[Evaluation], session: Session) -> list[object]:
 
 def _newest_scores(
     session: Session, task: str | None, llm: str | None, limit: int
-) -> Sequence[tuple[Evaluation, LlmVersion]]:
+) -> list[tuple[Evaluation, LlmVersion | None]]:
     weights = select(Evaluation.id.label("score"), LlmVersion.id.label("version")).join(
         LlmVersion, and_(LlmVersion.artifact_name == Evaluation.artifact_name, Evaluation.variant == "")
     )
@@ -234,10 +276,41 @@ def _newest_scores(
     return [(evaluation, version) for evaluation, version in session.execute(rows)]
 
 
-def _standing(session: Session, row: Evaluation, version: LlmVersion, aliases: list[str]) -> Standing:
-    target = Target(
-        llm=version.llm.name, number=version.number, variant=row.variant, artifact_name=row.artifact_name
+def _newest_remote_scores(session: Session, task: str | None, limit: int) -> Sequence[Evaluation]:
+    key = (Evaluation.target, Evaluation.task)
+    each = (
+        select(Evaluation.id.label("score"))
+        .where(Evaluation.target.is_not(None))
+        .ext(distinct_on(*key))
+        .order_by(*key, Evaluation.id.desc())
     )
+    if task is not None:
+        each = each.where(Evaluation.task == task)
+    newest = each.subquery()
+    rows = select(Evaluation).join(newest, newest.c.score == Evaluation.id)
+    return session.scalars(rows.order_by(Evaluation.id.desc()).limit(limit)).all()
+
+
+def _measured_remote(session: Session, text: str) -> RemoteTarget:
+    if session.scalar(select(Evaluation.id).where(Evaluation.target == text).limit(1)) is None:
+        known = select(Evaluation.target).where(Evaluation.target.is_not(None)).distinct()
+        there = list(session.scalars(known.order_by(Evaluation.target).limit(20)))
+        said = f"measured were {', '.join(map(str, there))}" if there else "no remote target was measured yet"
+        raise NotFound(f"{text!r} was never measured: {said}; `raymill evaluate run {text}` does it")
+    return RemoteTarget(name=text)
+
+
+def _standing(session: Session, row: Evaluation, version: LlmVersion | None, aliases: list[str]) -> Standing:
+    target: Target | RemoteTarget
+    if version is None:
+        target = RemoteTarget(name=str(row.target))
+    else:
+        target = Target(
+            llm=version.llm.name,
+            number=version.number,
+            variant=row.variant,
+            artifact_name=str(row.artifact_name),
+        )
     dataset = session.get(Dataset, row.dataset_id) if row.dataset_id is not None else None
     where: SampleFile | str
     try:

@@ -63,7 +63,7 @@ def _rival(session: Session, version: LlmVersion, task: str, alias: str) -> Riva
         return Rival(task=task, alias=alias, version=None)
     ours, theirs = target_of(session, version), target_of(session, row.version)
     try:
-        files = files_to_compare(session, ours, theirs, task)[task]
+        files = files_to_compare(session, ours, theirs, task, in_recipes=True)[task]
     except RaymillError as error:
         return Rival(task=task, alias=alias, version=theirs.number, problem=str(error))
     return Rival(task=task, alias=alias, version=theirs.number, files=files)

@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from raymill.registry.tables import Artifact, Evaluation, Job
 
 AGAIN = "evaluate it again"
 COLUMNS = ("variant", "index", "doc_hash", "prompt", "reference", "score", "metric", "higher_is_better")
+ANSWER_COLUMNS = ("variant", "index", "doc_hash", "prompt", "reference", "answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,16 +101,7 @@ def read(store: ArtifactStore, where: SampleFile) -> Samples:
         Tampered: its bytes are not those that were registered.
         Invalid: no example has a score.
     """
-    path = store.existing(where.artifact_name) / where.file.path
-    content = path.read_bytes() if path.is_file() else b""
-    if hashlib.sha256(content).hexdigest() != where.file.sha256:
-        raise Tampered(
-            f"{where.file.path} in artifact {where.artifact_name} is not what was registered: "
-            "restore it from a backup"
-        )
-    rows = _rows(content)
-    if where.variant:
-        rows = [row for row in rows if row["variant"] == where.variant]
+    rows = _rows_of(store.existing(where.artifact_name), where, COLUMNS)
     if rows and "score" not in rows[0]:
         raise Invalid(f"samples of {where.task} of {where.label} are older than scores by example: {AGAIN}")
     rows = [row for row in rows if row["score"] is not None]
@@ -126,6 +119,39 @@ def read(store: ArtifactStore, where: SampleFile) -> Samples:
         metric=rows[0].get("metric"),
         higher_is_better=rows[0].get("higher_is_better") is not False,
     )
+
+
+def read_answers(directory: Path, where: SampleFile) -> list[dict[str, Any]]:
+    """`index`, `doc_hash`, `prompt`, `reference` and `answer` of each example, of several answers the first.
+
+    Args:
+        directory: of the artifact.
+
+    Raises:
+        Tampered: its bytes are not those that were registered.
+        Invalid: there are no answers, or nothing that tells an example.
+    """
+    found: dict[object, dict[str, Any]] = {}
+    for row in _rows_of(directory, where, ANSWER_COLUMNS):
+        if any(row.get(name) is None for name in ANSWER_COLUMNS if name != "variant"):
+            raise Invalid(
+                f"samples of {where.task} of {where.label} have no answers to read: take another task"
+            )
+        found.setdefault(row["doc_hash"], row)
+    return list(found.values())
+
+
+def _rows_of(directory: Path, where: SampleFile, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a file, or of its variant. Raises Tampered."""
+    path = directory / where.file.path
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != where.file.sha256:
+        raise Tampered(
+            f"{where.file.path} in artifact {where.artifact_name} is not what was registered: "
+            "restore it from a backup"
+        )
+    rows = _rows(content, columns)
+    return [row for row in rows if row["variant"] == where.variant] if where.variant else rows
 
 
 def pair(a: Samples, b: Samples) -> Paired:
@@ -158,12 +184,12 @@ def pair(a: Samples, b: Samples) -> Paired:
     )
 
 
-def _rows(content: bytes) -> list[dict[str, Any]]:
+def _rows(content: bytes, columns: Sequence[str]) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(io.BytesIO(content))
     rows: list[dict[str, Any]] = file.read(
-        [name for name in COLUMNS if name in file.schema.names]
+        [name for name in columns if name in file.schema.names]
     ).to_pylist()
     return rows
 

@@ -44,7 +44,11 @@ COMMANDS: dict[str, dict[str, Entry]] = {
     },
     "Models": {
         "model": Entry("model", "app", "Models: list, show, versions, lineage, verify."),
-        "evaluate": Entry("evaluate", "app", "How versions compare, by example: compare, leaderboard."),
+        "evaluate": Entry(
+            "evaluate",
+            "app",
+            "Measure versions, endpoints, gateway models: run, judge, compare, leaderboard.",
+        ),
         "alias": Entry("alias", "app", "Names that move from version to version: list, history."),
         "promotion": Entry("promotion", "app", "Decisions about which version an alias names: list, create."),
         "chat": Entry("chat", "app", "Talk with a served model."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from raymill.client.cli.given import dollars
 from raymill.client.cli.output import size
 from raymill.client.types import Job, JsonObject
 
@@ -50,6 +51,44 @@ def _tune(result: JsonObject) -> str:
 
 def _evaluate(result: JsonObject) -> str:
     return scores(result.get("metrics", {}))
+
+
+def _target(result: JsonObject) -> str:
+    usage = result.get("usage")
+    return _join(scores(result.get("metrics", {})), used(usage) if usage else "")
+
+
+def _judge(result: JsonObject) -> str:
+    pairwise = result.get("kind") == "pairwise"
+    rate = result.get("win_rate" if pairwise else "score")
+    low, high = result.get("low"), result.get("high")
+    known = None not in (rate, low, high)
+    bias, agreed = result.get("position_bias") or {}, result.get("agreement") or {}
+    kappa = agreed.get("kappa")
+    return _join(
+        f"{'win rate' if pairwise else 'score'} {rate:.4g} ({low:.4g} to {high:.4g})" if known else "",
+        f"{result['wins']} wins, {result['losses']} losses, {result['ties']} ties" if pairwise else "",
+        str(result.get("verdict", "")) if pairwise else "",
+        f"position bias {bias['rate']:.3g}" if bias.get("rate") is not None else "",
+        f"{result['failures']} failures" if result.get("failures") else "",
+        f"agrees with {agreed['source']} on {agreed['agreement']:.3g} of {agreed['examples']}"
+        if agreed
+        else "",
+        f"kappa {kappa:.3g}" if kappa is not None else "",
+        used(result.get("usage") or {}),
+    )
+
+
+def used(usage: JsonObject) -> str:
+    """`120 answers, 2 refused, 4,100 tokens in, 900 out, $0.0123`."""
+    cost = usage.get("cost_micro_usd")
+    return _join(
+        f"{usage.get('answers', 0):,} answers",
+        f"{usage['refused']:,} refused" if usage.get("refused") else "",
+        f"{usage.get('prompt_tokens', 0):,} tokens in",
+        f"{usage.get('completion_tokens', 0):,} out",
+        "" if cost is None else f"${dollars(cost)}",
+    )
 
 
 def _quantize(result: JsonObject) -> str:
@@ -114,6 +153,8 @@ SUMMARIES: dict[str, Callable[[JsonObject], str]] = {
     "train": _train,
     "tune": _tune,
     "evaluate": _evaluate,
+    "evaluate_target": _target,
+    "judge": _judge,
     "quantize": _quantize,
     "promote": _promotion,
 }

@@ -126,19 +126,27 @@ class TrainingRun(Base):
 
 
 class Evaluation(Base):
-    """One score of one artifact on one task."""
+    """One score on one task, of an artifact or of a target that is none: an endpoint, or what the gateway answers for."""
 
     __tablename__ = "evaluation"
-    __table_args__ = (CheckConstraint("samples > 0", name="samples_positive"),)
+    __table_args__ = (
+        CheckConstraint("samples > 0", name="samples_positive"),
+        CheckConstraint("(artifact_name IS NULL) <> (target IS NULL)", name="of_one_thing"),
+    )
 
     id: Mapped[Id]
     job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("job.id"), index=True)
-    artifact_name: Mapped[str] = mapped_column(ForeignKey("artifact.name"), index=True)
+    artifact_name: Mapped[str | None] = mapped_column(ForeignKey("artifact.name"), index=True)
+    target: Mapped[str | None] = mapped_column(String(400), index=True)  # gateway:MODEL or URL#MODEL
     variant: Mapped[str] = mapped_column(String(16), default="")  # quantization type; empty for the weights
     dataset_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("dataset.id"))
     task: Mapped[str] = mapped_column(String(128))
     score: Mapped[float]
     samples: Mapped[int]
+    backend: Mapped[str | None] = mapped_column(String(16))  # generation or log-likelihood; none in a recipe
+    prompt_tokens: Mapped[int | None] = mapped_column(BigInteger)  # these three: of targets alone
+    completion_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    cost_micro_usd: Mapped[int | None] = mapped_column(BigInteger)  # none: nobody tells what it costs
     created_at: Mapped[CreatedAt]
 
 

@@ -77,6 +77,10 @@ def _standing(store: ArtifactStore, standing: Standing) -> tuple[types.Standing,
         samples=row.samples,
         dataset=standing.dataset,
         evaluated_at=row.created_at,
+        backend=row.backend,
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        cost_micro_usd=row.cost_micro_usd,
     )
     return shown, spread is not None and not spread.higher_is_better
 

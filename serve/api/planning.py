@@ -86,11 +86,12 @@ def evaluate_step(step: str, config: EvaluateConfig, of: str, depends_on: tuple[
     Raises:
         OSError: such a file cannot be read.
     """
-    exact = config.model_copy(update={"tasks": tuple(map(_with_digest, config.tasks))})
+    exact = config.model_copy(update={"tasks": tuple(map(with_digest, config.tasks))})
     return _step(step, "evaluate", {**exact.model_dump(mode="json"), "of": of}, depends_on)
 
 
-def _with_digest(task: Task) -> Task:
+def with_digest(task: Task) -> Task:
+    """With the sha256 of its files. Raises OSError: one cannot be read."""
     if isinstance(task, BenchmarkTask):
         files = {"sha256": task.file, "fewshot_sha256": task.fewshot_file}
         missing = {

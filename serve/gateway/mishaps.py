@@ -14,11 +14,11 @@ from collections.abc import Mapping
 
 import msgspec
 
+from raymill.cluster.retry_after import retry_after_s
 from raymill.policies.errors import RaymillError, Unavailable
 from raymill.serve.gateway.catalog import Target
 from raymill.serve.gateway.health import REFUSED_KEY_S
 from raymill.serve.gateway.http_client import ConnectFailed, HttpError, TimedOut
-from raymill.serve.gateway.retry_after import retry_after_s
 from raymill.serve.gateway.upstream import EngineFailed
 from raymill.serve.gateway.wire import Refused
 from raymill.serve.gateway.wires.errors import BadAnswer, ProviderError

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.client.test_cli import MOMENT
+from tests.client.test_cli import MOMENT, PIPELINE, pipeline
 
 from raymill.client.sdk import AsyncRaymill, Raymill
 
@@ -34,7 +34,9 @@ COMPARED: dict[str, Any] = {
 STANDING: dict[str, Any] = {
     "task": "heldout", "version": A, "aliases": ["production"], "score": 0.97, "standard_error": 0.012,
     "low": 0.936, "high": 0.986, "note": None, "samples": 200, "dataset": "support@1", "evaluated_at": MOMENT,
+    "backend": None, "prompt_tokens": None, "completion_tokens": None, "cost_micro_usd": None,
 }  # fmt: skip
+PAID = {**STANDING, "version": "gateway:gpt", "backend": "generation", "cost_micro_usd": 12_300}
 UNKNOWN = {**STANDING, "version": B, "aliases": [], "low": None, "high": None, "note": "its samples are gone"}
 
 
@@ -42,7 +44,9 @@ UNKNOWN = {**STANDING, "version": B, "aliases": [], "low": None, "high": None, "
 def evaluations(service: Service, reply: Replies) -> Service:
     service.on("GET", "/api/v1/evaluations/compare", reply(data=COMPARED))
     service.on("GET", "/api/v1/evaluations/compare/plot", reply(data=1))
-    service.on("GET", "/api/v1/evaluations/leaderboard", reply(data={"standings": [STANDING, UNKNOWN]}))
+    service.on("GET", "/api/v1/evaluations/leaderboard", reply(data={"standings": [STANDING, UNKNOWN, PAID]}))
+    service.on("POST", "/api/v1/evaluations/judge", reply(status=202, data=pipeline("running")))
+    service.on("POST", "/api/v1/evaluations", reply(status=202, data=pipeline("running")))
     service.on("GET", "/api/v1/evaluations/leaderboard/plot", reply(data=2))
     return service
 
@@ -71,11 +75,48 @@ def test_the_leaderboard_shows_intervals_and_why_one_is_missing(
     done = raymill("evaluate", "leaderboard", "--model", "support", "-n", "7")
     assert done.returncode == 0, done.stderr
     assert evaluations.seen[-1].query == {"model": "support", "limit": "7"}
-    first, second = done.stdout.splitlines()[1:]
+    first, second, paid = done.stdout.splitlines()[1:]
     assert first.split()[:8] == ["heldout", A, "production", "0.97", "0.936", "to", "0.986", "0.012"]
     assert second.split()[:5] == ["heldout", B, "-", "0.97", "-"]
+    assert [paid.split()[1], paid.split()[10]] == ["gateway:gpt", "0.0123"]
     assert done.stderr == f"{B} has no interval: its samples are gone\n"
     assert json.loads(raymill("evaluate", "leaderboard", "--json").stdout)["standings"][0] == STANDING
+
+
+def test_run_sends_tasks_with_their_paths_seen_from_here(
+    raymill: Command,
+    evaluations: Service,
+) -> None:
+    done = raymill(
+        "evaluate", "run", "gateway:openai/gpt", "-t", "heldout_f1", "-t", "{benchmark: gsm8k, file: g.jsonl, num_fewshot: 0}",
+        "--dataset", "support@2", "-n", "50", "--concurrency", "3", "--no-wait",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, f"{PIPELINE}\n"), done.stderr
+    body = evaluations.seen[-1].body
+    assert (body["target"], body["dataset"], body["limit"]) == ("gateway:openai/gpt", "support@2", 50)
+    assert (body["tasks"][0], body["tasks"][1]["file"]) == ("heldout_f1", str(Path.cwd() / "g.jsonl"))
+    assert body["ask"]["concurrency"] == 3
+    refused = raymill("evaluate", "run", "gateway:gpt", "-t", "{benchmark: mmlu, file: m.jsonl}")
+    assert refused.returncode == 2
+    assert "mmlu needs likelihoods of given text, and gateway:gpt only answers" in refused.stderr
+
+
+def test_judge_sends_whose_answers_what_counts_and_whose_labels(
+    raymill: Command,
+    evaluations: Service,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "rubric.txt").write_text("Be kind.")
+    done = raymill(
+        "evaluate", "judge", A, "gateway:gpt", "--judge", "strict", "--rubric", f"@{tmp_path / 'rubric.txt'}",
+        "--labels", "l.jsonl", "--labels-by", "two agents", "--no-wait",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, f"{PIPELINE}\n"), done.stderr
+    body = evaluations.seen[-1].body
+    assert (body["a"], body["b"], body["judge"], body["kind"]) == (A, "gateway:gpt", "strict", "pairwise")
+    assert (body["rubric"], body["labels"]["source"]) == ("Be kind.", "two agents")
+    refused = raymill("evaluate", "judge", A, "--judge", "strict")
+    assert (refused.returncode, "say what makes an answer good" in refused.stderr) == (2, True)
 
 
 def test_both_can_be_drawn(
@@ -107,7 +148,7 @@ def test_both_clients_compare_and_rank(evaluations: Service, client: Raymill) ->
         async with AsyncRaymill(evaluations.url, "rk-test") as connected:
             both = connected.evaluations
             assert (await both.compare(A, B)).tasks[0].p_value == 0.0018
-            assert len((await both.leaderboard(task="heldout")).standings) == 2
+            assert len((await both.leaderboard(task="heldout")).standings) == 3
             assert await both.compare_plot(A, B, task="heldout") == b"1"
             assert await both.leaderboard_plot(model="support", image="svg") == b"2"
 

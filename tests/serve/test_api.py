@@ -89,6 +89,8 @@ LOWEST_ROLE = {
     "GET /llms/{name}/versions/{number}/lineage": Role.VIEWER,
     "GET /llms/{name}/versions/{number}/verify": Role.VIEWER,
     "GET /llms/{name}/aliases/history": Role.VIEWER,
+    "POST /evaluations": Role.OPERATOR,
+    "POST /evaluations/judge": Role.OPERATOR,
     "GET /evaluations/compare": Role.VIEWER,
     "GET /evaluations/compare/plot": Role.VIEWER,
     "GET /evaluations/leaderboard": Role.VIEWER,

@@ -17,11 +17,11 @@ from hypothesis.stateful import (
 )
 from tests.serve.gateway_tools import provider
 
+from raymill.cluster.retry_after import MOST_S, retry_after_s
 from raymill.serve.gateway import health as health_module
 from raymill.serve.gateway.catalog import ProviderSecret, Target
 from raymill.serve.gateway.config import Breaker
 from raymill.serve.gateway.health import PROBE_GRACE_S, Health, HealthBook
-from raymill.serve.gateway.retry_after import MOST_S, retry_after_s
 
 BREAKER = Breaker(window=4, min_requests=2, error_rate=0.5, open_s=10)
 

@@ -1,4 +1,4 @@
-"""Measured versions: compared example by example, and ranked by task."""
+"""Measuring a target; what was measured, compared example by example and ranked by task."""
 
 from __future__ import annotations
 
@@ -8,11 +8,26 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from raymill.client import evaluation_types as types
-from raymill.client.types import ImageFormat
-from raymill.serve.api import evaluations
+from raymill.client.types import ImageFormat, Pipeline
+from raymill.evaluate.judge_config import Judgement
+from raymill.evaluate.target_config import TargetEvaluation, remote_of
+from raymill.policies.errors import Denied
+from raymill.registry import jobs
+from raymill.registry.tables import Role
+from raymill.serve.api import evaluations, wire
 from raymill.serve.api.chart import MEDIA
-from raymill.serve.api.context import PartsDep, SessionDep, Viewer
+from raymill.serve.api.context import (
+    RANK,
+    Caller,
+    IdempotencyKey,
+    Operator,
+    PartsDep,
+    SessionDep,
+    Viewer,
+)
 from raymill.serve.api.interval_chart import draw_comparison, draw_leaderboard
+from raymill.serve.api.judge_planning import plan_judgement
+from raymill.serve.api.target_planning import plan_target
 from raymill.serve.api.threads import ThreadRoute
 
 router = APIRouter(prefix="/evaluations", tags=["evaluations"], route_class=ThreadRoute)
@@ -22,12 +37,61 @@ PICTURE: dict[str, Any] = {
     "responses": {200: {"content": {media: {} for media in MEDIA.values()}}},
 }
 Version = Annotated[
-    str, Query(max_length=200, description="Such as support@3, support@production, support@3:Q8_0.")
+    str,
+    Query(
+        max_length=400,
+        description="Such as support@3, support@production, support@3:Q8_0, gateway:MODEL, https://HOST/v1#MODEL.",
+    ),
 ]
 Task = Annotated[str | None, Query(max_length=128, description="This one only.")]
 Model = Annotated[str | None, Query(max_length=64, description="Versions of this model only.")]
 Newest = Annotated[int, Query(ge=1, le=500, description="So many scores, the newest.")]
 Format = Annotated[ImageFormat, Query(alias="format")]
+
+
+@router.post("", status_code=202)
+def run(
+    body: TargetEvaluation, who: Operator, opened: SessionDep, idempotency_key: IdempotencyKey = None
+) -> Pipeline:
+    """Measure a target: a pipeline of one step. An address that is asked takes an admin, as a provider's does."""
+    _may_name(who, body.target)
+    plan = plan_target(opened, body)
+    row = jobs.create_pipeline(
+        opened,
+        name=plan.name,
+        recipe={"evaluation": body.model_dump(mode="json")},
+        steps=[plan.step],
+        actor=who.actor,
+        idempotency_key=idempotency_key,
+    )
+    return wire.pipeline_with_jobs(opened, row)
+
+
+@router.post("/judge", status_code=202)
+def judge(
+    body: Judgement, who: Operator, opened: SessionDep, idempotency_key: IdempotencyKey = None
+) -> Pipeline:
+    """Have a model judge answers that evaluations have kept: a pipeline of one step."""
+    _may_name(who, body.target)
+    plan = plan_judgement(opened, body)
+    row = jobs.create_pipeline(
+        opened,
+        name=plan.name,
+        recipe={"judgement": body.model_dump(mode="json")},
+        steps=[plan.step],
+        actor=who.actor,
+        idempotency_key=idempotency_key,
+    )
+    return wire.pipeline_with_jobs(opened, row)
+
+
+def _may_name(who: Caller, target: str) -> None:
+    remote = remote_of(target)
+    if remote is not None and remote.url is not None and RANK[who.role] < RANK[Role.ADMIN]:
+        raise Denied(
+            f"{who.actor.name} is {who.role.value}, and only an admin's word names an address that is asked: ask one to add "
+            "the endpoint as a provider, and measure gateway:PROVIDER/MODEL"
+        )
 
 
 @router.get("/compare")
