@@ -54,7 +54,7 @@ def run_evaluate(context: JobContext) -> Outcome:
     if of not in {"base", "train", "quantize"}:
         raise Invalid(f"of is {of!r}: evaluate the model of base, train or quantize", param="of")
     config = EvaluateConfig.model_validate(settings)
-    rows = read_rows(context.path(context.inputs["dataset"]["artifact"]) / "test.jsonl", config.limit)
+    rows = read_rows(context.verified(context.inputs["dataset"]["artifact"]) / "test.jsonl", config.limit)
     check_files(config.tasks)
     join_ray()
     results = (
@@ -85,7 +85,7 @@ def evaluate_model(
     context: JobContext, config: EvaluateConfig, rows: list[Row], of: str
 ) -> dict[str, TaskResult]:
     """All tasks on one model in Hugging Face layout; the one variant is named after its step."""
-    directory = context.path(context.inputs[of]["artifact"])
+    directory = context.verified(context.inputs[of]["artifact"])
     offline = all(not isinstance(task, LmEvalTask) or task.is_file for task in config.tasks)
     found = TaskResult({}, {}, {})
     with ActorPool(
@@ -125,9 +125,9 @@ def evaluate_quantized(context: JobContext, config: EvaluateConfig, rows: list[R
     for task in config.tasks:
         if not runs_on_files(task):
             context.event("log", text=f"{label_of(task)} is not run on quantized files, only on the model")
-    directory = context.path(context.inputs["train"]["artifact"])
+    directory = context.verified(context.inputs["train"]["artifact"])
     made = context.inputs["quantize"]
-    folder = context.path(made["artifact"])
+    folder = context.verified(made["artifact"])
     found: dict[str, TaskResult] = {}
     with ActorPool(
         GgufModel,

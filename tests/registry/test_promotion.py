@@ -13,7 +13,8 @@ from raymill.registry import audit
 from raymill.registry.artifacts import Tampered
 from raymill.registry.audit import Actor
 from raymill.registry.promotion import attestation_of
-from raymill.registry.signing import KeyRing, verify_directory
+from raymill.registry.signing import verify_directory
+from raymill.registry.signing_keys import KeyRing
 from raymill.registry.tables import Alias, AliasMove, Attestation, AuditEvent, LlmVersion, Pipeline, Promotion
 
 RULE = "not_significantly_worse_than"
