@@ -4,6 +4,7 @@ Ed25519, or ECDSA on P-256. The id of a key is the sha256, hex, of its public ha
 `openssl pkey -pubin -in KEY.pub -outform DER | sha256sum` prints it. Knows no database.
 
     signing.key      the private half of today's key, 0600
+    vault.json       in place of that, where the private half lies in Vault (`registry/signing_vault.py`)
     <id>.pub         a public half; it stays when the private one is replaced
     <id>.revoked     JSON: at, by, reason. What that key signed counts no more
 """
@@ -20,12 +21,14 @@ from typing import Literal
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from securesystemslib.signer import CryptoSigner, SSlibKey
+from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 
 from raymill.policies.errors import Conflict, Invalid, NotFound
 from raymill.registry.files import flush_folder, locked, write_private
+from raymill.registry.signing_vault import Vault, VaultSigner
 
 PRIVATE_FILE = "signing.key"
+VAULT_FILE = "vault.json"
 LOCK_TIMEOUT_S = 10.0
 
 Algorithm = Literal["ed25519", "ecdsa-p256"]
@@ -56,6 +59,7 @@ class KeyRing:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.private_file = directory / PRIVATE_FILE
+        self.vault_file = directory / VAULT_FILE
 
     def create_if_missing(self, algorithm: Algorithm = "ed25519") -> str:
         """Make a signing key where there is none. Any number of processes may try at once.
@@ -65,12 +69,12 @@ class KeyRing:
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with locked(self.directory / "lock", timeout_s=LOCK_TIMEOUT_S):
-            if not self.private_file.exists():
+            if not self.private_file.exists() and not self.vault_file.exists():
                 self._write_new_key(algorithm)
         return self.key_id()
 
     def rotate(self, algorithm: Algorithm = "ed25519") -> str:
-        """Replace the signing key. What the old one signed stays valid.
+        """Replace the signing key. What the old one signed stays valid. A key in Vault keeps its algorithm.
 
         Returns:
             The id of the new signing key.
@@ -80,7 +84,7 @@ class KeyRing:
         """
         self.key_id()
         with locked(self.directory / "lock", timeout_s=LOCK_TIMEOUT_S):
-            self._write_new_key(algorithm)
+            self._replace(algorithm)
         return self.key_id()
 
     def revoke(self, key_id: str, *, reason: str, by: str) -> KnownKey:
@@ -99,22 +103,29 @@ class KeyRing:
         said = {"at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "by": by, "reason": reason}
         with locked(self.directory / "lock", timeout_s=LOCK_TIMEOUT_S):
             if self.key_id() == key.id:
-                self._write_new_key(key.algorithm)
+                self._replace(key.algorithm)
             if key.state != "revoked":
                 write_private(self.directory / f"{key.id}.revoked", json.dumps(said))
         return next(each for each in self.known() if each.id == key.id)
 
     def key_id(self) -> str:
         """The id of the signing key, as `signer`."""
-        return key_id_of(self._private_key().public_key())
+        key_id: str = self.signer().public_key.keyid
+        return key_id
 
-    def signer(self) -> CryptoSigner:
+    def signer(self) -> Signer:
         """Signs with the key of today.
 
         Raises:
             NotFound: there is none.
             Invalid: the file holds no key of ours, or others may read it.
+            Unavailable: the key lies in Vault, which does not answer.
         """
+        if self.vault_file.exists():
+            vault = Vault.read(self.vault_file)
+            number, pem = vault.newest()
+            self._keep_public(_public(pem))
+            return VaultSigner(vault, number, public_key(pem))
         private = self._private_key()
         return CryptoSigner(private, _sslib_key(private.public_key()))
 
@@ -168,6 +179,23 @@ class KeyRing:
             return key
         raise Invalid(f"{self.private_file} holds no Ed25519 or P-256 key: restore it from a backup")
 
+    def _replace(self, algorithm: Algorithm) -> None:
+        if self.vault_file.exists():
+            Vault.read(self.vault_file).rotate()
+            self.signer()  # which keeps the new public half
+        else:
+            self._write_new_key(algorithm)
+
+    def _keep_public(self, public: PublicKey) -> None:
+        file = self.directory / f"{key_id_of(public)}.pub"
+        if not file.exists():
+            pem = public.public_bytes(
+                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+            write_private(file, pem.decode().strip())
+            file.chmod(0o644)
+            flush_folder(self.directory)
+
     def _write_new_key(self, algorithm: Algorithm) -> None:
         private: PrivateKey = (
             Ed25519PrivateKey.generate()
@@ -181,10 +209,7 @@ class KeyRing:
                 f"{public_file} exists already: the machine's random numbers repeat, do not sign with them"
             )
         # The public half first: from a crash in between a needless .pub is left, never an unverifiable signature.
-        pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-        write_private(public_file, pem.decode().strip())
-        public_file.chmod(0o644)
-        flush_folder(self.directory)
+        self._keep_public(public)
         private_pem = private.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,

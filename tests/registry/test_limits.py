@@ -205,6 +205,7 @@ def test_a_budget_is_set_changed_and_removed(database: Database) -> None:
         "budget.remove",
         "budget/account:ann/month",
         {"limit_micro_usd": 30_000_000},
+        None,
     )
 
 

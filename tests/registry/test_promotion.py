@@ -55,7 +55,7 @@ def test_a_good_version_takes_the_alias_with_decision_signature_and_history(worl
     assert (production(world), moves(world)) == (1, [(None, 1)])
     with world.database.transaction() as session:
         actions = session.scalars(select(AuditEvent.action).order_by(AuditEvent.seq)).all()
-        audit.verify(audit.all_rows(session))
+        audit.verify(session)
     assert actions[-2:] == ["promotion.allow", "alias.move"]
 
 
@@ -174,7 +174,7 @@ def test_promotions_at_once_leave_one_consistent_history(world: World) -> None:
     assert [before for before, _ in told[1:]] == [after for _, after in told[:-1]]
     assert production(world) == told[-1][1]
     with world.database.transaction() as session:
-        audit.verify(audit.all_rows(session))
+        audit.verify(session)
 
 
 def test_the_newest_signature_is_the_one_that_counts(world: World) -> None:
