@@ -51,6 +51,10 @@ class Llms(Resource):
         """
         return await self._http.send(endpoints.verify_version(name, number))
 
+    async def sbom(self, name: str, number: int) -> types.SbomOfVersion:
+        """The packages, Python and code that made a version, with their licences."""
+        return await self._http.send(endpoints.version_sbom(name, number))
+
 
 class Aliases(Resource):
     """Names that move from version to version, such as `production`."""
@@ -120,6 +124,39 @@ class Audit(Resource):
     async def verify(self) -> types.AuditCheck:
         return await self._http.send(endpoints.verify_audit())
 
+    async def root(self) -> types.AuditRoot:
+        """Have a signed root taken of the log as it is now."""
+        return await self._http.send(endpoints.audit_root())
+
+    async def lines(self, *, until: int | None = None) -> AsyncIterator[str]:
+        """The log as it is exported, a line for each row, from its first row to the one of number `until` or the last."""
+        after = 0
+        while until is None or after < until:
+            found = (await self._http.send(endpoints.audit_lines(after))).lines
+            if not found:
+                return
+            for line in found if until is None else found[: until - after]:
+                yield line
+            after += len(found)
+
+
+class Signing(Resource):
+    """The keys that sign versions and roots of the audit log."""
+
+    async def list(self) -> Sequence[types.SigningKey]:
+        """Every key that ever signed, the oldest first."""
+        return (await self._http.send(endpoints.signing_keys())).data
+
+    async def rotate(self, algorithm: str = "ed25519") -> types.SigningKey:
+        """Sign with a new key from now on: `ed25519` or `ecdsa-p256`. What the old one signed stays valid."""
+        body = checked(types.RotateRequest, {"algorithm": algorithm})
+        return await self._http.send(endpoints.rotate_signing_key(body))
+
+    async def revoke(self, key_id: str, reason: str) -> types.SigningKey:
+        """What a key signed counts no more: versions that only it vouches for are no longer served."""
+        body = checked(types.RevokeRequest, {"reason": reason})
+        return await self._http.send(endpoints.revoke_signing_key(key_id, body))
+
 
 class Chat(Resource):
     """A served model, through the gateway. For more than this use the `openai` package."""
@@ -167,6 +204,7 @@ class AsyncRaymill:
         self.accounts = Accounts(self._http)
         self.keys = Keys(self._http)
         self.audit = Audit(self._http)
+        self.signing = Signing(self._http)
         self.chat = Chat(self._http)
         self.providers = Providers(self._http)
         self.prices = Prices(self._http)

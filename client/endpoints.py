@@ -190,5 +190,32 @@ def verify_audit() -> Call[types.AuditCheck]:
     return Call(path=at("audit", "verify"), returns=types.AuditCheck, timeout_s=VERIFY_TIMEOUT_S)
 
 
+def audit_root() -> Call[types.AuditRoot]:
+    return Call(method="POST", path=at("audit", "roots"), returns=types.AuditRoot, timeout_s=VERIFY_TIMEOUT_S)
+
+
+def audit_lines(after: int) -> Call[types.AuditLines]:
+    return Call(path=at("audit", "lines"), query={"after": after}, returns=types.AuditLines)
+
+
+def version_sbom(name: str, number: int) -> Call[types.SbomOfVersion]:
+    return Call(path=at("llms", name, "versions", number, "sbom"), returns=types.SbomOfVersion)
+
+
+def signing_keys() -> Call[types.Page[types.SigningKey]]:
+    return Call(path=at("signing", "keys"), returns=types.Page[types.SigningKey])
+
+
+def rotate_signing_key(body: types.RotateRequest) -> Call[types.SigningKey]:
+    return Call(
+        method="POST", path=at("signing", "rotate"), body=body, returns=types.SigningKey, repeatable=False
+    )
+
+
+def revoke_signing_key(key_id: str, body: types.RevokeRequest) -> Call[types.SigningKey]:
+    path = at("signing", "keys", key_id, "revoke")
+    return Call(method="POST", path=path, body=body, returns=types.SigningKey)
+
+
 def status() -> Call[types.Status]:
     return Call(path=at("status"), returns=types.Status)

@@ -318,6 +318,11 @@ class AuditEvent(Wire):
     object: str
     detail: JsonObject
     request_id: str | None
+    address: str | None = None
+    """Where the request came from, as far as the nearest proxy tells."""
+    before: JsonObject | None = None
+    """What the object was, where the row tells."""
+    after: JsonObject | None = None
     hash: str
 
 
@@ -368,6 +373,15 @@ class Verification(Wire):
     """name, files (their number), signed."""
 
 
+class SbomOfVersion(Wire):
+    """The packages, Python and code that made a version."""
+
+    digest: str
+    """sha256 of the document's canonical JSON; the version's signature names it."""
+    document: JsonObject
+    """CycloneDX 1.6."""
+
+
 class AuditCheck(Wire):
     """Whether the chain of audit rows is whole."""
 
@@ -375,3 +389,51 @@ class AuditCheck(Wire):
     ok: bool
     head: str | None
     """Hash of the newest row; null when there is none."""
+    root: str = ""
+    """Merkle tree hash (RFC 6962) over the hashes of all rows, hex."""
+    vouched: int = 0
+    """The first so many rows are those that a signed root was taken of."""
+
+
+class AuditRoot(Wire):
+    """A signed root of the log as it is now: keep it where the service cannot write."""
+
+    envelope: JsonObject
+    """DSSE; its payload holds rows, root, head and at."""
+
+
+class SigningKey(Wire):
+    """A key that signs versions and roots of the audit log, or did."""
+
+    id: str
+    """sha256, hex, of the public half in DER."""
+    algorithm: Literal["ed25519", "ecdsa-p256"]
+    state: Literal["signing", "retired", "revoked"]
+    """What a retired key signed stays valid; what a revoked one signed does not."""
+    created_at: dt.datetime
+    public_key: str
+    """PEM."""
+    reason: str | None
+    """Why it was revoked, when and by whom."""
+
+
+class RotateRequest(Wire):
+    """`POST /api/v1/signing/rotate`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    algorithm: Literal["ed25519", "ecdsa-p256"] = "ed25519"
+
+
+class RevokeRequest(Wire):
+    """`POST /api/v1/signing/keys/{id}/revoke`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field(min_length=1, max_length=200)
+
+
+class AuditLines(Wire):
+    """A piece of the log as it is exported."""
+
+    lines: list[str]

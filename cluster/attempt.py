@@ -24,7 +24,7 @@ from raymill.cluster.plain import as_json, first_line
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Conflict, RaymillError, Unavailable
 from raymill.registry import jobs
-from raymill.registry.artifacts import Published, digest_files, tree_digest
+from raymill.registry.artifacts import FileDigest, Published, digest_files, tree_digest, verify_files
 from raymill.registry.database import Database
 from raymill.registry.failpoints import failpoint
 from raymill.registry.jobs import Beat, Claimed, Done, LeaseLost
@@ -85,6 +85,12 @@ class Attempt:
 
     def path(self, artifact: str) -> Path:
         return self.settings.artifacts.existing(artifact)
+
+    def verified(self, artifact: str) -> Path:
+        path = self.path(artifact)
+        files = self.database.patiently(lambda session: session.get_one(Artifact, artifact).files)
+        verify_files(path, tuple(FileDigest(**file) for file in files))
+        return path
 
     def publish(self, kind: str, directory: Path) -> Published:
         name = f"{kind}/{self.name}/{self.address}"

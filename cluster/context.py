@@ -94,6 +94,14 @@ class JobContext(Protocol):
         """Local directory of a published artifact, such as `model/support-triage/0a1b2c3d4e5f`."""
         ...
 
+    def verified(self, artifact: str) -> Path:
+        """As `path`, once every byte there is the one that was registered.
+
+        Raises:
+            Tampered: a file differs, is missing, or was added; the message says which.
+        """
+        ...
+
     def publish(self, kind: str, directory: Path) -> Published:
         """Move `directory` to `<kind>/<name>/<address>` in the store, atomically, and digest its files."""
         ...
@@ -132,6 +140,10 @@ class LocalContext:
 
     def path(self, artifact: str) -> Path:
         return self.root / "artifacts" / artifact
+
+    def verified(self, artifact: str) -> Path:
+        """Nothing is registered here that it could be held against."""
+        return self.path(artifact)
 
     def publish(self, kind: str, directory: Path) -> Published:
         from raymill.registry.artifacts import ArtifactStore

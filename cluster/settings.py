@@ -12,6 +12,7 @@ from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from raymill.registry.artifacts import ArtifactStore
+from raymill.registry.audit_export import Roots
 from raymill.registry.database import Database
 from raymill.registry.home import default_home
 from raymill.registry.postgres import EmbeddedPostgres
@@ -66,6 +67,13 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=20 << 30, ge=1)
     """The largest data set file that is taken over HTTP."""
 
+    audit_dir: Path | None = None
+    """Where signed roots of the audit log are kept, `home/audit` by default. A disk that the database's owner cannot
+    write to is the right place."""
+
+    audit_root_s: float = Field(default=3600.0, ge=1)
+    """How often a root is taken, where rows have come since the last one."""
+
     @property
     def keys_dir(self) -> Path:
         return self.home / "keys"
@@ -98,6 +106,11 @@ class Settings(BaseSettings):
     def service_file(self) -> Path:
         """What runs where, as JSON: url, ray_address, dashboard_url. Written by the supervisor."""
         return self.home / "service.json"
+
+    @property
+    def audit_roots(self) -> Roots:
+        """Signed roots of the audit log."""
+        return Roots(self.audit_dir or self.home / "audit", self.keys_dir / "signing")
 
     @property
     def artifacts(self) -> ArtifactStore:

@@ -37,7 +37,7 @@ from raymill.cluster.service import Service, write_service
 from raymill.cluster.settings import Settings, secret_file
 from raymill.policies.errors import Conflict, RaymillError, Unavailable
 from raymill.registry import identity
-from raymill.registry.signing import KeyRing
+from raymill.registry.signing_keys import KeyRing
 
 log = logging.getLogger(__name__)
 

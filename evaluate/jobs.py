@@ -54,7 +54,7 @@ def run_evaluate(context: JobContext) -> Outcome:
     if of not in {"base", "train", "quantize"}:
         raise Invalid(f"of is {of!r}: evaluate the model of base, train or quantize", param="of")
     config = EvaluateConfig.model_validate(settings)
-    rows = read_rows(context.path(context.inputs["dataset"]["artifact"]) / "test.jsonl", config.limit)
+    rows = read_rows(context.verified(context.inputs["dataset"]["artifact"]) / "test.jsonl", config.limit)
     check_files(config.tasks)
     join_ray()
     results = (
@@ -85,7 +85,7 @@ def evaluate_model(
     context: JobContext, config: EvaluateConfig, rows: list[Row], of: str
 ) -> dict[str, TaskResult]:
     """All tasks on one model in Hugging Face layout; the one variant is named after its step."""
-    return {of: measure_model(context, config, rows, context.path(context.inputs[of]["artifact"]))}
+    return {of: measure_model(context, config, rows, context.verified(context.inputs[of]["artifact"]))}
 
 
 def measure_model(
@@ -121,9 +121,9 @@ def measure_model(
 def evaluate_quantized(context: JobContext, config: EvaluateConfig, rows: list[Row]) -> dict[str, TaskResult]:
     """What can be asked of each GGUF file; tokenizer and template are those of the train step."""
     made = context.inputs["quantize"]
-    folder = context.path(made["artifact"])
+    folder = context.verified(made["artifact"])
     files = {file["type"]: folder / file["file"] for file in made["files"]}
-    return measure_files(context, config, rows, context.path(context.inputs["train"]["artifact"]), files)
+    return measure_files(context, config, rows, context.verified(context.inputs["train"]["artifact"]), files)
 
 
 def measure_files(

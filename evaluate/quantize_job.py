@@ -42,8 +42,8 @@ def run_quantize(context: JobContext) -> Outcome:
     """
     started = time.monotonic()
     config = QuantizeConfig.model_validate(dict(context.config))
-    model = context.path(context.inputs["train"]["artifact"])
-    dataset = context.path(context.inputs["dataset"]["artifact"])
+    model = context.verified(context.inputs["train"]["artifact"])
+    dataset = context.verified(context.inputs["dataset"]["artifact"])
     rows = parity_rows(context, config, dataset / "test.jsonl")
     join_ray()
     # The model loads in an actor while the converter runs: each needs its ten seconds of imports.
@@ -95,7 +95,7 @@ def run_export_gguf(context: JobContext) -> Outcome:
     config = QuantizeConfig(
         types=tuple(context.config["types"]), parity_prompts=0, verify=VerifyConfig(tokens=0)
     )
-    model = context.path(context.config["artifact"])
+    model = context.verified(context.config["artifact"])
     making = Making(context, config, model, None)
     files = making.files()
     for file in files:

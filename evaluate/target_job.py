@@ -55,7 +55,7 @@ def run_evaluate_target(context: JobContext) -> Outcome:
     started = time.monotonic()
     config = EvaluateConfig.model_validate(context.config["evaluate"])
     dataset = context.config.get("dataset")
-    rows = read_rows(context.path(dataset["artifact"]) / "test.jsonl", config.limit) if dataset else []
+    rows = read_rows(context.verified(dataset["artifact"]) / "test.jsonl", config.limit) if dataset else []
     check_files(config.tasks)
     if remote_of(context.config["target"]) is not None:
         result, told = measure_remote(context, config, rows)
@@ -89,11 +89,11 @@ def measure_version(context: JobContext, config: EvaluateConfig, rows: list[Row]
 
     join_ray()
     version: JsonObject = context.config["version"]
-    directory = context.path(version["tokenizer"])
+    directory = context.verified(version["tokenizer"])
     if not version["file"]:
-        return "train", measure_model(context, config, rows, context.path(version["artifact"]))
+        return "train", measure_model(context, config, rows, context.verified(version["artifact"]))
     kind: str = version["variant"]
-    file = context.path(version["artifact"]) / version["file"]
+    file = context.verified(version["artifact"]) / version["file"]
     return kind, measure_files(context, config, rows, directory, {kind: file})[kind]
 
 

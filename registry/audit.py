@@ -1,31 +1,40 @@
 """The audit log: who changed what. A row commits with the change it tells of.
 
-Append-only, gap-free: each row's hash is sha256 over the row before it and its own content, so an edit,
-a deletion or a swap shows. Writers take turns on one advisory lock, held until their commit.
+Append-only and gap-free; how it proves itself stands in `registry/audit_chain.py`. Writers take turns on one advisory
+lock, held until their commit: one statement takes it, reads the newest hash and writes the row (`raymill_audit_append`
+in the migrations).
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import select, text
+import msgspec
+import psycopg
 from sqlalchemy.orm import Session
 
-from raymill.policies.errors import RaymillError
 from raymill.registry.artifacts import canonical_json
-from raymill.registry.tables import AuditEvent, JsonObject
+from raymill.registry.audit_chain import Chain, Checked, Root, as_kept, changed, missing, said_of
+from raymill.registry.tables import JsonObject
 
-GENESIS = bytes(32)
-_LOCK = 7265707
+PAGE_ROWS = 5000
+_FAST = msgspec.json.Encoder(order="sorted")
 
-
-class AuditBroken(RaymillError):
-    """The log is not what was written."""
-
-    code = "audit_broken"
+_APPEND = """
+SELECT raymill_audit_append(
+    %(at)s, %(actor)s, %(action)s, %(object)s, %(detail)s::jsonb, %(request_id)s, %(address)s, %(before)s::jsonb,
+    %(after)s::jsonb, %(said)s
+)
+"""
+_ROWS = """
+SELECT seq, at AT TIME ZONE 'UTC', actor, action, object, detail::text, request_id, address, before::text, after::text,
+       previous_hash, hash
+FROM audit_event WHERE seq > %s ORDER BY seq LIMIT %s
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,74 +43,121 @@ class Actor:
 
     name: str
     request_id: str | None = None
+    address: str | None = None
+    """Where the request came from, as far as the nearest proxy tells."""
 
 
 SYSTEM = Actor(name="system")
 
 
-def record(session: Session, actor: Actor, action: str, object_: str, **detail: object) -> AuditEvent:
-    """Append one row in the caller's transaction. `action` is noun.verb, such as `alias.move`."""
-    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-    last = session.execute(
-        select(AuditEvent.seq, AuditEvent.hash).order_by(AuditEvent.seq.desc()).limit(1)
-    ).first()
-    row = AuditEvent(
-        seq=last.seq + 1 if last else 1,
-        at=dt.datetime.now(dt.UTC),
-        actor=actor.name,
-        action=action,
-        object=object_,
-        detail=detail,
-        request_id=actor.request_id,
-        previous_hash=last.hash if last else GENESIS,
-    )
-    row.hash = row_hash(row)
-    session.add(row)
-    session.flush()
-    return row
+def record(
+    session: Session,
+    actor: Actor,
+    action: str,
+    object_: str,
+    *,
+    before: Mapping[str, object] | None = None,
+    after: Mapping[str, object] | None = None,
+    **detail: object,
+) -> int:
+    """Append one row in the caller's transaction. `action` is noun.verb, such as `alias.move`.
 
-
-def row_hash(row: AuditEvent) -> bytes:
-    """sha256 over the previous hash and the canonical JSON of what the row says."""
-    content: JsonObject = {
-        "seq": row.seq,
-        "at": row.at.astimezone(dt.UTC).isoformat(),
-        "actor": row.actor,
-        "action": row.action,
-        "object": row.object,
-        "detail": row.detail,
-        "request_id": row.request_id,
-    }
-    return hashlib.sha256(row.previous_hash + canonical_json(content)).digest()
-
-
-def verify(rows: Iterator[AuditEvent]) -> tuple[int, bytes]:
-    """Walk the log from its first row.
+    Args:
+        before: what the object was, where it was something; the parts that changed will do.
+        after: what it is now.
 
     Returns:
-        How many rows, and the hash of the last one.
+        The row's number.
+    """
+    session.flush()  # what the row tells of must be possible before anybody waits for us
+    row: JsonObject = {
+        "at": dt.datetime.now(dt.UTC),
+        "actor": actor.name,
+        "action": action,
+        "object": object_,
+        "detail": as_kept(detail),
+        "request_id": actor.request_id,
+        "address": actor.address,
+        "before": as_kept(before),
+        "after": as_kept(after),
+    }
+    said = said_of({**row, "at": row["at"].isoformat()})
+    for name in ("detail", "before", "after"):
+        row[name] = None if row[name] is None else json.dumps(row[name])
+    # Not by way of SQLAlchemy, which takes longer than the database does while all other writers wait.
+    (number,) = _connection(session).execute(_APPEND, {**row, "said": said}).fetchone() or (0,)
+    assert isinstance(number, int)
+    return number
+
+
+def verify(session: Session, roots: Sequence[Root] = ()) -> Checked:
+    """Walk the log from its first row.
+
+    Args:
+        roots: taken of this log earlier; each is held against the rows that it was taken of.
 
     Raises:
         AuditBroken: a row was changed, is missing, or is out of place.
     """
-    count, previous = 0, GENESIS
-    for row in rows:
-        count += 1
-        if row.seq != count:
-            raise AuditBroken(
-                f"audit row {count} is missing, row {row.seq} follows: restore it from a backup"
-            )
-        if row.previous_hash != previous or row.hash != row_hash(row):
-            raise AuditBroken(f"audit row {row.seq} is not what was written: compare it with a backup")
-        previous = row.hash
-    return count, previous
+    chain = Chain(roots)
+    for _ in walk(session, chain):
+        pass
+    return chain.end()
 
 
-def all_rows(session: Session) -> Iterator[AuditEvent]:
-    """The whole log in order, fetched in pieces of 1,000 rows."""
-    seq = 0
-    while rows := session.scalars(
-        select(AuditEvent).where(AuditEvent.seq > seq).order_by(AuditEvent.seq).limit(1000)
-    ).all():
-        yield from rows
-        seq = rows[-1].seq
+def walk(session: Session, chain: Chain) -> Iterator[tuple[bytes, bytes]]:
+    """Take what `chain` has not seen of the log through it, from one snapshot, a page at a time.
+
+    Returns:
+        What each row says, as canonical JSON, and its hash.
+
+    Raises:
+        AuditBroken: as `verify`.
+    """
+    count = chain.tree.size
+    with _connection(session).cursor(name="audit", binary=True) as cursor:
+        cursor.itersize = PAGE_ROWS
+        for row in cursor.execute(_ROWS, (count, None)):
+            count += 1
+            if row[0] != count:
+                raise missing(count, row[0])
+            content, hash_ = _FAST.encode(_as_written(row, msgspec.json.decode)), row[11]
+            if not chain.fits(content, hash_):
+                # The canonical form, which the fast encoder writes some numbers of in another way.
+                content = canonical_json(_as_written(row, json.loads))
+            if row[10] != chain.head or not chain.fits(content, hash_):
+                raise changed(count)
+            chain.take(hash_)
+            yield content, hash_
+
+
+def page(session: Session, after: int, limit: int) -> list[tuple[bytes, bytes]]:
+    """What at most `limit` rows after number `after` say, and their hashes, as they stand there: nothing is checked."""
+    with _connection(session).cursor(binary=True) as cursor:
+        rows = cursor.execute(_ROWS, (after, limit)).fetchall()
+    return [(canonical_json(_as_written(row, json.loads)), row[11]) for row in rows]
+
+
+def _connection(session: Session) -> psycopg.Connection[tuple[Any, ...]]:
+    connection = session.connection().connection.driver_connection
+    assert isinstance(connection, psycopg.Connection)
+    return connection
+
+
+def _as_written(row: Sequence[Any], decode: Callable[[str], Any]) -> JsonObject:
+    found = {
+        "seq": row[0],
+        "at": f"{row[1].isoformat()}+00:00",
+        "actor": row[2],
+        "action": row[3],
+        "object": row[4],
+        "detail": decode(row[5]),
+        "request_id": row[6],
+    }
+    if row[7] is not None:
+        found["address"] = row[7]
+    if row[8] is not None:
+        found["before"] = decode(row[8])
+    if row[9] is not None:
+        found["after"] = decode(row[9])
+    return found

@@ -141,8 +141,8 @@ def set_budget(
         actor,
         "budget.set",
         f"budget/{subject.text}/{period.value}",
-        limit_micro_usd=limit_micro_usd,
-        previous=previous,
+        before=None if previous is None else {"limit_micro_usd": previous},
+        after={"limit_micro_usd": limit_micro_usd},
     )
     tell_gateways(session)
     return row
@@ -203,7 +203,7 @@ def remove_budget(session: Session, subject: Subject, period: BudgetPeriod, acto
         actor,
         "budget.remove",
         f"budget/{subject.text}/{period.value}",
-        limit_micro_usd=row.limit_micro_usd,
+        before={"limit_micro_usd": row.limit_micro_usd},
     )
     tell_gateways(session)
     return row

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, func, select, text
 from sqlalchemy.orm import Session
 
 from raymill.policies.errors import NotFound
-from raymill.registry import audit, triggers
+from raymill.registry import audit, sbom, triggers
 from raymill.registry.audit import SYSTEM, Actor
 from raymill.registry.jobs import parent_results
 from raymill.registry.tables import (
@@ -93,6 +93,7 @@ def register_run(session: Session, job: Job, result: JsonObject) -> None:
 def register_version(session: Session, job: Job, result: JsonObject) -> None:
     """The llm's next version, and the run that made it. Puts `version` into the result."""
     register_run(session, job, result)
+    sbom_digest = sbom.register(session)  # before others wait for us
     _one_at_a_time(session, f"llm/{job.name}")
     llm = session.scalar(select(Llm).where(Llm.name == job.name))
     if llm is None:
@@ -112,6 +113,7 @@ def register_version(session: Session, job: Job, result: JsonObject) -> None:
         base_artifact_name=inputs["base"]["artifact"],
         dataset_id=uuid.UUID(inputs["dataset"]["dataset_id"]),
         job_id=job.id,
+        sbom_digest=sbom_digest,
     )
     session.add(version)
     session.flush()

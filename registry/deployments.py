@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from collections.abc import Mapping
 
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
@@ -11,10 +12,18 @@ from sqlalchemy.orm import Session
 
 from raymill.policies.errors import NotFound
 from raymill.registry import audit
-from raymill.registry.audit import Actor
+from raymill.registry.audit import SYSTEM, Actor
 from raymill.registry.jobs import notify
 from raymill.registry.promotion import ALIAS_CHANNEL
-from raymill.registry.tables import Alias, Deployment, DeploymentState, JsonObject, Llm, LlmVersion
+from raymill.registry.tables import (
+    Alias,
+    Attestation,
+    Deployment,
+    DeploymentState,
+    JsonObject,
+    Llm,
+    LlmVersion,
+)
 
 
 def request(session: Session, llm: str, alias: str, config: JsonObject, actor: Actor) -> LlmVersion:
@@ -46,9 +55,58 @@ def request(session: Session, llm: str, alias: str, config: JsonObject, actor: A
         .values(llm_id=target.llm_id, alias=alias, **values)
         .on_conflict_do_update(index_elements=["llm_id", "alias"], set_=values)
     )
-    audit.record(session, actor, "deployment.request", f"llm/{llm}@{alias}", config=config)
+    before = known.config if known is not None else None
+    audit.record(session, actor, "deployment.request", f"llm/{llm}@{alias}", before=before, after=config)
     notify(session, ALIAS_CHANNEL, llm)
     return target.version
+
+
+def withdraw(session: Session, revoked: Mapping[str, str]) -> dict[uuid.UUID, str]:
+    """Let no version answer that only a revoked key vouches for: its deployment has failed, with the reason.
+
+    It is started by itself once the version has been signed again.
+
+    Args:
+        revoked: key id -> why.
+
+    Returns:
+        Version -> message, for each one that is deployed and may not be served.
+    """
+    refused: dict[uuid.UUID, str] = {}
+    for row in session.scalars(select(Deployment).with_for_update(of=Deployment)):
+        target = session.get_one(Alias, (row.llm_id, row.alias)).version_id
+        for version_id in {target, row.serving_version_id} - {None}:
+            assert version_id is not None
+            key_id = session.scalar(
+                select(Attestation.key_id)
+                .where(Attestation.version_id == version_id)
+                .order_by(Attestation.id.desc())
+                .limit(1)
+            )
+            if key_id is None or key_id not in revoked:
+                continue
+            number = session.get_one(LlmVersion, version_id).number
+            refused[version_id] = message = (
+                f"version {number} is signed by key {key_id[:12]}, which was revoked ({revoked[key_id]}): promote it again"
+            )
+            serves = row.serving_version_id == version_id
+            if (row.message == message and not serves) or (version_id != target and not serves):
+                continue
+            if version_id == target:
+                row.state, row.version_id, row.message = DeploymentState.FAILED, None, message
+            if serves:
+                row.serving_version_id = None
+            row.updated_at = dt.datetime.now(dt.UTC)
+            audit.record(
+                session,
+                SYSTEM,
+                "deployment.withdraw",
+                f"llm/{row.llm.name}@{row.alias}",
+                version=number,
+                key=key_id,
+            )
+            notify(session, ALIAS_CHANNEL, row.llm.name)
+    return refused
 
 
 def report(

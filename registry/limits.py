@@ -100,7 +100,7 @@ def set_tier_limits(session: Session, name: str, limits: Mapping[str, int | None
     wanted = {limit: number for limit, number in checked(limits).items() if number is not None}
     if wanted == tier.limits:
         return tier
-    audit.record(session, actor, "tier.set", f"tier/{name}", limits=wanted, previous=tier.limits)
+    audit.record(session, actor, "tier.set", f"tier/{name}", before=tier.limits, after=wanted)
     tier.limits = dict(wanted)
     tell_gateways(session)
     return tier
@@ -110,7 +110,14 @@ def set_tier(session: Session, account: Account, tier: str, actor: Actor) -> Acc
     """Raises NotFound when there is no such tier."""
     if find_tier(session, tier).name == account.tier:
         return account
-    audit.record(session, actor, "account.tier", f"account/{account.name}", tier=tier, previous=account.tier)
+    audit.record(
+        session,
+        actor,
+        "account.tier",
+        f"account/{account.name}",
+        before={"tier": account.tier},
+        after={"tier": tier},
+    )
     account.tier = tier
     tell_gateways(session)
     return account
@@ -142,8 +149,8 @@ def set_limits(
         actor,
         "account.limits",
         f"account/{account.name}",
-        limits=wanted,
-        previous=account.limits,
+        before=account.limits,
+        after=wanted,
     )
     account.limits = wanted
     tell_gateways(session)

@@ -140,12 +140,14 @@ def set_price(session: Session, provider: str, model: str, price: Price, actor: 
         "max_output_tokens": price.max_output_tokens,
     }
     updated = {**values, "updated_at": dt.datetime.now(dt.UTC)}
+    known = session.get(tables.Price, (provider, model), with_for_update=True)
+    before = None if known is None else {name: getattr(known, name) for name in values}
     session.execute(
         insert(tables.Price)
         .values(provider=provider, model=model, **updated)
         .on_conflict_do_update(index_elements=["provider", "model"], set_=updated)
     )
-    audit.record(session, actor, "price.set", f"price/{provider}/{model}", **values)
+    audit.record(session, actor, "price.set", f"price/{provider}/{model}", before=before, after=values)
     tell_gateways(session)
     return session.get_one(tables.Price, (provider, model), populate_existing=True)
 

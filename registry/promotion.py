@@ -20,14 +20,15 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from raymill.policies.engine import Decision, PolicyEngine
-from raymill.registry import audit, rivals, triggers
+from raymill.registry import audit, rivals, sbom, triggers
 from raymill.registry.artifacts import ArtifactStore, FileDigest, verify_files
 from raymill.registry.audit import Actor
 from raymill.registry.catalog import find_version, scores_of
 from raymill.registry.database import Database
 from raymill.registry.jobs import notify
 from raymill.registry.rivals import Rival
-from raymill.registry.signing import KeyRing, sign_statement
+from raymill.registry.signing import sign_statement
+from raymill.registry.signing_keys import KeyRing
 from raymill.registry.tables import (
     Alias,
     AliasMove,
@@ -111,6 +112,7 @@ def gather(session: Session, llm: str, number: int, alias: str, require: JsonObj
                 "steps": run.steps,
                 "final_loss": run.final_loss,
             },
+            **sbom.provenance(session, version),
             **measured,
         },
         artifacts={name: _files(session.get_one(Artifact, name)) for name in names},

@@ -136,10 +136,11 @@ def change(
     changed = {
         field: value for field, value in wanted.items() if value is not None and value != getattr(row, field)
     }
+    before = {field: getattr(row, field) for field in changed}
     for field, value in changed.items():
         setattr(row, field, value)
     if changed:
-        audit.record(session, actor, "provider.change", f"provider/{name}", **changed)
+        audit.record(session, actor, "provider.change", f"provider/{name}", before=before, after=changed)
         tell_gateways(session)
     return row
 

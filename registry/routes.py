@@ -44,13 +44,14 @@ def set_route(session: Session, name: str, config: JsonObject, actor: Actor) -> 
     row = session.scalar(select(Route).where(Route.name == name))
     if row is not None and row.config == config:
         return row
+    before = row.config if row is not None else None
     if row is None:
         row = Route(name=name, config=config)
         session.add(row)
     else:
         row.config = config
     session.flush()
-    audit.record(session, actor, "route.set", f"route/{name}", config=config)
+    audit.record(session, actor, "route.set", f"route/{name}", before=before, after=config)
     tell_gateways(session)
     return row
 
@@ -74,7 +75,7 @@ def remove_route(session: Session, name: str, actor: Actor) -> Route:
     if users:
         raise Conflict(f"{name} is the model of {', '.join(users)}: change or remove these presets first")
     session.delete(row)
-    audit.record(session, actor, "route.remove", f"route/{name}")
+    audit.record(session, actor, "route.remove", f"route/{name}", before=row.config)
     tell_gateways(session)
     return row
 

@@ -101,8 +101,8 @@ def put_into_team(session: Session, account: Account, team_name: str | None, act
         actor,
         "account.team",
         f"account/{account.name}",
-        team=team.name if team else None,
-        previous=previous,
+        before={"team": previous},
+        after={"team": team.name if team else None},
     )
     tell_gateways(session)
     return account

@@ -26,7 +26,8 @@ from raymill.cluster.wake import Wake
 from raymill.policies.errors import RaymillError
 from raymill.registry import deployments
 from raymill.registry.promotion import ALIAS_CHANNEL, attestation_of
-from raymill.registry.signing import KeyRing
+from raymill.registry.signing import Unsigned
+from raymill.registry.signing_keys import KeyRing
 from raymill.registry.tables import Alias, Deployment, DeploymentState, LlmVersion, Quantization
 from raymill.serve import triggers
 from raymill.serve.api.app import build as build_api
@@ -42,12 +43,6 @@ POLL_S = 1.0
 SETTLED_POLL_S = 5.0
 FACES = {"api", "gateway"}
 LLM_PREFIX = "llm-"
-
-
-class Unsigned(RaymillError):
-    """Nothing vouches for the bytes."""
-
-    code = "unsigned"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +84,12 @@ class Reconciler:
         """Compare once, and act. Returns whether all is as it should be."""
         running = serve.status().applications
         self._keep_faces(running)
-        wanted = self._database.patiently(_wanted)
+        refused = self._withdraw()
+        rows = self._database.patiently(_wanted)
+        wanted = [each for each in rows if each.version_id not in refused]
         for each in wanted:
             self._follow(each, running.get(each.application))
-        keep = {each.application for each in wanted} | {each.serving for each in wanted}
+        keep = {each.application for each in wanted} | {each.serving for each in rows}
         unwanted = [name for name in running if name.startswith(LLM_PREFIX) and name not in keep]
         for name in unwanted:
             log.info("nobody wants %s any more: ending it", name)
@@ -103,6 +100,13 @@ class Reconciler:
             and needed <= running.keys()
             and all(each.status is ApplicationStatus.RUNNING for each in running.values())
         )
+
+    def _withdraw(self) -> set[uuid.UUID]:
+        """Take back what only a revoked key vouches for. Returns the versions that may not be served."""
+        revoked = KeyRing(self._settings.keys_dir / "signing").revoked()
+        if not revoked:
+            return set()
+        return set(self._database.patiently(lambda session: deployments.withdraw(session, revoked)))
 
     def _keep_faces(self, running: dict[str, ApplicationStatusOverview]) -> None:
         targets = []
@@ -155,12 +159,14 @@ class Reconciler:
         attestation = attestation_of(session, artifact_name)
         if attestation is None:
             raise Unsigned(f"{artifact_name} carries no signature: promote it again")
+        ring = KeyRing(self._settings.keys_dir / "signing")
         return DeploySpec(
             name=wanted.llm,
             version=wanted.number,
             directory=self._settings.artifacts.path(artifact_name),
             envelope=attestation.envelope,
-            public_keys=KeyRing(self._settings.keys_dir / "signing").public_keys(),
+            public_keys=ring.public_keys(),
+            revoked=ring.revoked(),
             config=config,
             gguf_file=gguf_file,
         )

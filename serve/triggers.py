@@ -1,6 +1,7 @@
 """The loop of triggers and of tidying up: a thread of the reconciler's process.
 
-Every second, and when something has happened, it fires what is due. Once an hour it looks for drift in the gateway's
+Every second, and when something has happened, it fires what is due. As often as the settings say it takes a signed
+root of the audit log. Once an hour it looks for drift in the gateway's
 use, moves finished jobs into the history, drops its oldest months and throws away uploads that nobody finished. It
 holds nothing: any number of processes may run one, and one that is killed leaves nothing half done.
 """
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 1.0
 HOUR_S = 3600.0
+ROOT_POLL_S = 60.0
 TIDY_BATCHES = 20
 """Of a thousand jobs each, between two looks at what is due: a second or two."""
 
@@ -41,6 +43,8 @@ class TriggerLoop:
         self._database = database
         self._settings = settings
         self._wake = Wake(database.url, triggers.CHANNEL)
+        self._roots = settings.audit_roots
+        self._root_at = 0.0
         self._hourly_at = 0.0
         self._tidying = False
         self._after = history.START
@@ -76,6 +80,11 @@ class TriggerLoop:
             log.info("dropped of the history: %s", ", ".join(dropped))
         return moved
 
+    def take_root(self) -> bool:
+        """Sign a root of the audit log where it is due. Returns whether one was."""
+        with self._database.transaction() as session:
+            return self._roots.take_if_due(session, self._settings.audit_root_s)
+
     def watch(self) -> int:
         """Tell of what is unusual in the gateway's use, where triggers wait for it. Returns how many news there were."""
         with self._database.transaction() as session:
@@ -99,6 +108,9 @@ class TriggerLoop:
         while not stopping.is_set():
             try:
                 more = bool(self.step())
+                if time.monotonic() >= self._root_at:
+                    self._root_at = time.monotonic() + min(ROOT_POLL_S, self._settings.audit_root_s)
+                    self.take_root()
                 if time.monotonic() >= self._hourly_at:
                     self._hourly_at = time.monotonic() + HOUR_S
                     self._tidying = True

@@ -43,7 +43,7 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "dataset": Entry("dataset", "app", "Data sets: add, validate, list, stats, preview, from-traffic."),
     },
     "Models": {
-        "model": Entry("model", "app", "Models: list, show, versions, lineage, verify."),
+        "model": Entry("model", "app", "Models: list, show, versions, lineage, verify, attest, sbom."),
         "evaluate": Entry(
             "evaluate",
             "app",
@@ -66,7 +66,8 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "limit": Entry("limit", "app", "What accounts may use: show, set, tiers."),
         "budget": Entry("budget", "app", "What may be spent: list, set, remove."),
         "key": Entry("key", "app", "API keys: list, create, revoke."),
-        "audit": Entry("audit", "app", "Who did what: list, verify."),
+        "signing": Entry("signing", "app", "Keys that sign: list, export, rotate, revoke."),
+        "audit": Entry("audit", "app", "Who did what, and the proof of it: list, export, verify."),
     },
 }
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from raymill.client.cli import model_proof
 from raymill.client.cli.app import DEFAULT_LIMIT, Json, Limit, connect, new_app
 from raymill.client.cli.lineage import lineage_tree
 from raymill.client.cli.output import out, out_json, table
@@ -68,17 +70,82 @@ def lineage(name: Name, version: Number = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def verify(name: Name, version: Number = None, as_json: Json = False) -> None:
-    """Read the bytes of a version again; hold them against its digests and signatures. Exit 1 when they differ."""
+def verify(
+    name: Name,
+    version: Number = None,
+    attestation: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Signed statement from `raymill model attest`; may be given often.", show_default=False
+        ),
+    ] = None,
+    key: Annotated[
+        list[Path] | None, typer.Option(help="Public key (PEM) that may have signed.", show_default=False)
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with model/NAME/ADDRESS in it; by default the service's.", show_default=False
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Read the bytes of a version again; hold them against its digests and signatures. Exit 1 when they differ.
+
+    With --attestation and --key no service is asked: the statement, the public key and the files are enough.
+    """
+    if attestation:
+        artifacts = model_proof.verify(name, version, attestation, key or [], store)
+        signed, number = len(artifacts), version or artifacts[0]["version"]
+        if as_json:
+            out_json({"verified": True, "artifacts": artifacts})
+    else:
+        with connect() as client:
+            number = number_of(client, name, version)
+            found = client.llms.verify(name, number)
+        artifacts = found.artifacts
+        signed = sum(bool(artifact.get("signed")) for artifact in artifacts)
+        if as_json:
+            out_json(found)
+    if not as_json:
+        out(
+            f"{name} version {number}: {len(artifacts)} artifacts are as they were registered, {signed} signed"
+        )
+
+
+@app.command()
+def attest(
+    name: Name,
+    folder: Annotated[Path, typer.Argument(help="A file for each artifact.", show_default=False)],
+    version: Number = None,
+    as_json: Json = False,
+) -> None:
+    """Write the signed statements over a version to FOLDER, for `raymill model verify --attestation`."""
     with connect() as client:
         number = number_of(client, name, version)
-        found = client.llms.verify(name, number)
+        attestations = client.llms.lineage(name, number).attestations
+    if not attestations:
+        raise NotFound(f"{name} {number} carries no signature: promote it first")
+    files = [str(file) for file in model_proof.save(attestations, folder)]
+    out_json({"files": files}) if as_json else out("\n".join(files))
+
+
+@app.command()
+def sbom(name: Name, version: Number = None, as_json: Json = False) -> None:
+    """The packages that made a version, with their licences. --json gives the CycloneDX document."""
+    with connect() as client:
+        document = client.llms.sbom(name, number_of(client, name, version)).document
     if as_json:
-        out_json(found)
+        out_json(document)
         return
-    signed = sum(bool(artifact.get("signed")) for artifact in found.artifacts)
-    out(
-        f"{name} version {number}: {len(found.artifacts)} artifacts are as they were registered, {signed} signed"
+    rows = [(each["name"], each.get("version"), licenses_of(each)) for each in document["components"]]
+    out(table(["PACKAGE", "VERSION", "LICENCE"], rows))
+
+
+def licenses_of(component: dict[str, Any]) -> str:
+    """As one line; empty where the package does not tell."""
+    return ", ".join(
+        each.get("expression") or each["license"]["name"] for each in component.get("licenses", [])
     )
 
 

@@ -261,14 +261,24 @@ def set_queue(
         raise Invalid(
             f"max_running is {max_running}: it must be at least 1; `raymill queue pause` stops a queue"
         )
-    queue = session.get(Queue, name, with_for_update=True)
+    queue, before = session.get(Queue, name, with_for_update=True), None
     if queue is None:
         queue = Queue(name=name, runner=runner)
         session.add(queue)
     elif queue.runner != runner:
         raise Conflict(f"queue {name!r} is {queue.runner}: make another queue for {runner} jobs")
+    else:
+        before = {"max_running": queue.max_running}
     queue.max_running = max_running
-    audit.record(session, actor, "queue.set", f"queue/{name}", runner=runner, max_running=max_running)
+    audit.record(
+        session,
+        actor,
+        "queue.set",
+        f"queue/{name}",
+        before=before,
+        after={"max_running": max_running},
+        runner=runner,
+    )
     session.flush()
     notify(session, "raymill_job", name)
     return queue

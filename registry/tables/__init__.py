@@ -10,6 +10,7 @@ from raymill.registry.tables.catalog import (
     Llm,
     LlmVersion,
     Quantization,
+    Sbom,
     TrainingRun,
 )
 from raymill.registry.tables.gateway import (
@@ -80,6 +81,7 @@ __all__ = [
     "Queue",
     "Role",
     "Route",
+    "Sbom",
     "Team",
     "Tier",
     "Trace",

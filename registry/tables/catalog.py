@@ -68,10 +68,21 @@ class LlmVersion(Base):
     base_artifact_name: Mapped[str] = mapped_column(ForeignKey("artifact.name"))
     dataset_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("dataset.id"))
     job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("job.id"))
+    sbom_digest: Mapped[str | None] = mapped_column(ForeignKey("sbom.digest"))  # of what made it
     created_at: Mapped[CreatedAt]
 
     llm: Mapped[Llm] = relationship(lazy="joined", innerjoin=True)
     dataset: Mapped[Dataset] = relationship()
+
+
+class Sbom(Base):
+    """The packages, Python and code of an environment that made versions: a CycloneDX document."""
+
+    __tablename__ = "sbom"
+
+    digest: Mapped[Digest] = mapped_column(String(64), primary_key=True)  # sha256 of its canonical JSON
+    document: Mapped[JsonObject]
+    created_at: Mapped[CreatedAt]
 
 
 class Alias(Base):

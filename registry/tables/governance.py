@@ -82,5 +82,8 @@ class AuditEvent(Base):
     object: Mapped[str] = mapped_column(String(300), index=True)
     detail: Mapped[JsonObject]
     request_id: Mapped[str | None] = mapped_column(String(64))
+    address: Mapped[str | None] = mapped_column(String(64))  # where the request came from
+    before: Mapped[JsonObject | None]  # what the object was and is, where the row tells
+    after: Mapped[JsonObject | None]
     previous_hash: Mapped[bytes] = mapped_column(LargeBinary(32))
     hash: Mapped[bytes] = mapped_column(LargeBinary(32))

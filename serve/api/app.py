@@ -26,8 +26,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Conflict, Denied, Invalid, NotFound, RaymillError, Unavailable
 from raymill.registry.artifacts import Tampered
-from raymill.registry.audit import AuditBroken
+from raymill.registry.audit_chain import AuditBroken
 from raymill.registry.database import is_away
+from raymill.registry.signing import Revoked, Unsigned
 from raymill.registry.uploads import DiskFull, TooLarge
 from raymill.serve.api import ws
 from raymill.serve.api.bell import Bell
@@ -49,6 +50,7 @@ from raymill.serve.api.routes import (
     routes,
     runs,
     searches,
+    signing,
     status,
     teams,
     triggers,
@@ -70,6 +72,8 @@ STATUS: list[tuple[type[RaymillError], int]] = [
     (Conflict, 409),
     (Tampered, 409),
     (AuditBroken, 409),
+    (Unsigned, 409),
+    (Revoked, 409),
     (Invalid, 422),
     (TooLarge, 413),
     (Unavailable, 503),
@@ -101,6 +105,7 @@ def create_app(parts: Parts) -> FastAPI:
         datasets,
         uploads,
         governance,
+        signing,
         identity,
         status,
         providers,

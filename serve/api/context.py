@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import sys
 import time
@@ -113,13 +114,13 @@ async def caller(
     if scheme.lower() != "bearer" or not key:
         raise Unauthenticated("no API key: send the header `Authorization: Bearer rm-…`")
     key, reads = key.strip(), request.method in READS
-    request_id = request.state.request_id
+    request_id, address = request.state.request_id, address_of(request)
     if reads and (known := found.keys.get(key)) is not None:
-        return replace(known, actor=replace(known.actor, request_id=request_id))
+        return replace(known, actor=replace(known.actor, request_id=request_id, address=address))
     account = await in_thread(identity.authenticate, opened, key)
     if account is None:
         raise Unauthenticated(f"API key {key[:6]}… is not valid: `raymill key create` makes a new one")
-    who = Caller(actor=Actor(name=account.name, request_id=request_id), role=account.role)
+    who = Caller(actor=Actor(name=account.name, request_id=request_id, address=address), role=account.role)
     if reads:
         found.keys.add(key, who)
     return who
@@ -143,6 +144,15 @@ Operator = Annotated[Caller, Depends(at_least(Role.OPERATOR))]
 Approver = Annotated[Caller, Depends(at_least(Role.APPROVER))]
 Admin = Annotated[Caller, Depends(at_least(Role.ADMIN))]
 IdempotencyKey = Annotated[str | None, Header(max_length=200)]
+
+
+def address_of(request: Request) -> str | None:
+    """Where a request came from: as the nearest proxy tells where there is one in front, else the connection's other end."""
+    told = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    try:
+        return str(ipaddress.ip_address(told))
+    except ValueError:
+        return request.client.host if request.client else None
 
 
 def request_id_of(header: str | None) -> str:

@@ -170,5 +170,8 @@ def audit_event(row: tables.AuditEvent) -> wire.AuditEvent:
         object=row.object,
         detail=row.detail,
         request_id=row.request_id,
+        address=row.address,
+        before=row.before,
+        after=row.after,
         hash=row.hash.hex(),
     )

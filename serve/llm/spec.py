@@ -6,7 +6,7 @@ start and restart: what was signed is what is served, or nothing is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,16 @@ class DeploySpec:
     directory: Path
     """The artifact in its store: Hugging Face layout for vllm, GGUF files for llama_cpp. Reachable from every node."""
 
-    envelope: dict[str, Any]
-    """The signed manifest (DSSE envelope as JSON)."""
+    envelope: dict[str, Any] | None
+    """The signed manifest (DSSE envelope as JSON); None: there is none, and nothing is served."""
 
     public_keys: tuple[str, ...]
     """PEM; a signature by any of them counts."""
 
     config: ServeConfig
+    revoked: dict[str, str] = field(default_factory=dict)
+    """Id of each key that counts no more -> why."""
+
     gguf_file: str | None = None
     """File inside `directory`, relative; for llama_cpp only."""
 
@@ -67,10 +70,12 @@ class DeploySpec:
         """Check the signature, then every byte against it.
 
         Raises:
-            Tampered: a file differs from what was signed.
+            Tampered: a file differs from what was signed, is missing or was added.
+            Unsigned: there is no signature.
+            Revoked: the key that signed it counts no more.
             Invalid: the manifest is of another artifact, or none of the keys signed it.
         """
         from raymill.registry.signing import verify_directory
 
         name = self.artifact or "/".join(self.directory.parts[-3:])
-        verify_directory(self.directory, self.envelope, self.public_keys, name=name)
+        verify_directory(self.directory, self.envelope, self.public_keys, name=name, revoked=self.revoked)

@@ -129,6 +129,31 @@ def test_a_job_succeeds_with_its_result_artifact_and_events(
     assert events_of(database, "step") == [{"step": 1, "loss": 0.5}]
 
 
+def test_what_a_job_reads_is_held_against_what_was_registered(
+    database: Database, settings: Settings, does: Callable[..., None]
+) -> None:
+    def make(context: JobContext) -> Outcome:
+        if context.inputs:
+            (parent,) = context.inputs.values()
+            context.verified(parent["artifact"])
+            return Outcome(result={"digest": "d"})
+        (context.work_dir / "draft").mkdir()
+        (context.work_dir / "draft" / "a.txt").write_text(context.config["of"])
+        published = context.publish("model", context.work_dir / "draft")
+        return Outcome(
+            result={"digest": published.digest, "artifact": published.name}, artifacts=(published,)
+        )
+
+    does(make)
+    pipeline = make_pipeline(database, step("a"), step("b", "a"), step("c", "a"))
+    assert run_next(database, settings) is JobState.SUCCEEDED
+    assert run_next(database, settings) is JobState.SUCCEEDED
+    artifact = job_of(database, pipeline, "a").result["artifact"]  # type: ignore[index]
+    (settings.artifacts.existing(artifact) / "a.txt").write_text("b")
+    assert run_next(database, settings) is JobState.FAILED
+    assert "a.txt in artifact" in str(job_of(database, pipeline, "c").error)
+
+
 def test_a_child_is_given_its_parents_results(
     database: Database, settings: Settings, does: Callable[..., None]
 ) -> None:

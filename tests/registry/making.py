@@ -19,7 +19,7 @@ from raymill.registry.artifacts import ArtifactStore, Published
 from raymill.registry.audit import Actor
 from raymill.registry.database import Database
 from raymill.registry.jobs import Claimed, StepSpec
-from raymill.registry.signing import KeyRing
+from raymill.registry.signing_keys import KeyRing
 from raymill.registry.tables import Job, JobState, JsonObject, Pipeline, Promotion, Role
 
 ADA = Actor(name="ada")

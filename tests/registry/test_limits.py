@@ -21,10 +21,11 @@ from raymill.registry.tables import AuditEvent, Budget, BudgetPeriod, Meter
 DAY, MONTH, TOTAL = BudgetPeriod.DAY, BudgetPeriod.MONTH, BudgetPeriod.TOTAL
 
 
-def newest_audit(database: Database) -> tuple[str, str, dict[str, Any]]:
+def newest_audit(database: Database) -> tuple[str, str, Any, Any]:
+    """Action, object, and what that was before and after."""
     with database.transaction() as session:
         row = session.scalars(select(AuditEvent).order_by(AuditEvent.seq.desc()).limit(1)).one()
-        return row.action, row.object, row.detail
+        return row.action, row.object, row.before, row.after
 
 
 def limits_of(database: Database, name: str) -> dict[str, int]:
@@ -54,7 +55,8 @@ def test_an_account_has_its_tiers_limits_but_for_its_own(database: Database) -> 
     assert newest_audit(database) == (
         "account.limits",
         "account/ann",
-        {"limits": {}, "previous": {"requests_per_minute": 100, "streams": None}},
+        {"requests_per_minute": 100, "streams": None},
+        {},
     )
 
 
@@ -75,7 +77,8 @@ def test_a_change_of_tier_is_told_once(database: Database) -> None:
     assert newest_audit(database) == (
         "account.tier",
         "account/ann",
-        {"tier": "pro", "previous": "enterprise"},
+        {"tier": "enterprise"},
+        {"tier": "pro"},
     )
     with database.transaction() as session:
         tiers = session.scalars(select(AuditEvent).where(AuditEvent.action == "account.tier")).all()
@@ -87,8 +90,9 @@ def test_a_tiers_limits_are_replaced(database: Database) -> None:
     with database.transaction() as session:
         limits.set_tier_limits(session, "pro", {"streams": 3, "tokens_per_day": None}, ADA)
     assert limits_of(database, "ann") == {"streams": 3}
-    action, of, detail = newest_audit(database)
-    assert (action, of, detail["limits"]) == ("tier.set", "tier/pro", {"streams": 3})
+    action, of, before, after = newest_audit(database)
+    assert (action, of, after) == ("tier.set", "tier/pro", {"streams": 3})
+    assert before["tokens_per_day"] > 0
     with database.transaction() as session, pytest.raises(NotFound, match="enterprise, free, pro"):
         limits.set_tier_limits(session, "gold", {}, ADA)
 
@@ -201,6 +205,7 @@ def test_a_budget_is_set_changed_and_removed(database: Database) -> None:
         "budget.remove",
         "budget/account:ann/month",
         {"limit_micro_usd": 30_000_000},
+        None,
     )
 
 

@@ -13,7 +13,8 @@ from raymill.registry import audit
 from raymill.registry.artifacts import Tampered
 from raymill.registry.audit import Actor
 from raymill.registry.promotion import attestation_of
-from raymill.registry.signing import KeyRing, verify_directory
+from raymill.registry.signing import verify_directory
+from raymill.registry.signing_keys import KeyRing
 from raymill.registry.tables import Alias, AliasMove, Attestation, AuditEvent, LlmVersion, Pipeline, Promotion
 
 RULE = "not_significantly_worse_than"
@@ -54,7 +55,7 @@ def test_a_good_version_takes_the_alias_with_decision_signature_and_history(worl
     assert (production(world), moves(world)) == (1, [(None, 1)])
     with world.database.transaction() as session:
         actions = session.scalars(select(AuditEvent.action).order_by(AuditEvent.seq)).all()
-        audit.verify(audit.all_rows(session))
+        audit.verify(session)
     assert actions[-2:] == ["promotion.allow", "alias.move"]
 
 
@@ -173,7 +174,7 @@ def test_promotions_at_once_leave_one_consistent_history(world: World) -> None:
     assert [before for before, _ in told[1:]] == [after for _, after in told[:-1]]
     assert production(world) == told[-1][1]
     with world.database.transaction() as session:
-        audit.verify(audit.all_rows(session))
+        audit.verify(session)
 
 
 def test_the_newest_signature_is_the_one_that_counts(world: World) -> None:

@@ -21,12 +21,13 @@ from securesystemslib.signer import CryptoSigner
 from raymill.policies.errors import Invalid, NotFound
 from raymill.registry.artifacts import FileDigest, Tampered, digest_files
 from raymill.registry.signing import (
-    KeyRing,
+    Revoked,
     Statement,
     sign_statement,
     verify_directory,
     verify_envelope,
 )
+from raymill.registry.signing_keys import KeyRing
 
 NAME = "model/support-triage/0a1b2c3d4e5f"
 CLAIMS = {"llm": "support-triage", "version": 3, "metrics": {"heldout_exact_match": 0.97}, "größe": "ü"}
@@ -194,7 +195,7 @@ def test_a_good_signature_does_not_cover_up_for_a_bad_one(ring: KeyRing, model: 
         ({"payload": None}, "no DSSE envelope"),
         ({"signatures": None}, "no DSSE envelope"),
         ({"signatures": [{"keyid": "a"}]}, "no DSSE envelope"),
-        ({"signatures": []}, "signed by nobody, none of the 1 known keys"),
+        ({"signatures": []}, "carries no signature: promote the version again"),
     ],
 )
 def test_what_is_no_envelope_is_told(ring: KeyRing, changed: dict[str, Any], message: str) -> None:
@@ -274,6 +275,40 @@ def test_what_an_old_key_signed_stays_valid_after_a_rotation(ring: KeyRing, mode
     assert verify_directory(model, envelope, ring.public_keys()).key_id == old
     assert verify_directory(model, signed(ring, model), ring.public_keys()).key_id == new
     assert len(ring.public_keys()) == 2
+
+
+def test_what_a_p256_key_signed_verifies_and_openssls_id_is_its_id(ring: KeyRing, model: Path) -> None:
+    old = signed(ring, model)
+    new = ring.rotate("ecdsa-p256")
+    assert verify_directory(model, signed(ring, model), ring.public_keys()).key_id == new
+    assert verify_directory(model, old, ring.public_keys())
+    assert [(key.algorithm, key.state) for key in ring.known()] == [
+        ("ed25519", "retired"),
+        ("ecdsa-p256", "signing"),
+    ]
+
+
+def test_what_a_revoked_key_signed_counts_no_more_unless_another_key_signed_it_too(
+    ring: KeyRing, model: Path
+) -> None:
+    envelope, old = signed(ring, model), ring.key_id()
+    with pytest.raises(NotFound, match="no signing key 'zz'"):
+        ring.revoke("zz", reason="lost", by="ada")
+    assert ring.revoke(old[:10], reason="the laptop was stolen", by="ada").state == "revoked"
+    assert ring.key_id() != old
+    refused = pytest.raises(
+        Revoked, match=rf"key {old[:12]}, which was revoked \(the laptop was stolen; .* by ada\)"
+    )
+    with refused:
+        verify_directory(model, envelope, ring.public_keys(), revoked=ring.revoked())
+    with refused:  # also where a verifier still holds its public half
+        verify_envelope(
+            envelope, [(ring.directory / f"{old}.pub").read_text()], revoked=KeyRing(ring.directory).revoked()
+        )
+    envelope["signatures"] += signed(ring, model)["signatures"]
+    assert verify_envelope(envelope, ring.public_keys(), revoked=ring.revoked()).key_id == ring.key_id()
+    (ring.directory / f"{old}.revoked").write_text("")  # a damaged note revokes all the same
+    assert "damaged" in ring.revoked()[old]
 
 
 def test_a_key_that_others_may_read_or_that_is_none_is_refused(ring: KeyRing) -> None:

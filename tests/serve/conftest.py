@@ -16,7 +16,8 @@ from tests.serve.control_app import app_of
 
 from raymill.cluster.settings import Settings
 from raymill.registry.artifacts import digest_files
-from raymill.registry.signing import KeyRing, sign_statement
+from raymill.registry.signing import sign_statement
+from raymill.registry.signing_keys import KeyRing
 from raymill.serve.api.context import Parts
 from raymill.serve.gateway.catalog import Served
 from raymill.serve.gateway.snapshot import Caller, Snapshot, StaticSource, digest_of

@@ -27,6 +27,8 @@ from raymill.client import types
 from raymill.cluster.job_logs import job_log
 from raymill.cluster.settings import Settings
 from raymill.registry import jobs
+from raymill.registry.audit_chain import verify_lines
+from raymill.registry.audit_roots import verify_root
 from raymill.registry.tables import Account, AuditEvent, Job, Pipeline, Role
 
 API = "/api/v1"
@@ -88,6 +90,7 @@ LOWEST_ROLE = {
     "GET /llms/{name}/versions/{number}": Role.VIEWER,
     "GET /llms/{name}/versions/{number}/lineage": Role.VIEWER,
     "GET /llms/{name}/versions/{number}/verify": Role.VIEWER,
+    "GET /llms/{name}/versions/{number}/sbom": Role.VIEWER,
     "GET /llms/{name}/aliases/history": Role.VIEWER,
     "POST /evaluations": Role.OPERATOR,
     "POST /evaluations/judge": Role.OPERATOR,
@@ -113,6 +116,11 @@ LOWEST_ROLE = {
     "GET /deployments": Role.VIEWER,
     "GET /audit": Role.APPROVER,
     "GET /audit/verify": Role.APPROVER,
+    "GET /audit/lines": Role.APPROVER,
+    "POST /audit/roots": Role.APPROVER,
+    "GET /signing/keys": Role.VIEWER,
+    "POST /signing/rotate": Role.ADMIN,
+    "POST /signing/keys/{key_id}/revoke": Role.ADMIN,
     "GET /accounts": Role.ADMIN,
     "POST /accounts": Role.ADMIN,
     "GET /keys": Role.ADMIN,
@@ -584,10 +592,51 @@ def test_the_audit_log_names_the_caller_and_can_be_checked(admin: TestClient, wo
     assert (checked.ok, checked.rows, checked.head) == (True, 3, newest.hash)
     with world.database.transaction() as session:
         session.execute(text("ALTER TABLE audit_event DISABLE TRIGGER ALL"))
+        session.execute(text("GRANT UPDATE ON audit_event TO CURRENT_USER"))
         session.execute(text("UPDATE audit_event SET actor = 'eve' WHERE seq = 2"))
     broken = admin.get(f"{API}/audit/verify")
     assert (broken.status_code, error_of(broken)["code"]) == (409, "audit_broken")
     assert "audit row 2" in error_of(broken)["message"]
+
+
+def test_the_log_is_exported_with_a_signed_root_that_outlives_a_rotation(
+    admin: TestClient, world: World
+) -> None:
+    told = {"x-request-id": "r-8", "x-forwarded-for": "10.0.0.1, 192.0.2.7"}
+    old = types.SigningKey.model_validate(admin.get(f"{API}/signing/keys").json()["data"][0])
+    envelope = types.AuditRoot.model_validate(admin.post(f"{API}/audit/roots").json()).envelope
+    new = admin.post(f"{API}/signing/rotate", json={"algorithm": "ecdsa-p256"}, headers=told).json()
+    assert (new["algorithm"], new["state"]) == ("ecdsa-p256", "signing")
+    lines = [each.encode() for each in admin.get(f"{API}/audit/lines").json()["lines"]]
+    root = verify_root(envelope, [old.public_key])
+    assert verify_lines(lines, [root]).vouched == root.rows == len(lines) - 1
+    newest = types.AuditEvent.model_validate(admin.get(f"{API}/audit?limit=1").json()["data"][0])
+    assert (newest.action, newest.address) == ("signing_key.rotate", "192.0.2.7")
+    assert (newest.before, newest.after) == ({"id": old.id}, {"id": new["id"]})
+    assert admin.get(f"{API}/audit/verify").json()["vouched"] == root.rows
+    with world.database.transaction() as session:
+        session.execute(text("ALTER TABLE audit_event DISABLE TRIGGER ALL"))
+        session.execute(text("GRANT DELETE ON audit_event TO CURRENT_USER"))
+        session.execute(text("DELETE FROM audit_event WHERE seq > 1"))
+    assert "restore the missing rows" in error_of(admin.get(f"{API}/audit/verify"))["message"]
+
+
+def test_a_revoked_key_is_replaced_and_what_it_signed_counts_no_more(admin: TestClient, world: World) -> None:
+    world.promote(world.make_version())
+    path = f"{API}/llms/support-triage/versions/1/verify"
+    assert admin.get(path).status_code == 200
+    (key,) = admin.get(f"{API}/signing/keys").json()["data"]
+    assert admin.post(f"{API}/signing/keys/abc/revoke", json={"reason": "lost"}).status_code == 404
+    revoked = admin.post(f"{API}/signing/keys/{key['id'][:12]}/revoke", json={"reason": "lost"}).json()
+    assert (revoked["state"], revoked["reason"][:4]) == ("revoked", "lost")
+    assert [each["state"] for each in admin.get(f"{API}/signing/keys").json()["data"]] == [
+        "revoked",
+        "signing",
+    ]
+    refused = admin.get(path)
+    assert (refused.status_code, error_of(refused)["code"]) == (409, "key_revoked")
+    world.promote(1)
+    assert admin.get(path).status_code == 200
 
 
 def test_the_status_counts_jobs(admin: TestClient, world: World) -> None:

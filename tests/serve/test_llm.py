@@ -17,7 +17,7 @@ from tests.serve.gateway_tools import eventually
 
 from raymill.cluster.settings import Settings
 from raymill.cluster.supervisor import leftovers
-from raymill.registry.signing import KeyRing
+from raymill.registry.signing_keys import KeyRing
 from raymill.serve.llm.config import ServeConfig
 
 QUESTIONS = ["my parcel is late", "the invoice is wrong, refund please", "Größe 42 €: screen broken\tnow"]

@@ -15,7 +15,7 @@ from tests.serve.control_app import app_of
 from raymill.cluster.settings import Settings
 from raymill.registry import identity
 from raymill.registry.database import Database
-from raymill.registry.signing import KeyRing
+from raymill.registry.signing_keys import KeyRing
 from raymill.serve.api.context import Parts
 
 EXAMPLES = 8

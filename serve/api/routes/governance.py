@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 from sqlalchemy import select
 
 from raymill.client import types
-from raymill.registry import audit as audit_log
-from raymill.registry import promotion, tables
+from raymill.registry import audit_export, promotion, tables
 from raymill.serve.api import wire
 from raymill.serve.api.context import Approver, PartsDep, SessionDep, Viewer
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.threads import ThreadRoute
 
 router = APIRouter(route_class=ThreadRoute)
+
+AUDIT_LINES = 2000
 
 
 @router.get("/promotions", tags=["promotions"])
@@ -61,7 +64,28 @@ def audit(
 
 
 @router.get("/audit/verify", tags=["audit"])
-def verify_audit(_: Approver, opened: SessionDep) -> types.AuditCheck:
-    """Walk the whole log and check its chain of hashes. 409 when it is broken; the message says where."""
-    rows, head = audit_log.verify(audit_log.all_rows(opened))
-    return types.AuditCheck(ok=True, rows=rows, head=head.hex() if rows else None)
+def verify_audit(_: Approver, opened: SessionDep, found: PartsDep) -> types.AuditCheck:
+    """Walk the whole log: its chain of hashes, and the roots that are kept here. 409 when it is broken; the message says
+    where."""
+    checked = found.settings.audit_roots.verify(opened)
+    head = checked.head.hex() if checked.rows else None
+    return types.AuditCheck(
+        ok=True, rows=checked.rows, head=head, root=checked.root.hex(), vouched=checked.vouched
+    )
+
+
+@router.post("/audit/roots", status_code=201, tags=["audit"])
+def take_audit_root(_: Approver, opened: SessionDep, found: PartsDep) -> types.AuditRoot:
+    """Sign a root of the log as it is now; it is kept here too. 409 when the log is broken."""
+    return types.AuditRoot(envelope=found.settings.audit_roots.take(opened))
+
+
+@router.get("/audit/lines", tags=["audit"])
+def audit_lines(
+    _: Approver,
+    opened: SessionDep,
+    after: Annotated[int, Query(ge=0, le=2**62)] = 0,
+    limit: Annotated[int, Query(ge=1, le=AUDIT_LINES)] = AUDIT_LINES,
+) -> types.AuditLines:
+    """The log as it is exported, oldest row first: what `raymill audit verify --log` reads."""
+    return types.AuditLines(lines=audit_export.lines(opened, after, limit))

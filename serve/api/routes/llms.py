@@ -14,7 +14,8 @@ from raymill.registry import tables
 from raymill.registry.artifacts import FileDigest, verify_files
 from raymill.registry.catalog import find_version
 from raymill.registry.promotion import attestation_of
-from raymill.registry.signing import KeyRing, verify_directory
+from raymill.registry.signing import verify_directory
+from raymill.registry.signing_keys import KeyRing
 from raymill.serve.api import wire
 from raymill.serve.api.context import PartsDep, SessionDep, Viewer
 from raymill.serve.api.paging import Cursor, Limit, page
@@ -118,18 +119,29 @@ def verify(name: str, number: int, _: Viewer, opened: SessionDep, found: PartsDe
         row.artifact_name,
         *(each.artifact_name for each in _of_version(opened, tables.Quantization, row)),
     }
-    public_keys = KeyRing(found.settings.keys_dir / "signing").public_keys()
+    ring = KeyRing(found.settings.keys_dir / "signing")
+    public_keys, revoked = ring.public_keys(), ring.revoked()
     checked: list[dict[str, Any]] = []
     for each in sorted(names):
         registered = opened.get_one(tables.Artifact, each)
         directory = found.settings.artifacts.path(each)
         attestation = attestation_of(opened, each)
         if attestation is not None:
-            verify_directory(directory, attestation.envelope, public_keys)
+            verify_directory(directory, attestation.envelope, public_keys, name=each, revoked=revoked)
         else:
             verify_files(directory, tuple(FileDigest(**file) for file in registered.files))
         checked.append({"name": each, "files": len(registered.files), "signed": attestation is not None})
     return types.Verification(verified=True, artifacts=checked)
+
+
+@router.get("/{name}/versions/{number}/sbom")
+def sbom(name: str, number: int, _: Viewer, opened: SessionDep) -> types.SbomOfVersion:
+    """The packages, Python and code that made a version, with their licences: CycloneDX."""
+    digest = find_version(opened, name, number).sbom_digest
+    row = opened.get(tables.Sbom, digest) if digest is not None else None
+    if row is None:
+        raise NotFound(f"{name} {number} was made before such lists were kept: train it again")
+    return types.SbomOfVersion(digest=row.digest, document=row.document)
 
 
 @router.get("/{name}/aliases/history")
