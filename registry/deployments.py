@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 
 from raymill.policies.errors import NotFound
 from raymill.registry import audit
+from raymill.registry.aliases import ALIAS_CHANNEL
 from raymill.registry.audit import Actor
 from raymill.registry.jobs import notify
-from raymill.registry.promotion import ALIAS_CHANNEL
 from raymill.registry.tables import Alias, Deployment, DeploymentState, JsonObject, Llm, LlmVersion
 
 
