@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
 import httpx
 
-from raymill.client import endpoints, types
+from raymill.client import endpoints, promotion_endpoints, types
 from raymill.client.aio_control import Jobs, Pipelines, Queues, Resource
 from raymill.client.aio_datasets import Datasets, Uploads
 from raymill.client.aio_evaluations import Evaluations
 from raymill.client.aio_gateway import Presets, Prices, Providers, Routes
 from raymill.client.aio_http import AsyncHttp
+from raymill.client.aio_policies import Policies
+from raymill.client.aio_promotions import Aliases, Environments, Promotions
 from raymill.client.aio_runs import Runs
 from raymill.client.aio_searches import Searches
 from raymill.client.aio_triggers import Hooks, Triggers
@@ -27,11 +30,13 @@ from raymill.client.validation import checked
 class Llms(Resource):
     """Models and their versions."""
 
-    def list(self, *, limit: int | None = None) -> AsyncIterator[types.Llm]:
-        return self._http.items(endpoints.llms(), limit)
+    def list(self, *, as_of: dt.datetime | None = None, limit: int | None = None) -> AsyncIterator[types.Llm]:
+        """Newest first, with their aliases as they pointed at `as_of`; None: now."""
+        return self._http.items(endpoints.llms(as_of), limit)
 
-    async def get(self, name: str) -> types.Llm:
-        return await self._http.send(endpoints.llm(name))
+    async def get(self, name: str, *, as_of: dt.datetime | None = None) -> types.Llm:
+        """One model, with its aliases as they pointed at `as_of`; None: now."""
+        return await self._http.send(endpoints.llm(name, as_of))
 
     def versions(self, name: str, *, limit: int | None = None) -> AsyncIterator[types.Version]:
         return self._http.items(endpoints.versions(name), limit)
@@ -42,6 +47,14 @@ class Llms(Resource):
     async def lineage(self, name: str, number: int) -> types.Lineage:
         """Everything that led to a version, digests included."""
         return await self._http.send(endpoints.lineage(name, number))
+
+    async def archive(self, name: str, number: int, *, reason: str | None = None) -> types.Version:
+        """Put a version away: it can be neither promoted nor served. Not while an alias points to it."""
+        return await self._http.send(promotion_endpoints.archive(name, number, reason))
+
+    async def restore(self, name: str, number: int) -> types.Version:
+        """Let it be promoted and served again."""
+        return await self._http.send(promotion_endpoints.restore(name, number))
 
     async def verify(self, name: str, number: int) -> types.Verification:
         """Read the version's bytes again and hold them against the signed manifest.
@@ -54,35 +67,6 @@ class Llms(Resource):
     async def sbom(self, name: str, number: int) -> types.SbomOfVersion:
         """The packages, Python and code that made a version, with their licences."""
         return await self._http.send(endpoints.version_sbom(name, number))
-
-
-class Aliases(Resource):
-    """Names that move from version to version, such as `production`."""
-
-    def history(self, llm: str, *, limit: int | None = None) -> AsyncIterator[types.AliasMove]:
-        return self._http.items(endpoints.alias_history(llm), limit)
-
-
-class Promotions(Resource):
-    """Decisions about which version an alias names."""
-
-    def list(self, *, llm: str | None = None, limit: int | None = None) -> AsyncIterator[types.Promotion]:
-        return self._http.items(endpoints.promotions(llm), limit)
-
-    async def create(
-        self,
-        llm: str,
-        version: int,
-        *,
-        to: str = "production",
-        require: Mapping[str, types.JsonObject] | None = None,
-        idempotency_key: str | None = None,
-    ) -> types.Promotion:
-        """Ask the policy. A refusal is an answer too: look at `allowed` and `reasons`."""
-        body = checked(
-            types.PromotionRequest, {"llm": llm, "version": version, "to": to, "require": dict(require or {})}
-        )
-        return await self._http.send(endpoints.create_promotion(body), idempotency_key)
 
 
 class Deployments(Resource):
@@ -200,6 +184,8 @@ class AsyncRaymill:
         self.datasets = Datasets(self._http)
         self.uploads = Uploads(self._http)
         self.promotions = Promotions(self._http)
+        self.policies = Policies(self._http)
+        self.environments = Environments(self._http)
         self.deployments = Deployments(self._http)
         self.accounts = Accounts(self._http)
         self.keys = Keys(self._http)

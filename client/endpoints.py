@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -118,12 +119,12 @@ def job_logs(job_id: Id, after: int, attempt: int | None) -> Call[types.LogChunk
 # Models and what is known of them
 
 
-def llm(name: str) -> Call[types.Llm]:
-    return Call(path=at("llms", name), returns=types.Llm)
+def llm(name: str, as_of: dt.datetime | None) -> Call[types.Llm]:
+    return Call(path=at("llms", name), query=_at_time(as_of), returns=types.Llm)
 
 
-def llms() -> Listing[types.Llm]:
-    return Listing(path=at("llms"), item=types.Llm)
+def llms(as_of: dt.datetime | None) -> Listing[types.Llm]:
+    return Listing(path=at("llms"), item=types.Llm, query=_at_time(as_of))
 
 
 def version(name: str, number: int) -> Call[types.Version]:
@@ -141,18 +142,6 @@ def lineage(name: str, number: int) -> Call[types.Lineage]:
 def verify_version(name: str, number: int) -> Call[types.Verification]:
     path = at("llms", name, "versions", number, "verify")
     return Call(path=path, returns=types.Verification, timeout_s=VERIFY_TIMEOUT_S)
-
-
-def alias_history(name: str) -> Listing[types.AliasMove]:
-    return Listing(path=at("llms", name, "aliases", "history"), item=types.AliasMove)
-
-
-def create_promotion(body: types.PromotionRequest) -> Call[types.Promotion]:
-    return Call(method="POST", path=at("promotions"), body=body, returns=types.Promotion, repeatable=False)
-
-
-def promotions(llm: str | None) -> Listing[types.Promotion]:
-    return Listing(path=at("promotions"), item=types.Promotion, query={"llm": llm})
 
 
 def deployments() -> Listing[types.Deployment]:
@@ -219,3 +208,8 @@ def revoke_signing_key(key_id: str, body: types.RevokeRequest) -> Call[types.Sig
 
 def status() -> Call[types.Status]:
     return Call(path=at("status"), returns=types.Status)
+
+
+def _at_time(as_of: dt.datetime | None) -> Query:
+    """A time without a zone is this machine's."""
+    return {"as_of": as_of.astimezone().isoformat() if as_of else None}

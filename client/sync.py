@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
 import httpx
 
-from raymill.client import endpoints, types
+from raymill.client import endpoints, promotion_endpoints, types
 from raymill.client.endpoints import Id
 from raymill.client.http import Http
 from raymill.client.retry import Retry
@@ -17,6 +18,8 @@ from raymill.client.sync_control import Jobs, Pipelines, Queues, Resource
 from raymill.client.sync_datasets import Datasets, Uploads
 from raymill.client.sync_evaluations import Evaluations
 from raymill.client.sync_gateway import Presets, Prices, Providers, Routes
+from raymill.client.sync_policies import Policies
+from raymill.client.sync_promotions import Aliases, Environments, Promotions
 from raymill.client.sync_runs import Runs
 from raymill.client.sync_searches import Searches
 from raymill.client.sync_triggers import Hooks, Triggers
@@ -27,11 +30,13 @@ from raymill.client.validation import checked
 class Llms(Resource):
     """Models and their versions."""
 
-    def list(self, *, limit: int | None = None) -> Iterator[types.Llm]:
-        return self._http.items(endpoints.llms(), limit)
+    def list(self, *, as_of: dt.datetime | None = None, limit: int | None = None) -> Iterator[types.Llm]:
+        """Newest first, with their aliases as they pointed at `as_of`; None: now."""
+        return self._http.items(endpoints.llms(as_of), limit)
 
-    def get(self, name: str) -> types.Llm:
-        return self._http.send(endpoints.llm(name))
+    def get(self, name: str, *, as_of: dt.datetime | None = None) -> types.Llm:
+        """One model, with its aliases as they pointed at `as_of`; None: now."""
+        return self._http.send(endpoints.llm(name, as_of))
 
     def versions(self, name: str, *, limit: int | None = None) -> Iterator[types.Version]:
         return self._http.items(endpoints.versions(name), limit)
@@ -42,6 +47,14 @@ class Llms(Resource):
     def lineage(self, name: str, number: int) -> types.Lineage:
         """Everything that led to a version, digests included."""
         return self._http.send(endpoints.lineage(name, number))
+
+    def archive(self, name: str, number: int, *, reason: str | None = None) -> types.Version:
+        """Put a version away: it can be neither promoted nor served. Not while an alias points to it."""
+        return self._http.send(promotion_endpoints.archive(name, number, reason))
+
+    def restore(self, name: str, number: int) -> types.Version:
+        """Let it be promoted and served again."""
+        return self._http.send(promotion_endpoints.restore(name, number))
 
     def verify(self, name: str, number: int) -> types.Verification:
         """Read the version's bytes again and hold them against the signed manifest.
@@ -54,35 +67,6 @@ class Llms(Resource):
     def sbom(self, name: str, number: int) -> types.SbomOfVersion:
         """The packages, Python and code that made a version, with their licences."""
         return self._http.send(endpoints.version_sbom(name, number))
-
-
-class Aliases(Resource):
-    """Names that move from version to version, such as `production`."""
-
-    def history(self, llm: str, *, limit: int | None = None) -> Iterator[types.AliasMove]:
-        return self._http.items(endpoints.alias_history(llm), limit)
-
-
-class Promotions(Resource):
-    """Decisions about which version an alias names."""
-
-    def list(self, *, llm: str | None = None, limit: int | None = None) -> Iterator[types.Promotion]:
-        return self._http.items(endpoints.promotions(llm), limit)
-
-    def create(
-        self,
-        llm: str,
-        version: int,
-        *,
-        to: str = "production",
-        require: Mapping[str, types.JsonObject] | None = None,
-        idempotency_key: str | None = None,
-    ) -> types.Promotion:
-        """Ask the policy. A refusal is an answer too: look at `allowed` and `reasons`."""
-        body = checked(
-            types.PromotionRequest, {"llm": llm, "version": version, "to": to, "require": dict(require or {})}
-        )
-        return self._http.send(endpoints.create_promotion(body), idempotency_key)
 
 
 class Deployments(Resource):
@@ -199,6 +183,8 @@ class Raymill:
         self.datasets = Datasets(self._http)
         self.uploads = Uploads(self._http)
         self.promotions = Promotions(self._http)
+        self.policies = Policies(self._http)
+        self.environments = Environments(self._http)
         self.deployments = Deployments(self._http)
         self.accounts = Accounts(self._http)
         self.keys = Keys(self._http)

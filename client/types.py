@@ -167,6 +167,8 @@ class Llm(Wire):
     latest_version: int | None
     aliases: dict[str, int]
     """Alias -> version number."""
+    frozen: list[str] = []
+    """Aliases that may not move now."""
     created_at: dt.datetime
 
 
@@ -180,6 +182,8 @@ class Version(Wire):
     job_id: uuid.UUID
     aliases: list[str]
     scores: dict[str, float]
+    archived: bool = False
+    """It can be neither promoted nor served."""
     created_at: dt.datetime
 
 
@@ -192,7 +196,18 @@ class AliasMove(Wire):
     promotion_id: uuid.UUID
 
 
+PromotionState = Literal["pending", "approved", "executed", "refused", "rejected", "expired"]
+
+
+class Approval(Wire):
+    account: str
+    role: str
+    created_at: dt.datetime
+
+
 class Promotion(Wire):
+    """A wish to move an alias: what the policy said, who approved, what became of it."""
+
     id: uuid.UUID
     llm: str
     version: int
@@ -204,6 +219,18 @@ class Promotion(Wire):
     bundle_digest: str
     requested_by: str
     created_at: dt.datetime
+    state: PromotionState
+    rollback: bool = False
+    approvals_needed: int = 0
+    approver_roles: list[str] = []
+    approvals: list[Approval] = []
+    expires_at: dt.datetime | None = None
+    """Null: it waits for nothing, and never did."""
+    closed_at: dt.datetime | None = None
+    closed_by: str | None = None
+    """Who executed or rejected it after it had waited."""
+    note: str | None = None
+    """Why it was rejected or rolled back."""
 
 
 class PromotionRequest(BaseModel):

@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 from raymill.cluster.context import JobContext, Outcome
 from raymill.policies.engine import Decision
 from raymill.policies.errors import Denied, Unavailable
-from raymill.registry import catalog, deployments, promotion
+from raymill.registry import catalog, deployments, promotion, requests
 from raymill.registry.audit import SYSTEM, Actor
-from raymill.registry.tables import Deployment, DeploymentState, Job, JsonObject, Pipeline
+from raymill.registry.tables import Deployment, DeploymentState, Job, JsonObject, Pipeline, PromotionState
 
 DEPLOY_TIMEOUT_S = 900.0
 POLL_S = 0.5
@@ -23,7 +23,10 @@ POLL_S = 0.5
 def run_promote(context: JobContext) -> Outcome:
     """Decide, sign and move the alias. Config: `to`, `require`.
 
+    Where the environment asks for approvals, what is made is a request that waits for them; the result says `pending`.
+
     Raises:
+        Conflict: the alias is frozen, or the version has not been where the environment wants it first.
         Denied: the policy refuses; each reason is named, and the refusal is on record.
         Tampered: an artifact is not what was registered.
     """
@@ -39,7 +42,7 @@ def run_promote(context: JobContext) -> Outcome:
 
 
 def register_promotion(session: Session, job: Job, result: JsonObject) -> None:
-    """Effects of `promote`: the decision, the signatures and the alias's move commit with the job."""
+    """Effects of `promote`: the decision, the signatures and the alias's move, or the request for it, commit with the job."""
     register_decision(session, job, result, _creator(session, job))
 
 
@@ -84,9 +87,17 @@ def decided(
     }
 
 
-def register_decision(session: Session, job: Job, result: JsonObject, requester: Actor) -> None:
-    """Record what `decided` came to, and move the alias."""
-    case = promotion.gather(session, result["llm"], result["version"], result["alias"], result["require"])
+def register_decision(
+    session: Session, job: Job, result: JsonObject, requester: Actor, case: promotion.Case | None = None
+) -> None:
+    """Record what `decided` came to, and move the alias or ask for approvals.
+
+    Args:
+        case: what was decided, where it is no promotion of `result["version"]` with its `require`.
+    """
+    case = case or promotion.gather(
+        session, result["llm"], result["version"], result["alias"], result["require"]
+    )
     # What was decided on, also if a score came since.
     decision = Decision(
         allowed=True,
@@ -97,10 +108,14 @@ def register_decision(session: Session, job: Job, result: JsonObject, requester:
     )
     row = promotion.record(session, case, decision, result.pop("envelopes"), requester, job.id)
     result["promotion_id"] = str(row.id)
+    result["pending"] = row.state is PromotionState.WAITING
 
 
 def run_deploy(context: JobContext) -> Outcome:
     """Ask that the alias be served, and wait until it is. Config: `alias`, and the serving settings.
+
+    A promotion that waits for approvals is not waited for: serving with these settings follows when it is executed, and
+    the result says `pending`.
 
     Raises:
         Denied: serving refuses it (a bad signature, changed bytes) or cannot load it; the message says why.
@@ -108,6 +123,8 @@ def run_deploy(context: JobContext) -> Outcome:
     """
     alias = context.config["alias"]
     serving = {key: value for key, value in context.config.items() if key != "alias"}
+    if context.inputs["promote"].get("pending") and (later := _deployed_later(context, serving)):
+        return later
     version = context.database.patiently(
         lambda session: deployments.request(session, context.name, alias, serving, SYSTEM)
     )
@@ -124,6 +141,21 @@ def run_deploy(context: JobContext) -> Outcome:
             raise Denied(f"{context.name} {version.number} cannot be served: {row.message}")
         time.sleep(POLL_S)
     raise Unavailable(f"{context.name} was not ready within {DEPLOY_TIMEOUT_S:.0f} s: see `raymill status`")
+
+
+def _deployed_later(context: JobContext, serving: JsonObject) -> Outcome | None:
+    """None: the promotion was executed meanwhile. Raises Denied: it never will be."""
+    promoted = context.inputs["promote"]
+    promotion_id = uuid.UUID(promoted["promotion_id"])
+    state = context.database.patiently(
+        lambda session: requests.serve_when_executed(session, promotion_id, serving)
+    )
+    if state == "executed":
+        return None
+    if state not in {"pending", "approved"}:
+        raise Denied(f"promotion {promotion_id} was {state}: {promoted['alias']} stays where it is")
+    told = {key: promoted[key] for key in ("digest", "llm", "alias", "version", "promotion_id")}
+    return Outcome(result={**told, "pending": True})
 
 
 def _requester(context: JobContext, session: Session) -> Actor:

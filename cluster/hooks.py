@@ -19,10 +19,10 @@ from sqlalchemy.orm import Session
 from raymill.cluster.context import JobContext, Outcome
 from raymill.cluster.governance import decided, register_decision
 from raymill.policies.errors import Conflict, Invalid, NotFound, Unavailable
-from raymill.registry import hooks, named, promotion, webhooks
+from raymill.registry import aliases, hooks, named, promotion, webhooks
 from raymill.registry.artifacts import address_of
 from raymill.registry.audit import Actor
-from raymill.registry.tables import Alias, AliasMove, Hook, Job, JsonObject, Llm, LlmVersion
+from raymill.registry.tables import Alias, Hook, Job, JsonObject, Llm, LlmVersion
 
 TIMEOUT_S = 10.0
 """For the whole delivery, from the look-up of the name to the answer's head."""
@@ -160,11 +160,11 @@ def run_promote(context: JobContext) -> Outcome:
 def run_rollback(context: JobContext) -> Outcome:
     """Move the alias back to the version before, when it is at the version that the pipeline made.
 
-    Else there is nothing to take back, and the job says so and succeeds. The earlier version is promoted anew:
-    policy and signature must hold for it today.
+    Else there is nothing to take back, and the job says so and succeeds. Policy and signature must hold for the earlier
+    version today (`promotion.rollback_of`).
 
     Raises:
-        Conflict: the alias has no earlier version.
+        Conflict: the alias has no earlier version, or is frozen.
         Denied, Tampered: as `run_promote`.
     """
 
@@ -175,12 +175,7 @@ def run_rollback(context: JobContext) -> Outcome:
         row = session.get(Alias, (made.llm_id, alias)) if made is not None else None
         if made is None or row is None or row.version_id != made.id:
             return hook, f"{alias} is not at a version that pipeline {context.config['pipeline_id']} made", 0
-        before = _before(session, made, alias)
-        if before is None:
-            raise Conflict(
-                f"{made.llm.name}@{alias} was never at a version before {made.number}: promote one"
-            )
-        return hook, promotion.gather(session, before.llm.name, before.number, alias, {}), made.number
+        return hook, promotion.rollback_of(session, made.llm.name, alias, f"hook {hook.name}"), made.number
 
     hook, case, leaves = context.database.patiently(gather)
     if isinstance(case, str):
@@ -193,20 +188,18 @@ def register(session: Session, job: Job, result: JsonObject) -> None:
     if "envelopes" not in result:  # there was nothing to roll back
         return
     leaves, actor = result.pop("leaves", None), Actor(name=result.pop("actor"))
-    if leaves is not None and not _is_at(session, result["llm"], result["alias"], leaves):
+    if leaves is None:
+        register_decision(session, job, result, actor)
+        return
+    llm, alias = result["llm"], result["alias"]
+    aliases.take_turn(session, aliases.find_alias(session, llm, alias).llm_id)
+    if aliases.find_alias(session, llm, alias).version.number != leaves:
         # Somebody has promoted another one while we looked: theirs stays.
-        result["skipped"] = f"{result['alias']} has moved on from version {leaves}"
+        result["skipped"] = f"{alias} has moved on from version {leaves}"
         del result["envelopes"]
         return
-    register_decision(session, job, result, actor)
-
-
-def _is_at(session: Session, llm: str, alias: str, number: int) -> bool:
-    """Whether the alias is at that version; it cannot move before the caller's commit."""
-    rows = select(Alias).join(Llm, Llm.id == Alias.llm_id).where(Llm.name == llm, Alias.name == alias)
-    locked = rows.with_for_update(of=Alias).execution_options(populate_existing=True)
-    row = session.scalar(locked)
-    return row is not None and session.get_one(LlmVersion, row.version_id).number == number
+    case = promotion.rollback_of(session, llm, alias, f"hook {result['hook']}")
+    register_decision(session, job, result, actor, case)
 
 
 def _decided(
@@ -229,19 +222,6 @@ def _made(session: Session, pipeline_id: uuid.UUID) -> LlmVersion | None:
     return session.scalar(
         select(LlmVersion).join(Llm).where(Llm.name == job.name, LlmVersion.number == number)
     )
-
-
-def _before(session: Session, version: LlmVersion, alias: str) -> LlmVersion | None:
-    """Where the alias was before it first came to `version`: never one that was taken back in favor of it."""
-    moves = (
-        select(AliasMove.previous_version_id)
-        .where(AliasMove.llm_id == version.llm_id, AliasMove.alias == alias)
-        .where(AliasMove.version_id == version.id)
-        .order_by(AliasMove.id)
-        .limit(1)
-    )
-    found = session.scalar(moves)
-    return session.get_one(LlmVersion, found) if found is not None else None
 
 
 def _hook(session: Session, config: JsonObject) -> Hook:

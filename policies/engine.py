@@ -6,6 +6,7 @@ refused. Knows no database and no model.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -22,6 +23,9 @@ from raymill.policies.errors import Invalid
 
 RULES = Path(__file__).resolve().parent
 """The folder of the rules that Raymill ships."""
+
+TESTS = "_test.rego"
+"""How files of tests end: they are no part of the bundle."""
 
 ENTRYPOINT = "raymill/promotion/decision"
 
@@ -47,30 +51,52 @@ class Decision:
     """sha256, hex, over sorted lines `<sha256>  <file>`, one for each .rego file."""
 
 
-class PolicyEngine:
-    """The rules of one folder, compiled once. Threads may share it; they take turns (0.3 ms each)."""
+def read_rules(folder: Path) -> dict[str, str]:
+    """Name -> text of every `*.rego` file in a folder, those of tests too.
 
-    def __init__(self, rules_dir: Path = RULES) -> None:
-        """Compile every `*.rego` file in `rules_dir`.
+    Raises:
+        Invalid: there are none, or one is no text.
+    """
+    try:
+        files = {path.name: path.read_text() for path in sorted(folder.glob("*.rego"))}
+    except UnicodeDecodeError as error:
+        raise Invalid(f"a *.rego file in {folder} is no text ({error.reason}): write it in UTF-8") from error
+    if not files:
+        raise Invalid(f"no *.rego file lies in {folder}: name a folder with promotion rules")
+    return files
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """The `bundle_digest` of rules: files of tests do not count."""
+    lines = (
+        f"{hashlib.sha256(files[name].encode()).hexdigest()}  {name}\n"
+        for name in sorted(files)
+        if not name.endswith(TESTS)
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+class PolicyEngine:
+    """Rules, compiled once. Threads may share it; they take turns."""
+
+    def __init__(self, files: Mapping[str, str]) -> None:
+        """Compile the rules among `files`. rego-cpp may end the process for rules that it was never shown: see `trial.py`.
 
         Raises:
-            Invalid: there are none, or one does not compile; the message holds the compiler's words.
+            Invalid: they do not compile; the message holds the compiler's words.
         """
-        sources = {path.name: path.read_bytes() for path in sorted(rules_dir.glob("*.rego"))}
-        if not sources:
-            raise Invalid(f"no *.rego file lies in {rules_dir}: name a folder with promotion rules")
-        lines = (f"{hashlib.sha256(source).hexdigest()}  {name}\n" for name, source in sources.items())
-        self.bundle_digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+        self.bundle_digest = digest_of(files)
         self._turn = threading.Lock()
         self._interpreter = Interpreter()
         self._interpreter.log_level = LogLevel.NONE  # it would print what the exception says as well
         try:
-            for name, source in sources.items():
-                self._interpreter.add_module(name, source.decode())
+            for name, source in sorted(files.items()):
+                if not name.endswith(TESTS):
+                    self._interpreter.add_module(name, source)
             self._bundle = self._interpreter.build(None, [ENTRYPOINT])
             self._answer("{}")
-        except (*UNREADABLE, UnicodeDecodeError) as error:
-            raise Invalid(f"the rules in {rules_dir} give no {ENTRYPOINT}: {_cause(error)}") from error
+        except UNREADABLE as error:
+            raise Invalid(f"the rules give no {ENTRYPOINT}: {_cause(error)}") from error
 
     def decide(self, question: Mapping[str, Any]) -> Decision:
         """Ask the rules. An answer that cannot be had, or read, is a refusal with its reason; nothing is raised.
@@ -78,8 +104,7 @@ class PolicyEngine:
         Args:
             question: JSON-like, as described at the top of `promotion.rego`.
         """
-        shown = _finite(question)
-        text = json.dumps(shown, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        shown, text = _as_json(question)
         allowed, reasons = self._ask(text)
         return Decision(
             allowed=allowed,
@@ -106,6 +131,31 @@ class PolicyEngine:
             output = self._interpreter.query_bundle_entrypoint(self._bundle, ENTRYPOINT)
         answer = output.results[0].expressions[0]
         return answer["allow"] is True, tuple(str(reason) for reason in answer["refused"])
+
+
+def refusal(question: Mapping[str, Any], bundle_digest: str, reason: str) -> Decision:
+    """The decision where the rules cannot be asked at all."""
+    shown, text = _as_json(question)
+    return Decision(
+        allowed=False,
+        reasons=(reason,),
+        input=shown,
+        input_digest=hashlib.sha256(text.encode()).hexdigest(),
+        bundle_digest=bundle_digest,
+    )
+
+
+@functools.cache
+def shipped_rules() -> PolicyEngine:
+    """The rules that Raymill ships, compiled once in a process: compiling takes a hundred times as long as deciding."""
+    return PolicyEngine(read_rules(RULES))
+
+
+def _as_json(question: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """What the rules are shown, and the text of it that its digest is over."""
+    shown = _finite(question)
+    text = json.dumps(shown, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return shown, text
 
 
 def _finite(value: Any) -> Any:

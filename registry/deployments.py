@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from raymill.policies.errors import NotFound
 from raymill.registry import audit
+from raymill.registry.aliases import ALIAS_CHANNEL
 from raymill.registry.audit import SYSTEM, Actor
 from raymill.registry.jobs import notify
-from raymill.registry.promotion import ALIAS_CHANNEL
 from raymill.registry.tables import (
     Alias,
     Attestation,

@@ -5,33 +5,33 @@
     decide ── the policy engine is shown all of that; a signature that it refuses is thrown away
     record ── decision, signatures, alias, history and audit row, in one transaction; refusals too
 
-Nothing reaches an alias without all four (promise P6 of docs/architecture.md).
+Nothing reaches an alias without all four (promise P6 of docs/architecture.md). Where the environment asks for
+approvals, `record` keeps a request instead, and `registry/requests.py` carries it out.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from raymill.policies.engine import Decision, PolicyEngine
-from raymill.registry import audit, rivals, sbom, triggers
+from raymill.policies.engine import Decision
+from raymill.policies.errors import Conflict
+from raymill.registry import aliases, archive, audit, policy_rows, rivals, sbom
 from raymill.registry.artifacts import ArtifactStore, FileDigest, verify_files
 from raymill.registry.audit import Actor
 from raymill.registry.catalog import find_version, scores_of
-from raymill.registry.database import Database
-from raymill.registry.jobs import notify
+from raymill.registry.database import Database, clock
+from raymill.registry.environments import environment_of
+from raymill.registry.policy_rows import Rules
 from raymill.registry.rivals import Rival
 from raymill.registry.signing import sign_statement
 from raymill.registry.signing_keys import KeyRing
 from raymill.registry.tables import (
-    Alias,
-    AliasMove,
     Artifact,
     Attestation,
     Dataset,
@@ -40,12 +40,10 @@ from raymill.registry.tables import (
     LlmVersion,
     Pipeline,
     Promotion,
+    PromotionState,
     Quantization,
     TrainingRun,
 )
-
-ALIAS_CHANNEL = "raymill_alias"
-"""Notified when an alias has moved, so that gateways and the reconciler follow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +61,28 @@ class Case:
     artifacts: dict[str, tuple[FileDigest, ...]]
     """The weights, and the quantized files where there are some, as they were registered."""
 
+    rules: Rules
+    """What is asked."""
+
     rivals: tuple[Rival, ...] = ()
     """Versions with which `require` has it compared."""
 
+    leaves: uuid.UUID | None = None
+    """Of a roll back: the version that the alias must still be at."""
+
+    note: str | None = None
+    """Why, in the words of who asked."""
+
 
 def gather(session: Session, llm: str, number: int, alias: str, require: JsonObject) -> Case:
-    """Collect what is known of a version. Raises NotFound."""
+    """Collect what is known of a version.
+
+    Raises:
+        NotFound: there is no such version.
+        Conflict: the alias is frozen, or the version is archived, or has not been where the environment wants it first.
+    """
     version = find_version(session, llm, number)
+    check_free(session, version, alias)
     quantized = session.scalars(select(Quantization).where(Quantization.version_id == version.id)).all()
     names = [version.artifact_name, *sorted({row.artifact_name for row in quantized})]
     scores = scores_of(session, version.artifact_name)
@@ -116,6 +129,7 @@ def gather(session: Session, llm: str, number: int, alias: str, require: JsonObj
             **measured,
         },
         artifacts={name: _files(session.get_one(Artifact, name)) for name in names},
+        rules=policy_rows.rules_for(session, alias),
         rivals=rivals.asked(session, version, require),
     )
 
@@ -149,7 +163,23 @@ def decide(case: Case, envelopes: dict[str, JsonObject], store: ArtifactStore) -
         "signed": set(envelopes) == set(case.artifacts),
         "frozen": bool(case.artifacts),  # `sign` has just compared them with what was registered
     }
-    return PolicyEngine().decide({**case.input, **facts, **compared})
+    return policy_rows.decide(case.rules, {**case.input, **facts, **compared})
+
+
+def check_free(session: Session, version: LlmVersion, alias: str) -> None:
+    """Whether anything but the policy stands in the way of a move.
+
+    Raises:
+        Conflict: the alias is frozen, or the version is archived, or has not been where the environment wants it first.
+    """
+    aliases.check_not_frozen(session, version.llm_id, alias)
+    archive.check_not_archived(session, version)
+    after = environment_of(session, alias).after
+    if after is not None and not aliases.was_at(session, version, after):
+        raise Conflict(
+            f"{version.llm.name} version {version.number} was never {after}, which comes before {alias}: "
+            f"`raymill promotion create {version.llm.name} {version.number} --to {after}`"
+        )
 
 
 def record(
@@ -160,8 +190,25 @@ def record(
     actor: Actor,
     job_id: uuid.UUID | None = None,
 ) -> Promotion:
-    """Write what was decided and, when allowed, the signatures and the alias's move."""
+    """Write what was decided and, when allowed, the signatures and the alias's move, or the request for it.
+
+    Raises:
+        Conflict: the alias was frozen meanwhile, or has moved on from what is to be rolled back; or the rules are older
+            than those that decided about it last.
+    """
     version = session.get_one(LlmVersion, case.version_id)
+    aliases.take_turn(session, version.llm_id)
+    check_free(session, version, case.alias)
+    if (
+        case.leaves is not None
+        and aliases.find_alias(session, version.llm.name, case.alias).version_id != case.leaves
+    ):
+        raise Conflict(f"{case.alias} of {version.llm.name} has moved on meanwhile: look where it is now")
+    policy = policy_rows.row_of(session, case.rules, decision.bundle_digest)
+    policy_rows.check_not_older(session, version.llm_id, case.alias, policy)
+    environment = environment_of(session, case.alias)
+    needed = environment.approvals if case.leaves is None else 0
+    waits = decision.allowed and needed > 0
     promotion = Promotion(
         version_id=version.id,
         alias=case.alias,
@@ -172,14 +219,39 @@ def record(
         bundle_digest=decision.bundle_digest,
         requested_by=actor.name,
         job_id=job_id,
+        state=PromotionState.WAITING if waits else PromotionState.DECIDED,
+        rollback=case.leaves is not None,
+        approvals_needed=needed if waits else 0,
+        approver_roles=environment.roles if waits else [],
+        expires_at=clock(session) + dt.timedelta(seconds=environment.expires_after_s) if waits else None,
+        note=case.note,
+        policy_id=policy.id,
+        approvals=[],
     )
     session.add(promotion)
     session.flush()
-    what = f"llm/{version.llm.name}/{version.number}"
-    verdict = "promotion.allow" if decision.allowed else "promotion.refuse"
-    audit.record(session, actor, verdict, what, alias=case.alias, reasons=list(decision.reasons))
-    if not decision.allowed:
+    told: JsonObject = {"alias": case.alias, "reasons": list(decision.reasons)}
+    if waits:
+        audit.record(
+            session, actor, "promotion.request", _what(version), **told,
+            approvals=needed, input_digest=decision.input_digest, bundle_digest=decision.bundle_digest,
+        )  # fmt: skip
         return promotion
+    if not decision.allowed:
+        audit.record(session, actor, "promotion.refuse", _what(version), **told)
+        return promotion
+    carry_out(session, promotion, envelopes, actor)
+    return promotion
+
+
+def carry_out(session: Session, promotion: Promotion, envelopes: dict[str, JsonObject], actor: Actor) -> None:
+    """Keep the signatures and move the alias, for what is allowed and has its approvals. The caller has its turn."""
+    version = promotion.version
+    verdict = "promotion.rollback" if promotion.rollback else "promotion.allow"
+    approved_by = [each.account for each in promotion.approvals]
+    told = {"approved_by": approved_by} if approved_by else {}
+    told |= {"note": promotion.note} if promotion.note else {}
+    audit.record(session, actor, verdict, _what(version), alias=promotion.alias, reasons=[], **told)
     for name, envelope in envelopes.items():
         session.add(
             Attestation(
@@ -191,49 +263,61 @@ def record(
             )
         )
     session.flush()
-    _move_alias(session, version, promotion, actor)
-    return promotion
+    aliases.move(session, version, promotion, actor)
 
 
-def _move_alias(session: Session, version: LlmVersion, promotion: Promotion, actor: Actor) -> None:
-    key = (version.llm_id, promotion.alias)
-    alias = session.get(Alias, key, with_for_update=True, populate_existing=True)
-    previous_id = alias.version_id if alias else None
-    now = dt.datetime.now(dt.UTC)
-    values = {"llm_id": key[0], "name": key[1], "version_id": version.id, "updated_at": now}
-    session.execute(
-        insert(Alias)
-        .values(**values)
-        .on_conflict_do_update(
-            index_elements=["llm_id", "name"], set_={"version_id": version.id, "updated_at": now}
-        )
-    )
-    session.add(
-        AliasMove(
-            llm_id=version.llm_id,
-            alias=promotion.alias,
-            version_id=version.id,
-            previous_version_id=previous_id,
-            promotion_id=promotion.id,
-            actor=actor.name,
-        )
-    )
-    what = f"llm/{version.llm.name}@{promotion.alias}"
-    audit.record(session, actor, "alias.move", what, version=version.number)
-    notify(session, ALIAS_CHANNEL, version.llm.name)
-    if previous_id != version.id:
-        subject, about = f"{version.llm.name}@{promotion.alias}", {"version": version.number}
-        cause = _pipeline_behind(session, promotion.job_id)
-        triggers.happened(session, "promotion", subject, str(promotion.id), about, caused_by=cause)
+def rollback_of(session: Session, llm: str, alias: str, note: str | None = None) -> Case:
+    """The case for the version before: the policy is shown what it was shown when that one came to the alias.
+
+    What the evidence was then is what counts: a comparison with the version that is taken back says nothing.
+
+    Raises:
+        NotFound: there is no such alias.
+        Conflict: it has no earlier version, or is frozen.
+    """
+    at = aliases.find_alias(session, llm, alias).version
+    before = aliases.version_before(session, at, alias)
+    while before is not None and archive.is_archived(session, before):
+        before = aliases.version_before(session, before, alias)
+    if before is None:
+        raise Conflict(f"{llm}@{alias} was never at a version before {at.number}: promote one")
+    shown = session.scalars(
+        select(Promotion.input)
+        .where(Promotion.version_id == before.id, Promotion.alias == alias)
+        .where(Promotion.allowed, Promotion.state == PromotionState.DECIDED)
+        .order_by(Promotion.id.desc())
+        .limit(1)
+    ).one()
+    return replace(as_shown(session, llm, before.number, alias, shown), leaves=at.id, note=note)
 
 
-def _pipeline_behind(session: Session, job_id: uuid.UUID | None) -> uuid.UUID | None:
-    """The pipeline whose step, or whose hook, a job is."""
-    job = session.get(Job, job_id) if job_id is not None else None
-    if job is None or job.pipeline_id is not None:
-        return job.pipeline_id if job is not None else None
-    known = job.config.get("pipeline_id")
-    return uuid.UUID(known) if known else None
+def as_shown(session: Session, llm: str, number: int, alias: str, shown: JsonObject) -> Case:
+    """The case as the policy was shown it before. Raises as `gather`."""
+    case = gather(session, llm, number, alias, shown["require"])
+    return replace(case, input=shown, rivals=())
+
+
+def roll_back(
+    database: Database,
+    store: ArtifactStore,
+    keys_dir: Path,
+    *,
+    llm: str,
+    alias: str,
+    actor: Actor,
+    note: str | None = None,
+) -> Promotion:
+    """Move an alias back to the version before. It takes no approvals; policy and bytes must hold today.
+
+    Raises:
+        NotFound: there is no such alias.
+        Conflict: it has no earlier version, is frozen, or moved meanwhile.
+        Tampered: an artifact of the earlier version is not what was registered.
+    """
+    case = database.patiently(lambda session: rollback_of(session, llm, alias, note))
+    envelopes = sign(case, store, keys_dir)
+    decision = decide(case, envelopes, store)
+    return database.patiently(lambda session: record(session, case, decision, envelopes, actor))
 
 
 def promote(
@@ -267,6 +351,10 @@ def attestation_of(session: Session, artifact_name: str) -> Attestation | None:
         .limit(1)
     )
     return session.scalar(newest)
+
+
+def _what(version: LlmVersion) -> str:
+    return f"llm/{version.llm.name}/{version.number}"
 
 
 def _of_recipe(recipe: JsonObject) -> JsonObject:

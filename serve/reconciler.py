@@ -24,8 +24,9 @@ from raymill.cluster.service import read_service
 from raymill.cluster.settings import Settings
 from raymill.cluster.wake import Wake
 from raymill.policies.errors import RaymillError
-from raymill.registry import deployments
-from raymill.registry.promotion import ALIAS_CHANNEL, attestation_of
+from raymill.registry import archive, deployments, policy_rows
+from raymill.registry.aliases import ALIAS_CHANNEL
+from raymill.registry.promotion import attestation_of
 from raymill.registry.signing import Unsigned
 from raymill.registry.signing_keys import KeyRing
 from raymill.registry.tables import Alias, Deployment, DeploymentState, LlmVersion, Quantization
@@ -143,6 +144,8 @@ class Reconciler:
     def _spec(self, session: Session, wanted: Wanted) -> DeploySpec:
         row = session.get_one(Deployment, (wanted.llm_id, wanted.alias))
         version = session.get_one(LlmVersion, wanted.version_id)
+        archive.check_not_archived(session, version)
+        policy_rows.check_in_force(session, wanted.llm_id, wanted.alias)
         config = ServeConfig.model_validate(row.config)
         artifact_name, gguf_file = version.artifact_name, None
         if config.engine == "llama_cpp":

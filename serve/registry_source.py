@@ -18,11 +18,11 @@ from sqlalchemy.orm import Session
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import RaymillError, Unavailable
 from raymill.registry import prices, tables
+from raymill.registry.aliases import ALIAS_CHANNEL
 from raymill.registry.database import is_away
 from raymill.registry.gateway_config import CONFIG_CHANNEL
 from raymill.registry.identity import KEY_CHANNEL
 from raymill.registry.limits import LIMITS
-from raymill.registry.promotion import ALIAS_CHANNEL
 from raymill.registry.provider_settings import ProviderSettings
 from raymill.registry.secrets import SecretBox
 from raymill.serve.gateway.catalog import (

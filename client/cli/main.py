@@ -43,14 +43,22 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "dataset": Entry("dataset", "app", "Data sets: add, validate, list, stats, preview, from-traffic."),
     },
     "Models": {
-        "model": Entry("model", "app", "Models: list, show, versions, lineage, verify, attest, sbom."),
+        "model": Entry("model", "app", "Models: list, show, versions, lineage, verify, sbom, archive and more."),
         "evaluate": Entry(
             "evaluate",
             "app",
             "Measure versions, endpoints, gateway models: run, judge, compare, leaderboard.",
         ),
-        "alias": Entry("alias", "app", "Names that move from version to version: list, history."),
-        "promotion": Entry("promotion", "app", "Decisions about which version an alias names: list, create."),
+        "alias": Entry(
+            "alias", "app", "Names that move from version to version: list, history, rollback, freeze."
+        ),
+        "promotion": Entry(
+            "promotion", "app", "Which version an alias names: create, approve, list and more."
+        ),
+        "environment": Entry(
+            "environment", "app", "How many approvals an alias takes, and whose: list, set."
+        ),
+        "policy": Entry("policy", "app", "The rules that decide: test, save, dry-run, explain, replay."),
         "chat": Entry("chat", "app", "Talk with a served model."),
     },
     "Gateway": {
@@ -132,7 +140,7 @@ def usage() -> str:
         "",
     ]
     for group, entries in COMMANDS.items():
-        lines += [f"{group}:", *(f"  {name:<11}{entry.help}" for name, entry in entries.items()), ""]
+        lines += [f"{group}:", *(f"  {name:<13}{entry.help}" for name, entry in entries.items()), ""]
     lines += [
         "`raymill COMMAND --help` tells more; every command takes --json.",
         "RAYMILL_URL and RAYMILL_API_KEY say which service; by default the one on this machine.",

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raymill.client.cli import model_proof
+from raymill.client.cli.alias import AsOf, Reason
 from raymill.client.cli.app import DEFAULT_LIMIT, Json, Limit, connect, new_app
 from raymill.client.cli.lineage import lineage_tree
 from raymill.client.cli.output import out, out_json, table
 from raymill.client.cli.results import scores
+from raymill.client.cli.usage import moment
 from raymill.policies.errors import NotFound
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 app = new_app("Models and their versions.")
 Name = Annotated[str, typer.Argument(help="Model, such as support-triage.", show_default=False)]
+Which = Annotated[int, typer.Option("--version", "-v", min=1, help="Version.", show_default=False)]
 Number = Annotated[int | None, typer.Option("--version", "-v", min=1, help="The newest by default.")]
 
 
@@ -38,10 +41,10 @@ def list_models(limit: Limit = DEFAULT_LIMIT, as_json: Json = False) -> None:
 
 
 @app.command()
-def show(name: Name, as_json: Json = False) -> None:
-    """One model."""
+def show(name: Name, as_of: AsOf = None, as_json: Json = False) -> None:
+    """One model, with its aliases now or at a time."""
     with connect() as client:
-        model = client.llms.get(name)
+        model = client.llms.get(name, as_of=moment(as_of) if as_of else None)
     if as_json:
         out_json(model)
         return
@@ -57,7 +60,16 @@ def versions(name: Name, limit: Limit = DEFAULT_LIMIT, as_json: Json = False) ->
     if as_json:
         out_json(found)
         return
-    rows = [(v.number, v.aliases, scores(dict(v.scores)), v.artifact_name, v.created_at) for v in found]
+    rows = [
+        (
+            v.number,
+            ["archived"] if v.archived else v.aliases,
+            scores(dict(v.scores)),
+            v.artifact_name,
+            v.created_at,
+        )
+        for v in found
+    ]
     out(table(["VERSION", "ALIASES", "SCORES", "ARTIFACT", "CREATED"], rows))
 
 
@@ -147,6 +159,22 @@ def licenses_of(component: dict[str, Any]) -> str:
     return ", ".join(
         each.get("expression") or each["license"]["name"] for each in component.get("licenses", [])
     )
+
+
+@app.command()
+def archive(name: Name, version: Which, reason: Reason = None, as_json: Json = False) -> None:
+    """Put a version away: it can be neither promoted nor served. Not while an alias points to it."""
+    with connect() as client:
+        found = client.llms.archive(name, version, reason=reason)
+    out_json(found) if as_json else out(f"{name} version {found.number} is archived")
+
+
+@app.command()
+def restore(name: Name, version: Which, as_json: Json = False) -> None:
+    """Let an archived version be promoted and served again."""
+    with connect() as client:
+        found = client.llms.restore(name, version)
+    out_json(found) if as_json else out(f"{name} version {found.number} can be promoted again")
 
 
 def number_of(client: Raymill, name: str, version: int | None) -> int:

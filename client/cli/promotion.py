@@ -8,29 +8,68 @@ import typer
 
 from raymill.client.cli.app import DEFAULT_LIMIT, Json, Limit, connect, new_app
 from raymill.client.cli.output import out, out_json, table
-from raymill.client.types import JsonObject
+from raymill.client.types import JsonObject, Promotion
 from raymill.policies.errors import RaymillError
 
-app = new_app("Decisions about which version an alias names.")
+app = new_app("Decisions about which version an alias names, and requests that wait for approvals.")
+PromotionId = Annotated[str, typer.Argument(metavar="ID", help="Of a promotion.", show_default=False)]
 
 
 @app.command("list")
 def list_promotions(
     model: Annotated[str | None, typer.Option(help="Only those of this model.")] = None,
+    waiting: Annotated[bool, typer.Option("--waiting", help="Only requests that wait.")] = False,
     limit: Limit = DEFAULT_LIMIT,
     as_json: Json = False,
 ) -> None:
     """Decisions, the newest first."""
     with connect() as client:
-        found = list(client.promotions.list(llm=model, limit=limit))
+        found = list(client.promotions.list(llm=model, waiting=waiting, limit=limit))
     if as_json:
         out_json(found)
         return
     rows = [
-        (p.created_at, p.llm, p.version, p.alias, "allowed" if p.allowed else "refused", "; ".join(p.reasons))
+        (
+            p.created_at,
+            p.id,
+            p.llm,
+            p.version,
+            p.alias,
+            p.state,
+            approvals(p),
+            p.requested_by,
+            "; ".join(p.reasons),
+        )
         for p in found
     ]
-    out(table(["DECIDED", "MODEL", "VERSION", "ALIAS", "DECISION", "REASONS"], rows))
+    out(table(["DECIDED", "ID", "MODEL", "VERSION", "ALIAS", "STATE", "APPROVALS", "BY", "REASONS"], rows))
+
+
+@app.command()
+def show(promotion_id: PromotionId, as_json: Json = False) -> None:
+    """One promotion: what the policy said, who approved it, what became of it."""
+    with connect() as client:
+        found = client.promotions.get(promotion_id)
+    if as_json:
+        out_json(found)
+        return
+    rows: list[tuple[str, object]] = [
+        ("model", f"{found.llm} version {found.version}"),
+        ("alias", found.alias),
+        ("state", found.state),
+        ("asked for by", found.requested_by),
+        ("asked for", found.created_at),
+        ("reasons", "; ".join(found.reasons)),
+        ("approvals", approvals(found)),
+        *((f"approved by {each.account}", each.created_at) for each in found.approvals),
+        ("expires", found.expires_at),
+        ("closed", found.closed_at),
+        ("closed by", found.closed_by),
+        ("note", found.note),
+        ("input sha256", found.input_digest),
+        ("rules sha256", found.bundle_digest),
+    ]
+    out(table(["PROMOTION", str(found.id)], [row for row in rows if row[1]]))
 
 
 @app.command()
@@ -55,16 +94,71 @@ def create(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask the policy to move an alias. Exit 1 when it refuses."""
+    """Ask the policy to move an alias. Exit 1 when it refuses.
+
+    Where the alias's environment asks for approvals, this makes a request that waits for them.
+    """
     require = gates(at_least or [], not_below_base or [], not_worse or [])
     with connect() as client:
         decision = client.promotions.create(model, version, to=to, require=require)
     if as_json:
         out_json(decision)
-    elif decision.allowed:
-        out(f"{model} {decision.alias} is version {decision.version}")
+    else:
+        tell(decision)
     if not decision.allowed:
         raise RaymillError(f"{model} version {version} may not become {to}: {'; '.join(decision.reasons)}")
+
+
+@app.command()
+def approve(promotion_id: PromotionId, as_json: Json = False) -> None:
+    """Agree to somebody else's request. The last approval that it takes moves the alias."""
+    with connect() as client:
+        found = client.promotions.approve(promotion_id)
+    show_step(found, as_json)
+
+
+@app.command()
+def reject(
+    promotion_id: PromotionId,
+    reason: Annotated[str | None, typer.Option(help="Why; kept with it.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """End a request that waits, or take your own back."""
+    with connect() as client:
+        found = client.promotions.reject(promotion_id, reason=reason)
+    out_json(found) if as_json else out(f"promotion {found.id} is rejected; {found.alias} stays where it is")
+
+
+@app.command()
+def execute(promotion_id: PromotionId, as_json: Json = False) -> None:
+    """Move the alias for an approved request; needed only when its last approval could not."""
+    with connect() as client:
+        found = client.promotions.execute(promotion_id)
+    show_step(found, as_json)
+
+
+def show_step(found: Promotion, as_json: bool) -> None:
+    """Raises RaymillError: today's rules refuse what was approved."""
+    out_json(found) if as_json else tell(found)
+    if found.state == "refused":
+        raise RaymillError(
+            f"{found.llm} version {found.version} may not become {found.alias}: {'; '.join(found.reasons)}"
+        )
+
+
+def tell(found: Promotion) -> None:
+    if found.state == "executed":
+        out(f"{found.llm} {found.alias} is version {found.version}")
+    elif found.state in {"pending", "approved"}:
+        roles = " or ".join(found.approver_roles)
+        out(
+            f"{found.llm} version {found.version} waits for {found.alias}: {approvals(found)} approvals of {roles} "
+            f"(`raymill promotion approve {found.id}`)"
+        )
+
+
+def approvals(found: Promotion) -> str:
+    return f"{len(found.approvals)} of {found.approvals_needed}" if found.approvals_needed else ""
 
 
 def gates(at_least: list[str], not_below_base: list[str], not_worse: list[str]) -> dict[str, JsonObject]:

@@ -111,6 +111,9 @@ def _file(file: JsonObject) -> str:
 
 
 def _promotion(result: JsonObject) -> str:
+    if result.get("pending"):
+        asked = f"version {result['version']} waits for approvals to become {result['alias']}"
+        return _join("allowed", asked, f"`raymill promotion approve {result['promotion_id']}`")
     verdict = "allowed" if result.get("allowed") else "refused"
     reasons = "; ".join(str(reason) for reason in result.get("reasons", []))
     moved = (

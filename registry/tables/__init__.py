@@ -4,6 +4,7 @@ from raymill.registry.tables.base import Base, JsonObject, new_id
 from raymill.registry.tables.catalog import (
     Alias,
     AliasMove,
+    Archived,
     Artifact,
     Dataset,
     Evaluation,
@@ -33,7 +34,17 @@ from raymill.registry.tables.gateway import (
     Usage,
     Wire,
 )
-from raymill.registry.tables.governance import Attestation, AuditEvent, Deployment, DeploymentState, Promotion
+from raymill.registry.tables.governance import (
+    Approval,
+    Attestation,
+    AuditEvent,
+    Deployment,
+    DeploymentState,
+    Environment,
+    Policy,
+    Promotion,
+    PromotionState,
+)
 from raymill.registry.tables.identity import Account, ApiKey, Role, Team
 from raymill.registry.tables.trials import Trial, TrialState
 from raymill.registry.tables.triggers import Hook, Trigger, TriggerEvent
@@ -45,6 +56,8 @@ __all__ = [
     "Alias",
     "AliasMove",
     "ApiKey",
+    "Approval",
+    "Archived",
     "Artifact",
     "Attestation",
     "AuditEvent",
@@ -54,6 +67,7 @@ __all__ = [
     "Dataset",
     "Deployment",
     "DeploymentState",
+    "Environment",
     "Evaluation",
     "Feedback",
     "GatewayReplica",
@@ -70,9 +84,11 @@ __all__ = [
     "MeterLease",
     "OnParentFailure",
     "Pipeline",
+    "Policy",
     "Preset",
     "Price",
     "Promotion",
+    "PromotionState",
     "Provider",
     "ProviderCheck",
     "ProviderKey",

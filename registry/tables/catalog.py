@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String, UniqueConstraint, func
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String, Text, UniqueConstraint, func
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from raymill.registry.tables.base import Base, CreatedAt, Digest, Id, JsonObject, Name
@@ -85,6 +85,17 @@ class Sbom(Base):
     created_at: Mapped[CreatedAt]
 
 
+class Archived(Base):
+    """A version that is neither promoted nor served."""
+
+    __tablename__ = "archived"
+
+    version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("llm_version.id"), primary_key=True)
+    archived_by: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str | None] = mapped_column(Text)
+    archived_at: Mapped[CreatedAt]
+
+
 class Alias(Base):
     """A movable name, such as `production`, for one version of an llm."""
 
@@ -94,6 +105,9 @@ class Alias(Base):
     name: Mapped[Name] = mapped_column(String(64), primary_key=True)
     version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("llm_version.id"))
     updated_at: Mapped[dt.datetime] = mapped_column(server_default=func.clock_timestamp())
+    frozen_at: Mapped[dt.datetime | None]  # it does not move until it is unfrozen
+    frozen_by: Mapped[str | None] = mapped_column(String(64))
+    frozen_reason: Mapped[str | None] = mapped_column(Text)
 
     version: Mapped[LlmVersion] = relationship(lazy="joined", innerjoin=True)
 

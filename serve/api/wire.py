@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from raymill.client import promotion_types
 from raymill.client import types as wire
 from raymill.registry import tables
+from raymill.registry.aliases import aliases_at
+from raymill.registry.archive import is_archived
 from raymill.registry.catalog import scores_of
+from raymill.registry.requests import state_of
 
 
 def job(row: tables.Job) -> wire.Job:
@@ -47,8 +52,11 @@ def dataset(row: tables.Dataset) -> wire.Dataset:
     return wire.Dataset.model_validate(row, from_attributes=True)
 
 
-def llm(opened: Session, row: tables.Llm) -> wire.Llm:
-    aliases = opened.scalars(select(tables.Alias).where(tables.Alias.llm_id == row.id))
+def llm(opened: Session, row: tables.Llm, as_of: dt.datetime | None = None) -> wire.Llm:
+    """With its aliases as they pointed at `as_of`; None: now."""
+    frozen = select(tables.Alias.name).where(
+        tables.Alias.llm_id == row.id, tables.Alias.frozen_at.is_not(None)
+    )
     latest = opened.scalar(
         select(func.max(tables.LlmVersion.number)).where(tables.LlmVersion.llm_id == row.id)
     )
@@ -56,7 +64,8 @@ def llm(opened: Session, row: tables.Llm) -> wire.Llm:
         id=row.id,
         name=row.name,
         latest_version=latest,
-        aliases={alias.name: alias.version.number for alias in aliases},
+        aliases=aliases_at(opened, row.id, as_of),
+        frozen=sorted(opened.scalars(frozen)),
         created_at=row.created_at,
     )
 
@@ -73,6 +82,7 @@ def version(opened: Session, row: tables.LlmVersion) -> wire.Version:
         job_id=row.job_id,
         aliases=sorted(aliases),
         scores=scores_of(opened, row.artifact_name).get("", {}),
+        archived=is_archived(opened, row),
         created_at=row.created_at,
     )
 
@@ -103,6 +113,31 @@ def promotion(row: tables.Promotion) -> wire.Promotion:
         bundle_digest=row.bundle_digest,
         requested_by=row.requested_by,
         created_at=row.created_at,
+        state=state_of(row, dt.datetime.now(dt.UTC)),
+        rollback=row.rollback,
+        approvals_needed=row.approvals_needed,
+        approver_roles=row.approver_roles,
+        approvals=[wire.Approval.model_validate(each, from_attributes=True) for each in row.approvals],
+        expires_at=row.expires_at,
+        closed_at=row.closed_at,
+        closed_by=row.closed_by,
+        note=row.note,
+    )
+
+
+def environment(row: tables.Environment) -> promotion_types.Environment:
+    return promotion_types.Environment.model_validate(row, from_attributes=True)
+
+
+def alias(row: tables.Alias) -> promotion_types.Alias:
+    return promotion_types.Alias(
+        llm=row.version.llm.name,
+        alias=row.name,
+        version=row.version.number,
+        updated_at=row.updated_at,
+        frozen_at=row.frozen_at,
+        frozen_by=row.frozen_by,
+        frozen_reason=row.frozen_reason,
     )
 
 

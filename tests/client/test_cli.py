@@ -312,6 +312,7 @@ def test_a_refused_promotion_is_exit_1_with_its_reasons(
         "version": 1,
         "alias": "production",
         "allowed": False,
+        "state": "refused",
         "reasons": ["heldout_exact_match is 0.5, at least 0.9 is required"],
         "input": {},
         "input_digest": "i",

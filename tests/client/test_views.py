@@ -234,6 +234,7 @@ def test_the_lineage_is_a_tree_with_digests() -> None:
                     "version": 3,
                     "alias": "production",
                     "allowed": True,
+                    "state": "executed",
                     "reasons": [],
                     "input": {},
                     "input_digest": digest,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raymill.policies.engine import RULES, PolicyEngine
+from raymill.policies.engine import RULES, PolicyEngine, read_rules, shipped_rules
 from raymill.policies.errors import Invalid
 
 METRIC = "heldout_exact_match"
@@ -46,7 +46,7 @@ UNKNOWN = {
 
 @pytest.fixture(scope="module")
 def engine() -> PolicyEngine:
-    return PolicyEngine()
+    return shipped_rules()
 
 
 def test_a_version_that_meets_every_requirement_is_allowed_and_the_decision_can_be_checked(
@@ -405,10 +405,10 @@ def test_rules_of_ones_own_are_used_and_change_the_bundle_digest(
     (tmp_path / "friday.rego").write_text(
         'package raymill.promotion\n\nimport rego.v1\n\nrefused contains "it is Friday" if input.version == 3\n'
     )
-    decision = PolicyEngine(tmp_path).decide(GOOD)
+    decision = PolicyEngine(read_rules(tmp_path)).decide(GOOD)
     assert (decision.allowed, decision.reasons) == (False, ("it is Friday",))
     assert decision.bundle_digest != engine.bundle_digest
-    assert PolicyEngine(tmp_path).decide(GOOD | {"version": 4}).allowed
+    assert PolicyEngine(read_rules(tmp_path)).decide(GOOD | {"version": 4}).allowed
 
 
 @pytest.mark.parametrize(
@@ -425,6 +425,6 @@ def test_rules_that_cannot_be_used_are_refused_at_once(
     if source is not None:
         (tmp_path / "promotion.rego").write_text(source)
     with pytest.raises(Invalid, match=message) as caught:
-        PolicyEngine(tmp_path)
+        PolicyEngine(read_rules(tmp_path))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")

@@ -80,6 +80,11 @@ def of_the_control_plane(session: Session) -> list[Base]:
             copies=[],
             seconds=0.0,
         ),
+        tables.Archived(version_id=session.scalars(select(tables.LlmVersion.id)).first(), archived_by="ada"),
+        tables.Environment(name="production", approvals=0, roles=["admin"], expires_after_s=60),
+        tables.Approval(
+            promotion_id=session.scalars(select(tables.Promotion.id)).first(), account="grace", role="admin"
+        ),
         tables.Hook(name="tell", on=["pipeline.failed"], action="webhook", **made),
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import uuid
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from tests.registry.making import (
 from raymill.client import types
 from raymill.cluster.job_logs import job_log
 from raymill.cluster.settings import Settings
+from raymill.policies.engine import RULES, read_rules
 from raymill.registry import jobs
 from raymill.registry.audit_chain import verify_lines
 from raymill.registry.audit_roots import verify_root
@@ -113,6 +115,24 @@ LOWEST_ROLE = {
     "DELETE /uploads/{upload_id}": Role.OPERATOR,
     "GET /promotions": Role.VIEWER,
     "POST /promotions": Role.APPROVER,
+    "GET /promotions/{promotion_id}": Role.VIEWER,
+    "POST /promotions/{promotion_id}/approve": Role.OPERATOR,  # whose approvals count, the environment says
+    "POST /promotions/{promotion_id}/reject": Role.OPERATOR,
+    "POST /promotions/{promotion_id}/execute": Role.APPROVER,
+    "GET /promotions/{promotion_id}/explanation": Role.VIEWER,
+    "GET /promotions/{promotion_id}/replay": Role.VIEWER,
+    "GET /policies": Role.VIEWER,
+    "POST /policies": Role.ADMIN,
+    "GET /policies/{name}": Role.VIEWER,
+    "POST /policies/test": Role.OPERATOR,
+    "POST /policies/dry-run": Role.OPERATOR,
+    "GET /environments": Role.VIEWER,
+    "PUT /environments/{name}": Role.ADMIN,
+    "POST /llms/{name}/versions/{number}/archive": Role.APPROVER,
+    "POST /llms/{name}/versions/{number}/restore": Role.APPROVER,
+    "POST /llms/{name}/aliases/{alias}/freeze": Role.APPROVER,
+    "POST /llms/{name}/aliases/{alias}/unfreeze": Role.APPROVER,
+    "POST /llms/{name}/aliases/{alias}/rollback": Role.APPROVER,
     "GET /deployments": Role.VIEWER,
     "GET /audit": Role.APPROVER,
     "GET /audit/verify": Role.APPROVER,
@@ -228,9 +248,9 @@ def operations(client: TestClient) -> list[tuple[str, str]]:
 
 def call(client: TestClient, method: str, path: str, key: str | None) -> Response:
     """The operation with ids of nothing and an empty body: past the door it finds nothing."""
-    for name in ("pipeline_id", "job_id", "run_id", "key_id", "upload_id"):
+    for name in ("pipeline_id", "job_id", "run_id", "key_id", "upload_id", "promotion_id"):
         path = path.replace(f"{{{name}}}", NOBODY)
-    for name in ("name", "key", "provider", "model"):
+    for name in ("name", "key", "provider", "model", "alias"):
         path = path.replace(f"{{{name}}}", "nobody")
     path = path.replace("{number}", "1")
     headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -564,6 +584,69 @@ def test_a_refused_promotion_is_an_answer_with_reasons(admin: TestClient, world:
     assert made.status_code == 201
     assert made.json()["allowed"] is False
     assert made.json()["reasons"]
+
+
+def test_a_promotion_waits_for_the_approvals_that_its_environment_asks_for(
+    admin: TestClient, world: World
+) -> None:
+    number = world.make_version()
+    approver = {"authorization": f"Bearer {world.add_key(Role.APPROVER)}"}
+    wanted = {"approvals": 1, "roles": ["approver"]}
+    assert admin.put(f"{API}/environments/production", json=wanted).json()["approvals"] == 1
+    assert admin.put(f"{API}/environments/production", json={"approvals": -1}).status_code == 422
+    body = {"llm": "support-triage", "version": number}
+    asked = types.Promotion.model_validate(admin.post(f"{API}/promotions", json=body).json())
+    assert (asked.state, asked.approvals_needed) == ("pending", 1)
+    assert admin.post(f"{API}/promotions/{asked.id}/approve").status_code == 403  # one's own
+    assert len(admin.get(f"{API}/promotions", params={"waiting": True}).json()["data"]) == 1
+    before = dt.datetime.now(dt.UTC).isoformat()
+    done = admin.post(f"{API}/promotions/{asked.id}/approve", headers=approver).raise_for_status().json()
+    assert (done["state"], done["closed_by"]) == ("executed", "approver")
+    model = f"{API}/llms/support-triage"
+    assert admin.get(model).json()["aliases"] == {"production": 1}
+    assert admin.get(model, params={"as_of": before}).json()["aliases"] == {}
+    assert admin.get(model, params={"as_of": "yesterday"}).status_code == 422
+    frozen = admin.post(f"{model}/aliases/production/freeze", json={"reason": "an incident"})
+    assert frozen.json()["frozen_reason"] == "an incident"
+    again = admin.post(f"{API}/promotions", json=body)
+    assert (again.status_code, "an incident" in error_of(again)["message"]) == (409, True)
+    assert admin.post(f"{model}/aliases/production/unfreeze").json()["frozen_at"] is None
+    back = admin.post(f"{model}/aliases/production/rollback", json={})
+    assert (back.status_code, "never at a version before" in error_of(back)["message"]) == (409, True)
+    other = admin.post(f"{API}/promotions", json=body).json()["id"]
+    rejected = admin.post(f"{API}/promotions/{other}/reject", json={"reason": "no need"}).json()
+    assert (rejected["state"], rejected["note"]) == ("rejected", "no need")
+
+
+def test_rules_of_ones_own_are_tested_saved_and_decide(admin: TestClient, world: World) -> None:
+    number = world.make_version()
+    body = {"llm": "support-triage", "version": number}
+    first = admin.post(f"{API}/promotions", json=body).json()
+    again = admin.get(f"{API}/promotions/{first['id']}/replay").raise_for_status().json()
+    assert (again["same"], again["policy"]) == (True, "raymill")
+    files = {
+        **read_rules(RULES),
+        "never.rego": "package raymill.promotion\n\nimport rego.v1\n\n"
+        'refused contains "never" if {\n\tinput.name == "support-triage"\n}\n',
+    }
+    tested = admin.post(f"{API}/policies/test", json={"files": files}).raise_for_status().json()
+    assert (tested["passed"], len(tested["tests"])) == (False, 5)  # the shipped test of a good version fails
+    refused = admin.post(f"{API}/policies", json={"name": "house", "files": files})
+    assert (refused.status_code, "tests of the rules fail" in error_of(refused)["message"]) == (422, True)
+    del files["promotion_test.rego"]
+    ran = admin.post(f"{API}/policies/dry-run", json={"files": files}).raise_for_status().json()
+    assert [(each["promotion_id"], each["allowed"], each["reasons"]) for each in ran["changed"]] == [
+        (first["id"], False, ["never"])
+    ]
+    assert admin.post(f"{API}/policies", json={"name": "house", "files": files}).json()["number"] == 1
+    settings = {"policy": "house"}
+    assert admin.put(f"{API}/environments/production", json=settings).json()["policy"] == "house"
+    second = admin.post(f"{API}/promotions", json=body).json()
+    assert (second["state"], second["reasons"]) == ("refused", ["never"])
+    found = admin.get(f"{API}/promotions/{second['id']}/explanation").raise_for_status().json()
+    assert [(each["rule"], each["looked_at"]) for each in found["findings"]] == [
+        ("never.rego:5", {"name": "support-triage"})
+    ]
 
 
 # --- accounts, keys, audit --------------------------------------------------------------------------------

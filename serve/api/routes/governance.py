@@ -1,4 +1,4 @@
-"""Promotions, deployments and the audit log."""
+"""Deployments and the audit log."""
 
 from __future__ import annotations
 
@@ -8,43 +8,16 @@ from fastapi import APIRouter, Query
 from sqlalchemy import select
 
 from raymill.client import types
-from raymill.registry import audit_export, promotion, tables
+from raymill.registry import audit as audit_log
+from raymill.registry import audit_export, tables
 from raymill.serve.api import wire
-from raymill.serve.api.context import Approver, PartsDep, SessionDep, Viewer
+from raymill.serve.api.context import Approver, SessionDep, Viewer
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.threads import ThreadRoute
 
 router = APIRouter(route_class=ThreadRoute)
 
 AUDIT_LINES = 2000
-
-
-@router.get("/promotions", tags=["promotions"])
-def promotions(
-    _: Viewer, opened: SessionDep, llm: str | None = None, limit: Limit = 50, cursor: Cursor = None
-) -> types.Page[types.Promotion]:
-    """Allowed and refused, newest first."""
-    rows = select(tables.Promotion)
-    if llm is not None:
-        rows = rows.join(tables.LlmVersion).join(tables.Llm).where(tables.Llm.name == llm)
-    return page(opened, rows, tables.Promotion.id, wire.promotion, limit=limit, cursor=cursor)
-
-
-@router.post("/promotions", status_code=201, tags=["promotions"])
-def promote(body: types.PromotionRequest, who: Approver, found: PartsDep) -> types.Promotion:
-    """Ask the policy and, when it allows, sign the version and move the alias. A refusal is an answer."""
-    row = promotion.promote(
-        found.database,
-        found.settings.artifacts,
-        found.settings.keys_dir / "signing",
-        llm=body.llm,
-        number=body.version,
-        alias=body.to,
-        require=body.require,
-        actor=who.actor,
-    )
-    with found.database.transaction() as opened:
-        return wire.promotion(opened.get_one(tables.Promotion, row.id))
 
 
 @router.get("/deployments", tags=["deployments"])

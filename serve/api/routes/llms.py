@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
+from pydantic import AwareDatetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -23,6 +24,10 @@ from raymill.serve.api.threads import ThreadRoute
 
 router = APIRouter(prefix="/llms", tags=["llms"], route_class=ThreadRoute)
 
+AsOf = Annotated[
+    AwareDatetime | None, Query(description="Aliases as they pointed then, with a time zone; by default now.")
+]
+
 
 def find(opened: Session, name: str) -> tables.Llm:
     """Raises NotFound."""
@@ -33,16 +38,20 @@ def find(opened: Session, name: str) -> tables.Llm:
 
 
 @router.get("")
-def list_(_: Viewer, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None) -> types.Page[types.Llm]:
+def list_(
+    _: Viewer, opened: SessionDep, as_of: AsOf = None, limit: Limit = 50, cursor: Cursor = None
+) -> types.Page[types.Llm]:
     """Newest first."""
     rows = select(tables.Llm)
-    return page(opened, rows, tables.Llm.id, lambda row: wire.llm(opened, row), limit=limit, cursor=cursor)
+    return page(
+        opened, rows, tables.Llm.id, lambda row: wire.llm(opened, row, as_of), limit=limit, cursor=cursor
+    )
 
 
 @router.get("/{name}")
-def get(name: str, _: Viewer, opened: SessionDep) -> types.Llm:
+def get(name: str, _: Viewer, opened: SessionDep, as_of: AsOf = None) -> types.Llm:
     """One model with its aliases."""
-    return wire.llm(opened, find(opened, name))
+    return wire.llm(opened, find(opened, name), as_of)
 
 
 @router.get("/{name}/versions")

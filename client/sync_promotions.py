@@ -1,0 +1,111 @@
+"""The blocking client's promotions, aliases and environments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from raymill.client import promotion_endpoints as calls
+from raymill.client import promotion_types, types
+from raymill.client.endpoints import Id
+from raymill.client.sync_control import Resource
+from raymill.client.validation import checked
+
+
+class Aliases(Resource):
+    """Names that move from version to version, such as `production`."""
+
+    def history(self, llm: str, *, limit: int | None = None) -> Iterator[types.AliasMove]:
+        """Where a model's aliases pointed, and who moved them, newest first."""
+        return self._http.items(calls.alias_history(llm), limit)
+
+    def freeze(self, llm: str, alias: str, *, reason: str | None = None) -> promotion_types.Alias:
+        """Hold an alias where it is: promotions and roll backs are refused until it is unfrozen."""
+        return self._http.send(calls.freeze(llm, alias, reason))
+
+    def unfreeze(self, llm: str, alias: str) -> promotion_types.Alias:
+        """Let it move again."""
+        return self._http.send(calls.unfreeze(llm, alias))
+
+    def roll_back(self, llm: str, alias: str, *, reason: str | None = None) -> types.Promotion:
+        """Move an alias back to the version before; no approvals are asked for. The policy must allow it still."""
+        return self._http.send(calls.roll_back(llm, alias, reason))
+
+
+class Promotions(Resource):
+    """Decisions about which version an alias names, and requests that wait for approvals."""
+
+    def list(
+        self, *, llm: str | None = None, waiting: bool = False, limit: int | None = None
+    ) -> Iterator[types.Promotion]:
+        """Newest first; with `waiting` those that approvals or an execution are missing to."""
+        return self._http.items(calls.promotions(llm, waiting), limit)
+
+    def get(self, promotion_id: Id) -> types.Promotion:
+        return self._http.send(calls.promotion(promotion_id))
+
+    def create(
+        self,
+        llm: str,
+        version: int,
+        *,
+        to: str = "production",
+        require: Mapping[str, types.JsonObject] | None = None,
+        idempotency_key: str | None = None,
+    ) -> types.Promotion:
+        """Ask the policy. A refusal is an answer too: look at `state` and `reasons`.
+
+        Where the environment asks for approvals the alias does not move yet, and `state` is `pending`.
+        """
+        body = checked(
+            types.PromotionRequest, {"llm": llm, "version": version, "to": to, "require": dict(require or {})}
+        )
+        return self._http.send(calls.create(body), idempotency_key)
+
+    def approve(self, promotion_id: Id) -> types.Promotion:
+        """Agree to a request of somebody else's. The last approval that it takes executes it."""
+        return self._http.send(calls.approve(promotion_id))
+
+    def reject(self, promotion_id: Id, *, reason: str | None = None) -> types.Promotion:
+        """End a request that waits, or take one's own back."""
+        return self._http.send(calls.reject(promotion_id, reason))
+
+    def execute(self, promotion_id: Id) -> types.Promotion:
+        """Move the alias for a request that is approved; needed only when its last approval could not."""
+        return self._http.send(calls.execute(promotion_id))
+
+
+class Environments(Resource):
+    """What a move of an alias takes besides the policy's consent."""
+
+    def list(self) -> Iterator[promotion_types.Environment]:
+        return self._http.items(calls.environments(), None)
+
+    def set(
+        self,
+        name: str,
+        *,
+        approvals: int = 0,
+        roles: Sequence[str] = ("approver", "admin"),
+        after: str | None = None,
+        expires_after_s: int = 7 * 24 * 3600,
+        policy: str | None = None,
+    ) -> promotion_types.Environment:
+        """Replace what an environment asks for.
+
+        Args:
+            approvals: so many accounts other than the requester's must agree.
+            roles: whose approvals count.
+            after: an alias that a version must have been at before.
+            expires_after_s: seconds until a request that was not executed never is.
+            policy: whose newest version decides; None: the rules that Raymill ships.
+        """
+        given = {
+            "approvals": approvals,
+            "roles": [*roles],
+            "after": after,
+            "expires_after_s": expires_after_s,
+            "policy": policy,
+        }
+        return self._http.send(
+            calls.set_environment(name, checked(promotion_types.EnvironmentSettings, given))
+        )
