@@ -10,7 +10,7 @@ UV_VERSION := 0.13.8
 ROOMS := $(notdir $(wildcard src/raymill/*))
 
 # One stamp for each state of what set-up reads: a second `make` finds it and does nothing.
-INPUTS := pyproject.toml constraints/$(DEVICE).txt constraints/overrides-$(DEVICE).txt Makefile
+INPUTS := pyproject.toml constraints/$(DEVICE).txt constraints/overrides-$(DEVICE).txt constraints/llama-cpp.cmake Makefile
 STAMP := $(VENV)/.ready-$(DEVICE)-$(shell cat $(INPUTS) 2>/dev/null | sha256sum | cut -c1-12)
 
 # uv does not read pip's settings; hand over those a machine may depend on.
@@ -23,12 +23,12 @@ endif
 ifneq ($(strip $(PIP_INDEX_URL)),)
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
-# llama.cpp is compiled here: for the GPU where a CUDA compiler is found.
-ifeq ($(DEVICE),gpu)
-export CMAKE_ARGS ?= $(if $(shell command -v nvcc 2>/dev/null),-DGGML_CUDA=on)
-endif
+# llama.cpp is compiled here, for the GPU where a CUDA compiler is found; without what nothing uses, but in a folder
+# with a space in its name, where the setting would fall apart.
+LLAMA_CPP := $(if $(word 2,$(CURDIR)),,-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/constraints/llama-cpp.cmake)
+export CMAKE_ARGS ?= $(LLAMA_CPP)$(if $(filter gpu,$(DEVICE)),$(if $(shell command -v nvcc 2>/dev/null), -DGGML_CUDA=on))
 
-.PHONY: help setup links demo up down test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads bench-train bench-evaluate bench-governance chaos
+.PHONY: help setup links bytecode converter operators demo up down test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads bench-train bench-evaluate bench-governance chaos
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,19 +42,27 @@ links:
 $(STAMP): $(INPUTS)
 	@$(MAKE) --no-print-directory links
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "set-up: installing packages ($(DEVICE)); the first time compiles llama.cpp, about 4 minutes"
+	@echo "set-up: installing packages ($(DEVICE)); the first time compiles llama.cpp, a few minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH_BACKEND) \
 	    --override constraints/overrides-$(DEVICE).txt -r constraints/$(DEVICE).txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	@# Compiled now, once: where Python may not write bytecode, each process would compile what it imports again.
-	@# Packages hold a few files that are no Python 3.11, which nothing imports; those alone fail.
-	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/' $(VENV)/lib $(ROOMS) || true
-	@echo "set-up: llama.cpp's converter, from llama-cpp-python's own source archive"
-	@$(BIN)/python -m raymill.evaluate.fetch_converter
-	@echo "set-up: DeepSpeed's CPU operators, compiled once"
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m raymill.train.prewarm
+	@echo "set-up: bytecode, llama.cpp's converter, DeepSpeed's CPU operators"
+	@$(MAKE) --no-print-directory -j3 bytecode converter operators
 	@rm -f $(VENV)/.ready-* && touch $@
+
+# Compiled now, once: where Python may not write bytecode, each process would compile what it imports again.
+# Packages hold a few files that are no Python 3.11, which nothing imports; those alone fail.
+bytecode:
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/' $(VENV)/lib $(ROOMS) || true
+
+# From llama-cpp-python's own source archive.
+converter:
+	@$(BIN)/python -m raymill.evaluate.fetch_converter
+
+# Compiled once for each machine.
+operators:
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m raymill.train.prewarm
 
 demo: $(STAMP) ## Train, evaluate, quantize, promote and serve a small model, and show what came out
 	@$(BIN)/python examples/support/demo.py

@@ -29,7 +29,7 @@ from typing import Any
 from benchmarks import report, tampering
 from benchmarks.measure import say
 
-from raymill.policies.engine import PolicyEngine
+from raymill.policies.engine import shipped_rules
 from raymill.registry import audit, audit_roots
 from raymill.registry.artifacts import digest_files, sha256_file
 from raymill.registry.audit import Actor
@@ -192,7 +192,7 @@ def _is_broken(verify: Callable[[], object]) -> bool:
 
 
 def policy_p99_ms(plan: Plan) -> float:
-    engine = PolicyEngine()
+    engine = shipped_rules()
     question = {
         "name": "support",
         "version": 3,

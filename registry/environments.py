@@ -33,7 +33,7 @@ def environment_of(session: Session, alias: str) -> Environment:
 def environments(session: Session) -> list[Environment]:
     """Those of the ladder, then the others that were set, by name."""
     rows = {row.name: row for row in session.scalars(select(Environment).order_by(Environment.name))}
-    ladder = [rows.pop(name, None) or _unset(name) for name in LADDER]
+    ladder = [rows.pop(name) if name in rows else _unset(name) for name in LADDER]
     return [*ladder, *rows.values()]
 
 
@@ -91,7 +91,7 @@ def set_environment(
         f"environment/{name}",
         approvals=approvals,
         roles=row.roles,
-        after=after,
+        follows=after,
         expires_after_s=expires_after_s,
         policy=policy,
     )

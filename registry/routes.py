@@ -122,8 +122,7 @@ def set_preset(
     else:
         row.model, row.system, row.params = model, system, params
     session.flush()
-    detail = {"model": model, "system": system, "params": params}
-    audit.record(session, actor, "preset.set", f"preset/{name}", **detail)
+    audit.record(session, actor, "preset.set", f"preset/{name}", model=model, system=system, params=params)
     tell_gateways(session)
     return row
 

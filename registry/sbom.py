@@ -110,7 +110,8 @@ def _component(name: str, package: importlib.metadata.Distribution) -> JsonObjec
 
 def _licenses(package: importlib.metadata.Distribution) -> list[JsonObject]:
     """As the package's metadata tells: an SPDX expression, else a name, else its classifiers."""
-    metadata = package.metadata
+    # An email message since Python 3.10; its stub does not say so.
+    metadata: Any = package.metadata
     if expression := metadata.get("License-Expression"):
         return [{"expression": expression}]
     name = (metadata.get("License") or "").strip()

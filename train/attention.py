@@ -79,10 +79,11 @@ def within_examples(
         )
         return whole.transpose(1, 2), None
     rows, heads, tokens, _ = query.shape
-    # No example is longer than its row; a bound that is too high costs next to nothing.
     # Rotary positions may have made fp32 of 16 bits; values have none.
-    parts = (flat(part).to(value.dtype) for part in (query, key, value))
-    return attend(*parts, starts, tokens, scale).view(rows, tokens, heads, -1), None
+    flat_query, flat_key, flat_value = (flat(part).to(value.dtype) for part in (query, key, value))
+    # No example is longer than its row; a bound that is too high costs next to nothing.
+    attended = attend(flat_query, flat_key, flat_value, starts, tokens, scale)
+    return attended.view(rows, tokens, heads, -1), None
 
 
 def flat(part: Tensor) -> Tensor:
@@ -129,10 +130,12 @@ def in_turn(
 ) -> Tensor:
     """A kernel for each sequence: where one computes as fast alone as many do together."""
     lengths = starts_S.diff().tolist()
-    sequences = (part.transpose(0, 1).unsqueeze(0).split(lengths, dim=2) for part in (query, key, value))
+    queries, keys, values = (
+        torch.split(part.transpose(0, 1).unsqueeze(0), lengths, dim=2) for part in (query, key, value)
+    )
     attended = [
-        functional.scaled_dot_product_attention(*parts, is_causal=True, scale=scale, enable_gqa=True)
-        for parts in zip(*sequences, strict=True)
+        functional.scaled_dot_product_attention(a, b, c, is_causal=True, scale=scale, enable_gqa=True)
+        for a, b, c in zip(queries, keys, values, strict=True)
     ]
     return torch.cat(attended, dim=2).squeeze(0).transpose(0, 1)
 

@@ -43,7 +43,9 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "dataset": Entry("dataset", "app", "Data sets: add, validate, list, stats, preview, from-traffic."),
     },
     "Models": {
-        "model": Entry("model", "app", "Models: list, show, versions, lineage, verify, sbom, archive and more."),
+        "model": Entry(
+            "model", "app", "Models: list, show, versions, lineage, verify, sbom, archive and more."
+        ),
         "evaluate": Entry(
             "evaluate",
             "app",

@@ -64,8 +64,7 @@ def submit(database: Database, count: int, seconds: float = 0.05) -> None:
 
 
 def _work(_: int) -> None:
-    # Here they are only time to wait: no test is about how long.
-    engine.SWEEP_S, pool.POLL_S, pool.DRAIN_S = 0.2, 0.1, 1.0
+    engine.SWEEP_S, pool.DRAIN_S = 0.2, 1.0  # no test is about how long they are
     settings = Settings()
     database = settings.open_database()
     stop = threading.Event()

@@ -231,4 +231,4 @@ def test_requests_approvals_executions_and_roll_backs_agree_with_a_model(world: 
         ),
     )
     with world.database.transaction() as session:
-        audit.verify(audit.all_rows(session))
+        audit.verify(session)

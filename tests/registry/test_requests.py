@@ -90,7 +90,7 @@ def test_a_request_moves_the_alias_once_enough_others_have_approved(world: World
     assert history(world) == [(None, 1)]
     with world.database.transaction() as session:
         actions = session.scalars(select(AuditEvent.action).order_by(AuditEvent.seq)).all()
-        audit.verify(audit.all_rows(session))
+        audit.verify(session)
     assert actions[-5:] == [
         "promotion.request",
         "promotion.approve",
@@ -277,4 +277,4 @@ def test_fifty_approvals_promotions_and_roll_backs_at_once_leave_one_history(wor
             made = [move for move in session.scalars(select(AliasMove)) if move.promotion_id == row.id]
             assert len(made) == 1  # each that was executed moved it once, the others not
             assert len({each.account for each in row.approvals}) == len(row.approvals) >= row.approvals_needed
-        audit.verify(audit.all_rows(session))
+        audit.verify(session)

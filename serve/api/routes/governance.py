@@ -8,10 +8,9 @@ from fastapi import APIRouter, Query
 from sqlalchemy import select
 
 from raymill.client import types
-from raymill.registry import audit as audit_log
 from raymill.registry import audit_export, tables
 from raymill.serve.api import wire
-from raymill.serve.api.context import Approver, SessionDep, Viewer
+from raymill.serve.api.context import Approver, PartsDep, SessionDep, Viewer
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.threads import ThreadRoute
 

@@ -8,8 +8,8 @@ from fastapi import APIRouter
 
 from raymill.client import types
 from raymill.registry import audit
-from raymill.registry.jobs import notify
 from raymill.registry.aliases import ALIAS_CHANNEL
+from raymill.registry.jobs import notify
 from raymill.registry.signing_keys import KeyRing, KnownKey
 from raymill.serve.api.context import Admin, Parts, PartsDep, SessionDep, Viewer
 from raymill.serve.api.threads import ThreadRoute
