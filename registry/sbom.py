@@ -11,6 +11,7 @@ import importlib.metadata
 import platform
 import re
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session

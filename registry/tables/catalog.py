@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from typing import Literal
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String, Text, UniqueConstraint, func
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -168,7 +169,9 @@ class Evaluation(Base):
     task: Mapped[str] = mapped_column(String(128))
     score: Mapped[float]
     samples: Mapped[int]
-    backend: Mapped[str | None] = mapped_column(String(16))  # generation or log-likelihood; none in a recipe
+    backend: Mapped[Literal["generation", "log-likelihood"] | None] = mapped_column(
+        String(16)
+    )  # generation or log-likelihood; none in a recipe
     prompt_tokens: Mapped[int | None] = mapped_column(BigInteger)  # these three: of targets alone
     completion_tokens: Mapped[int | None] = mapped_column(BigInteger)
     cost_micro_usd: Mapped[int | None] = mapped_column(BigInteger)  # none: nobody tells what it costs

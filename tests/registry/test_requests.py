@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -116,7 +117,7 @@ def test_what_is_rejected_or_too_old_never_moves_the_alias(world: World) -> None
         session.execute(update(Promotion).where(Promotion.id == expired.id).values(expires_at=past))
     for row, said in ((rejected, "rejected"), (withdrawn, "rejected"), (expired, "expired")):
         assert state(world, row) == said
-        for step in (lambda row=row: approve(world, row, LINUS), lambda row=row: execute(world, row)):
+        for step in (partial(approve, world, row, LINUS), partial(execute, world, row)):
             with pytest.raises(Conflict, match=f"is {said}"):
                 step()
     assert (at(world), history(world)) == (None, [])
@@ -177,7 +178,7 @@ def test_a_frozen_alias_stays_where_it_is(world: World) -> None:
     approve(world, asked, GRACE)
     with world.database.transaction() as session:
         aliases.freeze(session, LLM, "production", GRACE, "an incident")
-    for step in (lambda: world.promote(first), lambda: roll_back(world), lambda: execute(world, asked)):
+    for step in (partial(world.promote, first), partial(roll_back, world), partial(execute, world, asked)):
         with pytest.raises(Conflict, match=r"was frozen by grace \(an incident\): `raymill alias unfreeze"):
             step()
     assert (at(world), state(world, asked)) == (second, "approved")
