@@ -144,6 +144,8 @@ def evaluate_quantized(context: JobContext, config: EvaluateConfig, rows: list[R
                     result = run_bfcl(context, pool, task, config, folder / file["file"])
                 elif isinstance(task, PerplexityTask):
                     result = run_perplexity(context, pool, task, config, folder / file["file"])
+                elif isinstance(task, HumanEvalTask):
+                    result = run_humaneval(context, pool, task, config, folder / file["file"])
                 else:
                     assert is_heldout(task)
                     result = run_heldout(context, pool, rows, config, task, folder / file["file"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 from tests.conftest import RunningService
 from tests.e2e.conftest import RAYMILL, MakeRecipe, raymill, rows
+from tests.evaluate.drill import problem
 
 from raymill.client.errors import ApiError
 from raymill.client.sdk import Raymill
@@ -218,3 +220,25 @@ def one_error(stderr: str) -> str:
     assert len(errors) == 1, stderr
     assert stderr.rstrip().splitlines()[-1] == errors[0]
     return errors[0]
+
+
+@pytest.mark.slow
+def test_a_recipe_measures_the_code_of_its_model_and_of_the_files(
+    make_recipe: MakeRecipe, client: Raymill, data: Path
+) -> None:
+    # Slow: trains, quantizes and evaluates three times, each on Ray.
+    problems = data / "problems.jsonl"
+    problems.write_text("".join(json.dumps(problem(number)) + "\n" for number in range(3)))
+    task = {"humaneval": str(problems), "max_new_tokens": 8}
+    sections = {**SECTIONS, "evaluate": {"tasks": [task], "actors": 1}, "serve": None}
+    sections["promote"] = {"to": "production", "require": {"humaneval": {"at_least": 0.0}}}
+    done = raymill("run", str(make_recipe("coder", **sections)), timeout_s=800)
+    assert done.returncode == 0, done.stderr
+    newest = client.pipelines.get(next(iter(client.pipelines.list(name="coder"))).id)
+    results = {job.step: job.result or {} for job in newest.jobs}
+    assert results["evaluate"]["metrics"].keys() == {"humaneval"}
+    assert {kind: each.keys() for kind, each in results["evaluate-quantized"]["metrics"].items()} == {
+        "F16": {"humaneval"},
+        "Q8_0": {"humaneval"},
+    }
+    assert results["evaluate-quantized"]["samples"] == {"humaneval": 3}
