@@ -19,10 +19,10 @@ from sqlalchemy.orm import Session
 from raymill.cluster.context import JobContext, Outcome
 from raymill.cluster.governance import decided, register_decision
 from raymill.policies.errors import Conflict, Invalid, NotFound, Unavailable
-from raymill.registry import hooks, named, promotion, webhooks
+from raymill.registry import aliases, hooks, named, promotion, webhooks
 from raymill.registry.artifacts import address_of
 from raymill.registry.audit import Actor
-from raymill.registry.tables import Alias, AliasMove, Hook, Job, JsonObject, Llm, LlmVersion
+from raymill.registry.tables import Alias, Hook, Job, JsonObject, Llm, LlmVersion
 
 TIMEOUT_S = 10.0
 """For the whole delivery, from the look-up of the name to the answer's head."""
@@ -175,7 +175,7 @@ def run_rollback(context: JobContext) -> Outcome:
         row = session.get(Alias, (made.llm_id, alias)) if made is not None else None
         if made is None or row is None or row.version_id != made.id:
             return hook, f"{alias} is not at a version that pipeline {context.config['pipeline_id']} made", 0
-        before = _before(session, made, alias)
+        before = aliases.version_before(session, made, alias)
         if before is None:
             raise Conflict(
                 f"{made.llm.name}@{alias} was never at a version before {made.number}: promote one"
@@ -229,19 +229,6 @@ def _made(session: Session, pipeline_id: uuid.UUID) -> LlmVersion | None:
     return session.scalar(
         select(LlmVersion).join(Llm).where(Llm.name == job.name, LlmVersion.number == number)
     )
-
-
-def _before(session: Session, version: LlmVersion, alias: str) -> LlmVersion | None:
-    """Where the alias was before it first came to `version`: never one that was taken back in favor of it."""
-    moves = (
-        select(AliasMove.previous_version_id)
-        .where(AliasMove.llm_id == version.llm_id, AliasMove.alias == alias)
-        .where(AliasMove.version_id == version.id)
-        .order_by(AliasMove.id)
-        .limit(1)
-    )
-    found = session.scalar(moves)
-    return session.get_one(LlmVersion, found) if found is not None else None
 
 
 def _hook(session: Session, config: JsonObject) -> Hook:

@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from raymill.policies.engine import Decision, PolicyEngine
-from raymill.registry import audit, rivals, triggers
+from raymill.registry import aliases, audit, rivals, triggers
 from raymill.registry.artifacts import ArtifactStore, FileDigest, verify_files
 from raymill.registry.audit import Actor
 from raymill.registry.catalog import find_version, scores_of
@@ -67,8 +67,9 @@ class Case:
 
 
 def gather(session: Session, llm: str, number: int, alias: str, require: JsonObject) -> Case:
-    """Collect what is known of a version. Raises NotFound."""
+    """Collect what is known of a version. Raises NotFound, or Conflict where the alias is frozen."""
     version = find_version(session, llm, number)
+    aliases.check_not_frozen(session, version.llm_id, alias)
     quantized = session.scalars(select(Quantization).where(Quantization.version_id == version.id)).all()
     names = [version.artifact_name, *sorted({row.artifact_name for row in quantized})]
     scores = scores_of(session, version.artifact_name)
@@ -196,6 +197,7 @@ def record(
 def _move_alias(session: Session, version: LlmVersion, promotion: Promotion, actor: Actor) -> None:
     key = (version.llm_id, promotion.alias)
     alias = session.get(Alias, key, with_for_update=True, populate_existing=True)
+    aliases.check_not_frozen(session, *key)  # it may have been meanwhile
     previous_id = alias.version_id if alias else None
     now = dt.datetime.now(dt.UTC)
     values = {"llm_id": key[0], "name": key[1], "version_id": version.id, "updated_at": now}

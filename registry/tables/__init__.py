@@ -12,6 +12,7 @@ from raymill.registry.tables.catalog import (
     Quantization,
     TrainingRun,
 )
+from raymill.registry.tables.drift import DriftRun, DriftWatch
 from raymill.registry.tables.gateway import (
     Budget,
     BudgetPeriod,
@@ -53,6 +54,8 @@ __all__ = [
     "Dataset",
     "Deployment",
     "DeploymentState",
+    "DriftRun",
+    "DriftWatch",
     "Evaluation",
     "Feedback",
     "GatewayReplica",

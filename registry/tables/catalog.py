@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String, UniqueConstraint, func
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String, Text, UniqueConstraint, func
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from raymill.registry.tables.base import Base, CreatedAt, Digest, Id, JsonObject, Name
@@ -83,6 +83,9 @@ class Alias(Base):
     name: Mapped[Name] = mapped_column(String(64), primary_key=True)
     version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("llm_version.id"))
     updated_at: Mapped[dt.datetime] = mapped_column(server_default=func.clock_timestamp())
+    frozen_at: Mapped[dt.datetime | None]  # since then it moves no more
+    frozen_by: Mapped[str | None] = mapped_column(String(64))
+    frozen_reason: Mapped[str | None] = mapped_column(Text)
 
     version: Mapped[LlmVersion] = relationship(lazy="joined", innerjoin=True)
 

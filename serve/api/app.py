@@ -34,6 +34,7 @@ from raymill.serve.api.bell import Bell
 from raymill.serve.api.context import READS, Parts, Unauthenticated, request_id_of
 from raymill.serve.api.routes import (
     datasets,
+    drift,
     evaluations,
     feedback,
     governance,
@@ -94,6 +95,7 @@ def create_app(parts: Parts) -> FastAPI:
         runs,
         triggers,
         hooks,
+        drift,
         searches,
         ws,
         llms,

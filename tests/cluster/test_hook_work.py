@@ -20,7 +20,7 @@ from raymill.cluster.attempt import Attempt
 from raymill.cluster.kinds import KINDS
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Invalid, Unavailable
-from raymill.registry import hooks, jobs, promotion, webhooks
+from raymill.registry import aliases, hooks, jobs, promotion, webhooks
 from raymill.registry.database import Database
 from raymill.registry.jobs import ErrorClass
 from raymill.registry.tables import Alias, AliasMove, Job, JobState, LlmVersion, Promotion, TriggerEvent
@@ -339,8 +339,8 @@ def test_a_version_that_was_taken_back_is_not_gone_back_to(world: World) -> None
         assert world.promote(number).allowed
     with world.database.transaction() as session:
         versions = session.scalars(select(LlmVersion).order_by(LlmVersion.number)).all()
-        assert work._before(session, versions[0], "production") is None
-        assert work._before(session, versions[1], "production") is versions[0]
+        assert aliases.version_before(session, versions[0], "production") is None
+        assert aliases.version_before(session, versions[1], "production") is versions[0]
 
 
 def test_a_first_version_has_nowhere_to_go_back_to(world: World, settings: Settings) -> None:

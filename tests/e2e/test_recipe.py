@@ -75,6 +75,21 @@ def test_the_version_answers_over_http(served: Pipeline, service: RunningService
     assert served.state == "succeeded"
 
 
+def test_the_served_version_is_watched_for_drift(served: Pipeline, client: Raymill, data: Path) -> None:
+    assert served.state == "succeeded"
+    canary = {"file": str(data / "heldout.jsonl"), "max_new_tokens": 8}
+    client.drift.add(NAME, {"target": f"{NAME}@production", "canary": canary})
+    for _ in range(2):
+        ended = client.jobs.wait(client.drift.run(NAME).job_id)
+        assert ended.state == "succeeded", ended.error
+    again, first = client.drift.runs(NAME)
+    assert (first.severity, first.baseline, first.version) == ("none", True, 1)
+    assert first.canary is not None
+    assert 0 < first.canary["prompts"] <= 8
+    assert again.canary is not None
+    assert (again.baseline, again.canary["compared"]["difference"]) == (False, 0)
+
+
 def test_the_lineage_is_whole_and_the_bytes_are_the_signed_ones(served: Pipeline, client: Raymill) -> None:
     lineage = client.llms.lineage(NAME, 1)
     assert lineage.recipe == served.recipe
