@@ -12,6 +12,7 @@ import httpx
 from raymill.client import endpoints, promotion_endpoints, types
 from raymill.client.aio_control import Jobs, Pipelines, Queues, Resource
 from raymill.client.aio_datasets import Datasets, Uploads
+from raymill.client.aio_drift import Drift
 from raymill.client.aio_evaluations import Evaluations
 from raymill.client.aio_gateway import Presets, Prices, Providers, Routes
 from raymill.client.aio_http import AsyncHttp
@@ -176,6 +177,7 @@ class AsyncRaymill:
         self.queues = Queues(self._http)
         self.triggers = Triggers(self._http)
         self.hooks = Hooks(self._http)
+        self.drift = Drift(self._http)
         self.runs = Runs(self._http)
         self.searches = Searches(self._http)
         self.llms = Llms(self._http)

@@ -16,6 +16,7 @@ from raymill.client.retry import Retry
 from raymill.client.settings import load_settings
 from raymill.client.sync_control import Jobs, Pipelines, Queues, Resource
 from raymill.client.sync_datasets import Datasets, Uploads
+from raymill.client.sync_drift import Drift
 from raymill.client.sync_evaluations import Evaluations
 from raymill.client.sync_gateway import Presets, Prices, Providers, Routes
 from raymill.client.sync_policies import Policies
@@ -175,6 +176,7 @@ class Raymill:
         self.queues = Queues(self._http)
         self.triggers = Triggers(self._http)
         self.hooks = Hooks(self._http)
+        self.drift = Drift(self._http)
         self.runs = Runs(self._http)
         self.searches = Searches(self._http)
         self.llms = Llms(self._http)

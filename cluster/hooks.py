@@ -184,7 +184,7 @@ def run_rollback(context: JobContext) -> Outcome:
 
 
 def register(session: Session, job: Job, result: JsonObject) -> None:
-    """Effects of both: the decision, the signatures and the alias's move commit with the job."""
+    """Effects of both, and of a roll back that drift asked for: the decision, the signatures and the alias's move commit with the job."""
     if "envelopes" not in result:  # there was nothing to roll back
         return
     leaves, actor = result.pop("leaves", None), Actor(name=result.pop("actor"))
@@ -198,7 +198,7 @@ def register(session: Session, job: Job, result: JsonObject) -> None:
         result["skipped"] = f"{alias} has moved on from version {leaves}"
         del result["envelopes"]
         return
-    case = promotion.rollback_of(session, llm, alias, f"hook {result['hook']}")
+    case = promotion.rollback_of(session, llm, alias, result["note"])
     register_decision(session, job, result, actor, case)
 
 
@@ -209,7 +209,9 @@ def _decided(
     actor = Actor(name=hook.created_by)
     what = f"{case.input['name']} {case.input['version']}"
     result = decided(context, case, require, what=what, requester=lambda _: actor)
-    return Outcome(result={**result, "hook": hook.name, "actor": actor.name, "leaves": leaves})
+    return Outcome(
+        result={**result, "actor": actor.name, "leaves": leaves, "note": f"hook {hook.name}", "hook": hook.name}
+    )
 
 
 def _made(session: Session, pipeline_id: uuid.UUID) -> LlmVersion | None:

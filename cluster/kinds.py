@@ -16,7 +16,7 @@ from raymill.cluster.context import JobContext, Outcome
 from raymill.cluster.governance import register_promotion
 from raymill.cluster.hooks import register as register_hook
 from raymill.policies.errors import Invalid, NotFound
-from raymill.registry import catalog
+from raymill.registry import catalog, drift
 from raymill.registry.jobs import Effects
 
 Runner = Literal["heavy", "short"]
@@ -99,6 +99,15 @@ KINDS: dict[str, Kind] = {
     "deploy": Kind(
         queue="short",
         work="raymill.cluster.governance:run_deploy",
+        reusable=False,
+    ),
+    "drift": Kind(
+        queue="short", work="raymill.serve.drift:run_drift", effects=drift.register, reusable=False
+    ),
+    "drift_rollback": Kind(
+        queue="hooks",
+        work="raymill.cluster.drift_rollback:run_rollback",
+        effects=register_hook,
         reusable=False,
     ),
     "hook_webhook": Kind(queue="hooks", work="raymill.cluster.hooks:run_webhook", reusable=False),

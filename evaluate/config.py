@@ -273,7 +273,7 @@ def is_heldout(task: Task) -> TypeGuard[Literal["heldout_exact_match", "heldout_
 
 def runs_on_files(task: Task) -> bool:
     """Whether quantized files are measured by a task too."""
-    return is_heldout(task) or isinstance(task, BfclTask | PerplexityTask)
+    return is_heldout(task) or isinstance(task, BfclTask | PerplexityTask | HumanEvalTask)
 
 
 def file_of(task: Task) -> tuple[str, str] | None:

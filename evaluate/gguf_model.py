@@ -10,17 +10,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from raymill.evaluate.config import HumanEvalTask
+from raymill.evaluate.humaneval import STOPS, Problem, first_of, judged, prompts_of
 from raymill.evaluate.llama_cpp_runner import LlamaCppRunner
 from raymill.evaluate.prompts import (
     Answer,
     Conversation,
     answer_of,
+    completion_ids,
     document_ids,
     load_tokenizer,
     render_all,
     stop_ids,
     token_ids,
 )
+from raymill.evaluate.samples import Record
+from raymill.evaluate.sandbox.runner import Sandbox
 from raymill.policies.errors import Invalid
 
 
@@ -107,6 +112,44 @@ class GgufModel:
         except BaseException:
             self.close()
             raise
+
+    def prove_sandbox(self, task: dict[str, Any]) -> None:
+        """Raises: SandboxRefused: this node cannot run code safely."""
+        Sandbox(HumanEvalTask.model_validate(task).sandbox).prove()
+
+    def humaneval(
+        self, file: str, task: dict[str, Any], asked: list[tuple[Problem, int]], number: int, programs: int
+    ) -> list[Record]:
+        """As `HfModel.humaneval`, by the weights in `file`. Drawn answers are llama.cpp's: other ones than there.
+
+        Raises:
+            Invalid: a prompt and its answer do not fit into the model's context.
+            ChildFailed: llama.cpp crashed; the next call starts it again.
+        """
+        config = HumanEvalTask.model_validate(task)
+        self.load()
+        runner = self._open(Path(file))
+        prompts = prompts_of(self.tokenizer, config, asked)
+        ids = [completion_ids(self.tokenizer, prompt) for prompt in prompts]
+        drawn = {"temperature": config.temperature, "top_p": config.top_p, "seed": config.seed + number}
+        try:
+            self._check_room(max(map(len, ids)), config.max_new_tokens, runner)
+            generated = runner.generate(
+                ids,
+                max_new_tokens=config.max_new_tokens,
+                stops=self.stops,
+                batch=len(ids),
+                until=STOPS,
+                drawn=drawn if config.samples > 1 else None,
+            )
+        except BaseException:
+            self.close()
+            raise
+        answers = [
+            answer_of(self.tokenizer, prompt, len(row), new, self.stops)["text"]
+            for prompt, row, new in zip(prompts, ids, generated, strict=True)
+        ]
+        return judged(config, asked, prompts, [first_of(text, STOPS) for text in answers], programs)
 
     def _open(self, file: Path) -> LlamaCppRunner:
         if self.runner is None or self.runner.file != file:

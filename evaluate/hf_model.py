@@ -18,10 +18,8 @@ from raymill.evaluate.config import HumanEvalTask, LmEvalTask
 from raymill.evaluate.humaneval import (
     STOPS,
     Problem,
-    conversation_of,
-    record_of,
-    run_all,
-    solution_of,
+    judged,
+    prompts_of,
 )
 from raymill.evaluate.lm_eval_tasks import LmEvalTasks
 from raymill.evaluate.prompts import (
@@ -223,13 +221,6 @@ class HfModel:
         answers: list[str] = lm.generate_until(requests, disable_tqdm=True)
         return answers
 
-    def begun(self, conversation: Conversation) -> str:
-        """The text of a conversation whose last turn is to be gone on with."""
-        self.load()
-        text = self.tokenizer.apply_chat_template(conversation, tokenize=False, continue_final_message=True)
-        assert isinstance(text, str)
-        return text
-
     def prove_sandbox(self, task: dict[str, Any]) -> None:
         """Raises: SandboxRefused: this node cannot run code safely."""
         Sandbox(HumanEvalTask.model_validate(task).sandbox).prove()
@@ -250,24 +241,11 @@ class HfModel:
         # top_k 0: every token may be drawn; transformers would keep to the 50 most likely.
         drawn = {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
         self.load()
-        prompts = [
-            self.begun(conversation_of(problem)) if config.chat_template else problem.prompt
-            for problem, _ in asked
-        ]
+        prompts = prompts_of(self.tokenizer, config, asked)
         answers = self.complete(
             prompts, STOPS, config.max_new_tokens, **(drawn if config.samples > 1 else {})
         )
-        solutions = [
-            (problem, solution_of(problem, answer))
-            for (problem, _), answer in zip(asked, answers, strict=True)
-        ]
-        verdicts = run_all(Sandbox(config.sandbox), solutions, programs)
-        return [
-            record_of(problem, sample, prompt, answer, verdict)
-            for (problem, sample), prompt, answer, verdict in zip(
-                asked, prompts, answers, verdicts, strict=True
-            )
-        ]
+        return judged(config, asked, prompts, answers, programs)
 
     def _tasks(self, task: dict[str, Any]) -> LmEvalTasks:
         key = repr(sorted(task.items()))

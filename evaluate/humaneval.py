@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raymill.evaluate.config import HumanEvalTask
 from raymill.evaluate.prompts import Conversation
 from raymill.evaluate.row_files import check_file, rows_of
 from raymill.evaluate.samples import Record
@@ -135,6 +136,44 @@ def conversation_of(problem: Problem) -> Conversation:
     )
     begun = f"Here is the completed function:\n```python\n{problem.prompt}\n"
     return [{"role": "user", "content": asked}, {"role": "assistant", "content": begun}]
+
+
+def prompts_of(tokenizer: Any, config: HumanEvalTask, asked: Sequence[tuple[Problem, int]]) -> list[str]:
+    """What a model is to go on with for each of `asked`, a problem and which of its answers it is."""
+    if not config.chat_template:
+        return [problem.prompt for problem, _ in asked]
+    begun: list[str] = [
+        tokenizer.apply_chat_template(conversation_of(problem), tokenize=False, continue_final_message=True)
+        for problem, _ in asked
+    ]
+    return begun
+
+
+def judged(
+    config: HumanEvalTask,
+    asked: Sequence[tuple[Problem, int]],
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    programs: int,
+) -> list[Record]:
+    """Run each answer, `programs` at once, and make its record.
+
+    Raises:
+        SandboxRefused: the machine cannot enforce the sandbox's limits.
+    """
+    solutions = [
+        (problem, solution_of(problem, answer)) for (problem, _), answer in zip(asked, answers, strict=True)
+    ]
+    verdicts = run_all(Sandbox(config.sandbox), solutions, programs)
+    return [
+        record_of(problem, sample, prompt, answer, verdict)
+        for (problem, sample), prompt, answer, verdict in zip(asked, prompts, answers, verdicts, strict=True)
+    ]
+
+
+def first_of(text: str, stops: Sequence[str]) -> str:
+    """`text` up to the first of `stops`."""
+    return min((text.partition(stop)[0] for stop in stops), key=len)
 
 
 def solution_of(problem: Problem, answer: str) -> str:

@@ -157,6 +157,8 @@ def measure_files(
                     result = run_bfcl(context, pool, task, config, file)
                 elif isinstance(task, PerplexityTask):
                     result = run_perplexity(context, pool, task, config, file)
+                elif isinstance(task, HumanEvalTask):
+                    result = run_humaneval(context, pool, task, config, file)
                 else:
                     assert is_heldout(task)
                     result = run_heldout(context, pool, rows, config, task, file)

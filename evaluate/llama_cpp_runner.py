@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -67,9 +68,20 @@ class LlamaCppRunner:
         return tokens
 
     def generate(
-        self, prompts: list[list[int]], *, max_new_tokens: int, stops: list[int], batch: int = 32
+        self,
+        prompts: list[list[int]],
+        *,
+        max_new_tokens: int,
+        stops: list[int],
+        batch: int = 32,
+        until: Sequence[str] = (),
+        drawn: dict[str, float] | None = None,
     ) -> list[list[int]]:
-        """Greedy answers to prompts of token ids; an answer ends with its stop token if it reached one.
+        """Answers to prompts of token ids; an answer ends with its stop token if it reached one.
+
+        Args:
+            until: texts that end an answer; it holds the first that it reached.
+            drawn: `temperature`, `top_p` and `seed`, when tokens are drawn; without them the most likely are taken.
 
         Raises:
             ChildFailed: llama.cpp crashed or refused; the message has the signal and its last words.
@@ -80,6 +92,8 @@ class LlamaCppRunner:
             "max_new_tokens": max_new_tokens,
             "stops": stops,
             "batch": batch,
+            "until": list(until),
+            "drawn": drawn,
         }
         answers: list[list[int]] = self._ask(request, "generating")["answers"]
         return answers

@@ -2,11 +2,12 @@
 
     in   {"op": "tokenize", "texts": [...]}                                out  {"tokens": [[...], ...]}
     in   {"op": "generate", "prompts": [[id...]...], "max_new_tokens": N,
-          "stops": [id...], "batch": B}                                    out  {"answers": [[id...], ...]}
+          "stops": [id...], "batch": B, "until": [text...], "drawn": null
+          or {"temperature": T, "top_p": P, "seed": S}}                    out  {"answers": [[id...], ...]}
     in   {"op": "score", "windows": [[id...]...], "counted": [N...]}       out  {"nll": [nats, ...]}
 
-The first line out is {"ready": {...}}. An answer holds its stop token when it reached one. Imports
-nothing of Ray, torch or transformers: it starts in half a second.
+The first line out is {"ready": {...}}. An answer holds its stop token when it reached one, and what ends the first
+of `until` in its text. Imports nothing of Ray, torch or transformers: it starts in half a second.
 
 Shapes: S sequences in a batch, V tokens in the vocabulary.
 """
@@ -17,6 +18,7 @@ import ctypes
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -35,6 +37,9 @@ from raymill.evaluate.llama_cpp_native import (
 CONTEXT_STEP = 256
 """Contexts are a multiple of this, so that batches of like length share one."""
 
+PIECE_BYTES = 256
+"""Of a token's text, at most; a longer one ends no answer by its text."""
+
 
 @dataclass
 class Sequence:
@@ -43,10 +48,49 @@ class Sequence:
     slot: int
     prompt: list[int]
     answer: list[int]
+    text: bytes = b""
+    """Of the answer; kept only where text ends it."""
 
     @property
     def length(self) -> int:
         return len(self.prompt) + len(self.answer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """What ends an answer."""
+
+    max_new_tokens: int
+    stops: frozenset[int]
+    until: tuple[bytes, ...]
+
+    def reached(self, sequence: Sequence) -> bool:
+        return (
+            sequence.answer[-1] in self.stops
+            or len(sequence.answer) >= self.max_new_tokens
+            or any(text in sequence.text for text in self.until)
+        )
+
+
+class Draw:
+    """A token by its probability, from the most likely ones that have probability `top_p` together (nucleus sampling)."""
+
+    def __init__(self, temperature: float, top_p: float, seed: int) -> None:
+        self.temperature, self.top_p = temperature, top_p
+        self.random = np.random.default_rng(seed)
+
+    def __call__(self, logits_V: Any) -> int:
+        scaled_V = logits_V.astype(np.float64) / self.temperature
+        order_V = np.argsort(-scaled_V, kind="stable")
+        chances_V = np.exp(scaled_V[order_V] - scaled_V[order_V[0]])
+        sums_V = np.cumsum(chances_V / chances_V.sum())
+        kept = int(np.searchsorted(sums_V, self.top_p)) + 1
+        place = int(np.searchsorted(sums_V[:kept], self.random.random() * sums_V[:kept][-1], side="right"))
+        return int(order_V[min(place, kept - 1)])
+
+
+def likeliest(logits_V: Any) -> int:
+    return int(logits_V.argmax())
 
 
 class Worker:
@@ -59,6 +103,8 @@ class Worker:
         self.threads = threads
         self.context: Any = None
         self.room = (0, 0)
+        self.choose: Callable[[Any], int] = likeliest
+        self.spells = False
         self.batch = Batch(PREFILL_TOKENS)
 
     def describe(self) -> dict[str, Any]:
@@ -80,15 +126,16 @@ class Worker:
         return found
 
     def generate(
-        self, prompts: list[list[int]], max_new_tokens: int, stops: list[int], batch: int
+        self, prompts: list[list[int]], batch: int, ends: Ends, draw: Draw | None = None
     ) -> list[list[int]]:
-        """Greedy answers, `batch` conversations at once."""
+        """Answers, `batch` conversations at once; of the likeliest tokens where none is drawn."""
+        self.choose = draw or likeliest
         answers: list[list[int]] = []
         for start in range(0, len(prompts), batch):
             group = prompts[start : start + batch]
-            self._make_room(len(group), max(map(len, group)) + max_new_tokens)
+            self._make_room(len(group), max(map(len, group)) + ends.max_new_tokens)
             sequences = [Sequence(slot, prompt, []) for slot, prompt in enumerate(group)]
-            self._answer(sequences, max_new_tokens, set(stops))
+            self._answer(sequences, ends)
             answers += [sequence.answer for sequence in sequences]
         return answers
 
@@ -137,7 +184,8 @@ class Worker:
             self.context = make_context(self.model, params)
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
 
-    def _answer(self, sequences: list[Sequence], max_new_tokens: int, stops: set[int]) -> None:
+    def _answer(self, sequences: list[Sequence], ends: Ends) -> None:
+        self.spells = bool(ends.until)
         places: list[tuple[Sequence, int]] = []
         for sequence in sequences:
             for position, token in enumerate(sequence.prompt):
@@ -150,7 +198,7 @@ class Worker:
                     places = []
         self._decode(places)
         alive = sequences
-        while alive := [s for s in alive if s.answer[-1] not in stops and len(s.answer) < max_new_tokens]:
+        while alive := [sequence for sequence in alive if not ends.reached(sequence)]:
             for start in range(0, len(alive), self.batch.capacity):
                 self._decode(
                     [
@@ -160,11 +208,20 @@ class Worker:
                 )
 
     def _decode(self, places: list[tuple[Sequence, int]]) -> None:
-        """Run the batch, and give each sequence named in `places` its likeliest next token."""
+        """Run the batch, and give each sequence named in `places` its next token."""
         self._run()
         for sequence, place in places:
-            sequence.answer.append(int(self._logits(place).argmax()))
+            token = self.choose(self._logits(place))
+            sequence.answer.append(token)
+            if self.spells:
+                sequence.text += self._piece(token)
         self.batch.clear()
+
+    def _piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; none for a special one."""
+        space = ctypes.create_string_buffer(PIECE_BYTES)
+        length = llama_cpp.llama_token_to_piece(self.vocab, token, space, PIECE_BYTES, 0, False)
+        return bytes(space.raw[: max(0, length)])
 
     def _run(self) -> None:
         if self.batch.raw.n_tokens == 0:
@@ -191,9 +248,13 @@ def serve(worker: Worker, requests: TextIO, replies: TextIO) -> None:
         elif request["op"] == "score":
             say(replies, {"nll": worker.score(request["windows"], request["counted"])})
         else:
-            answers = worker.generate(
-                request["prompts"], request["max_new_tokens"], request["stops"], request["batch"]
+            ends = Ends(
+                max_new_tokens=request["max_new_tokens"],
+                stops=frozenset(request["stops"]),
+                until=tuple(text.encode() for text in request["until"]),
             )
+            draw = Draw(**request["drawn"]) if request["drawn"] else None
+            answers = worker.generate(request["prompts"], request["batch"], ends, draw)
             say(replies, {"answers": answers})
 
 

@@ -147,6 +147,14 @@ def token_ids(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
+def completion_ids(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a text that is to be gone on with, as lm-eval has them: with the tokenizer's own special tokens, unless it
+    begins with that of the beginning."""
+    begun = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+    ids: list[int] = tokenizer(text, add_special_tokens=not begun)["input_ids"]
+    return ids
+
+
 def document_ids(tokenizer: Any, texts: Sequence[str], model: str) -> list[list[int]]:
     """Ids of each text with one token before it that starts it: that of the beginning, else that of the end.
 

@@ -298,9 +298,14 @@ def of_one_name(name: str, found: TaskResult) -> TaskResult:
 
 
 def run_humaneval(
-    context: JobContext, pool: ActorPool, task: HumanEvalTask, config: EvaluateConfig
+    context: JobContext,
+    pool: ActorPool,
+    task: HumanEvalTask,
+    config: EvaluateConfig,
+    gguf: Path | None = None,
 ) -> TaskResult:
-    """Problems of HumanEval: the pool's model writes, and each answer is run where it was written, in a sandbox.
+    """Problems of HumanEval: the pool's model (or the file `gguf` when the pool holds GgufModels) writes, and each
+    answer is run where it was written, in a sandbox.
 
     A call is a number of answers, written and run; its line in the log is what the next attempt keeps.
 
@@ -312,17 +317,19 @@ def run_humaneval(
     pool.map("prove_sandbox", [(given,)], lambda _, __: None)
     asked = [(problem, sample) for problem in problems for sample in range(task.samples)]
     calls = [asked[start : start + config.batch] for start in range(0, len(asked), config.batch)]
-    log = SampleLog(context.work_dir / "samples" / f"{task.name}.jsonl")
+    label = task.name if gguf is None else f"{task.name}-{gguf.stem}"
+    log = SampleLog(context.work_dir / "samples" / f"{label}.jsonl")
     done = {line["call"] for line in log.records}
     left = [number for number in range(len(calls)) if number not in done]
 
     def finished(position: int, records: list[Record]) -> None:
         log.add([{"call": left[position], "records": records}])
         answered = sum(len(line["records"]) for line in log.records)
-        context.event("progress", done=answered, total=len(asked), what="samples", task=task.name)
+        context.event("progress", done=answered, total=len(asked), what="samples", task=label)
 
     programs = max(1, int(config.cpus_per_actor))
-    pool.map("humaneval", [(given, calls[number], number, programs) for number in left], finished)
+    file: tuple[str, ...] = () if gguf is None else (str(gguf),)
+    pool.map("humaneval", [(*file, given, calls[number], number, programs) for number in left], finished)
     return humaneval_result(task, [record for line in log.records for record in line["records"]])
 
 

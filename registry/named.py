@@ -1,4 +1,4 @@
-"""What triggers and hooks have in common: a unique name, a switch, and for some a secret that is sealed."""
+"""What triggers, hooks and watches for drift have in common: a unique name, a switch, for some a sealed secret."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from sqlalchemy.orm import Session
 from raymill.policies.errors import Conflict, NotFound
 from raymill.registry import webhooks
 from raymill.registry.secrets import SecretBox, master_key_id
-from raymill.registry.tables import Hook, Trigger
+from raymill.registry.tables import DriftWatch, Hook, Trigger
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
-Named = Trigger | Hook
-Row = TypeVar("Row", Trigger, Hook)
+Named = Trigger | Hook | DriftWatch
+Secretive = Trigger | Hook
+Row = TypeVar("Row", Trigger, Hook, DriftWatch)
+Sealed = TypeVar("Sealed", Trigger, Hook)
+NOUNS = {"drift_watch": "drift"}
+"""Table -> what the command calls it, where that is another word."""
 
 
 def add(session: Session, row: Named) -> None:
@@ -27,7 +31,7 @@ def add(session: Session, row: Named) -> None:
             session.add(row)
     except IntegrityError:
         raise Conflict(
-            f"{row.__tablename__} {row.name!r} exists already: delete it, or choose another name"
+            f"{_noun(row)} {row.name!r} exists already: delete it, or choose another name"
         ) from None
 
 
@@ -36,19 +40,23 @@ def find(session: Session, table: type[Row], name: str, *, lock: bool = False) -
     rows = select(table).where(table.name == name)
     row = session.scalar(rows.with_for_update() if lock else rows)
     if row is None:
-        noun = table.__tablename__
+        noun = _noun(table)
         raise NotFound(f"no {noun} {name!r}: `raymill {noun} list` shows the ones there are")
     return row
 
 
-def give_secret(box: SecretBox, row: Named) -> str:
+def _noun(row: Named | type[Named]) -> str:
+    return NOUNS.get(row.__tablename__, row.__tablename__)
+
+
+def give_secret(box: SecretBox, row: Secretive) -> str:
     """A new secret for a row that has its id; sealed in it, and returned to be shown this once."""
     secret = webhooks.new_secret()
     row.secret = box.seal(secret, owner=str(row.id), secret_id=row.__tablename__)
     return secret
 
 
-def open_secret(box: SecretBox, row: Named) -> str:
+def open_secret(box: SecretBox, row: Secretive) -> str:
     """Raises as `SecretBox.open`."""
     assert row.secret is not None, "only webhooks have a secret"
     return box.open(row.secret, owner=str(row.id), secret_id=row.__tablename__)
@@ -61,7 +69,7 @@ def reseal_all(session: Session, box: SecretBox) -> int:
     return count
 
 
-def _reseal(session: Session, box: SecretBox, table: type[Row]) -> int:
+def _reseal(session: Session, box: SecretBox, table: type[Sealed]) -> int:
     count = 0
     for row in session.scalars(select(table).where(table.secret.is_not(None)).with_for_update()):
         if row.secret is not None and master_key_id(row.secret) != box.current_id():

@@ -23,7 +23,8 @@ PAGE = 500
 
 # Whole answers that were kept, in the order of time.
 KEPT = text("""
-SELECT trace.usage_id, trace.request_id, trace.at, usage.operation, trace.prompt, trace.answer
+SELECT trace.usage_id, trace.request_id, trace.at, usage.operation, trace.prompt, trace.answer,
+       usage.prompt_tokens, usage.completion_tokens
 FROM trace JOIN usage ON usage.id = trace.usage_id
 WHERE trace.route = :route AND trace.at >= :since AND trace.at < :until
   AND usage.outcome IN ('ok', 'cached') AND (trace.at, trace.usage_id) > (:after_at, :after_id)
@@ -58,6 +59,9 @@ class Kept(NamedTuple):
     correction: str | None
     """The newest; as it was written, not masked."""
 
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
 
 def kept_requests(session: Session, *, route: str, since: dt.datetime, until: dt.datetime) -> Iterator[Kept]:
     """Requests of a route, from `since` on and before `until`, the oldest first."""
@@ -85,5 +89,7 @@ def kept_requests(session: Session, *, route: str, since: dt.datetime, until: dt
                 answer=row.answer,
                 scores=tuple(scores[row.usage_id]),
                 correction=correction[1] if correction else None,
+                prompt_tokens=row.prompt_tokens,
+                completion_tokens=row.completion_tokens,
             )
         after_at, after_id = page[-1].at, page[-1].usage_id

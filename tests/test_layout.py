@@ -26,6 +26,7 @@ LIGHT_CONFIGS = (
     "serve/llm/config.py",
     "serve/gateway/config.py",
     "registry/provider_settings.py",
+    "registry/drift_config.py",
     "policies/errors.py",
 )
 

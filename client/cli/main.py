@@ -40,6 +40,7 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "queue": Entry("queues", "app", "Where jobs wait: list, set, pause, resume."),
         "trigger": Entry("trigger", "app", "Pipelines that start by themselves: list, add, fire and more."),
         "hook": Entry("hook", "app", "What follows when they end: list, add, deliveries and more."),
+        "drift": Entry("drift", "app", "Watch served models and routes: add, run, runs, events and more."),
         "dataset": Entry("dataset", "app", "Data sets: add, validate, list, stats, preview, from-traffic."),
     },
     "Models": {

@@ -14,6 +14,7 @@ from raymill.registry.tables.catalog import (
     Sbom,
     TrainingRun,
 )
+from raymill.registry.tables.drift import DriftRun, DriftWatch
 from raymill.registry.tables.gateway import (
     Budget,
     BudgetPeriod,
@@ -67,6 +68,8 @@ __all__ = [
     "Dataset",
     "Deployment",
     "DeploymentState",
+    "DriftRun",
+    "DriftWatch",
     "Environment",
     "Evaluation",
     "Feedback",

@@ -35,6 +35,7 @@ from raymill.serve.api.bell import Bell
 from raymill.serve.api.context import READS, Parts, Unauthenticated, request_id_of
 from raymill.serve.api.routes import (
     datasets,
+    drift,
     evaluations,
     feedback,
     governance,
@@ -100,6 +101,7 @@ def create_app(parts: Parts) -> FastAPI:
         runs,
         triggers,
         hooks,
+        drift,
         searches,
         ws,
         llms,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 from tests.conftest import RunningService
 from tests.e2e.conftest import RAYMILL, MakeRecipe, raymill, rows
+from tests.evaluate.drill import problem
 
 from raymill.client.errors import ApiError
 from raymill.client.sdk import Raymill
@@ -71,6 +73,21 @@ def test_the_version_answers_over_http(served: Pipeline, service: RunningService
         pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
     assert "".join(pieces) == answer.choices[0].message.content
     assert served.state == "succeeded"
+
+
+def test_the_served_version_is_watched_for_drift(served: Pipeline, client: Raymill, data: Path) -> None:
+    assert served.state == "succeeded"
+    canary = {"file": str(data / "heldout.jsonl"), "max_new_tokens": 8}
+    client.drift.add(NAME, {"target": f"{NAME}@production", "canary": canary})
+    for _ in range(2):
+        ended = client.jobs.wait(client.drift.run(NAME).job_id)
+        assert ended.state == "succeeded", ended.error
+    again, first = client.drift.runs(NAME)
+    assert (first.severity, first.baseline, first.version) == ("none", True, 1)
+    assert first.canary is not None
+    assert 0 < first.canary["prompts"] <= 8
+    assert again.canary is not None
+    assert (again.baseline, again.canary["compared"]["difference"]) == (False, 0)
 
 
 def test_the_lineage_is_whole_and_the_bytes_are_the_signed_ones(served: Pipeline, client: Raymill) -> None:
@@ -218,3 +235,25 @@ def one_error(stderr: str) -> str:
     assert len(errors) == 1, stderr
     assert stderr.rstrip().splitlines()[-1] == errors[0]
     return errors[0]
+
+
+@pytest.mark.slow
+def test_a_recipe_measures_the_code_of_its_model_and_of_the_files(
+    make_recipe: MakeRecipe, client: Raymill, data: Path
+) -> None:
+    # Slow: trains, quantizes and evaluates three times, each on Ray.
+    problems = data / "problems.jsonl"
+    problems.write_text("".join(json.dumps(problem(number)) + "\n" for number in range(3)))
+    task = {"humaneval": str(problems), "max_new_tokens": 8}
+    sections = {**SECTIONS, "evaluate": {"tasks": [task], "actors": 1}, "serve": None}
+    sections["promote"] = {"to": "production", "require": {"humaneval": {"at_least": 0.0}}}
+    done = raymill("run", str(make_recipe("coder", **sections)), timeout_s=800)
+    assert done.returncode == 0, done.stderr
+    newest = client.pipelines.get(next(iter(client.pipelines.list(name="coder"))).id)
+    results = {job.step: job.result or {} for job in newest.jobs}
+    assert results["evaluate"]["metrics"].keys() == {"humaneval"}
+    assert {kind: each.keys() for kind, each in results["evaluate-quantized"]["metrics"].items()} == {
+        "F16": {"humaneval"},
+        "Q8_0": {"humaneval"},
+    }
+    assert results["evaluate-quantized"]["samples"] == {"humaneval": 3}

@@ -90,9 +90,18 @@ def test_a_schema_is_a_task_by_file_or_as_it_stands() -> None:
 
 
 def test_files_are_measured_by_what_asks_for_answers_or_reads_text() -> None:
-    tasks = [HELDOUT, HELDOUT_F1, {"json_schema": "s.json"}, {"bfcl": "b.jsonl"}, {"perplexity": "a.txt"}]
+    tasks = [
+        HELDOUT,
+        HELDOUT_F1,
+        {"json_schema": "s.json"},
+        {"bfcl": "b.jsonl"},
+        {"perplexity": "a.txt"},
+        {"humaneval": "he.jsonl"},
+    ]
     assert all(map(runs_on_files, EvaluateConfig.model_validate({"tasks": tasks}).tasks))
-    others = EvaluateConfig.model_validate({"tasks": [{"lm_eval": "mmlu"}, {"humaneval": "he.jsonl"}]})
+    others = EvaluateConfig.model_validate(
+        {"tasks": [{"lm_eval": "arc_easy"}, {"benchmark": "mmlu", "file": "m.jsonl"}]}
+    )
     assert not any(map(runs_on_files, others.tasks))
 
 

@@ -19,9 +19,12 @@ from raymill.cluster.context import LocalContext
 from raymill.evaluate import jobs
 from raymill.evaluate.actors import ActorPool
 from raymill.evaluate.config import EvaluateConfig, HumanEvalTask, LmEvalTask, SandboxConfig
+from raymill.evaluate.gguf_model import GgufModel
 from raymill.evaluate.hf_model import HfModel
 from raymill.evaluate.humaneval import STOPS, metrics_of, pass_at_k, read_problems, run_all, solution_of
+from raymill.evaluate.llama_cpp_runner import LlamaCppRunner
 from raymill.evaluate.lm_eval_tasks import LmEvalTasks
+from raymill.evaluate.prompts import completion_ids, load_tokenizer
 from raymill.evaluate.sandbox.runner import Sandbox
 from raymill.evaluate.tasks import run_humaneval
 from raymill.policies.errors import Invalid, NotFound
@@ -212,6 +215,49 @@ def test_prompts_and_answers_are_those_of_lm_eval(tiny_model: Path, tmp_path: Pa
     assert [record["prompt"] for record in theirs] == [record["prompt"] for record in ours]
     assert [json.loads(record["answer"])[0] for record in theirs] == [record["answer"] for record in ours]
     assert any(record["answer"] for record in ours)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("chat", [False, True], ids=["completed", "asked"])
+def test_a_file_is_asked_as_the_model_is_and_answers_alike(
+    tiny_model: Path, f16: Path, tmp_path: Path, chat: bool
+) -> None:
+    problems = read_problems(written(tmp_path, [row(number) for number in range(3)]))
+    asked = [(problem, 0) for problem in problems]
+    task = HumanEvalTask(humaneval="small.jsonl", max_new_tokens=24, chat_template=chat).model_dump()
+    theirs = HfModel(str(tiny_model)).humaneval(task, asked, 0, 2)
+    file = GgufModel(str(tiny_model))
+    ours = file.humaneval(str(f16), task, asked, 0, 2)
+    file.close()
+    assert [record["prompt"] for record in ours] == [record["prompt"] for record in theirs]
+    same = sum(one["answer"] == other["answer"] for one, other in zip(ours, theirs, strict=True))
+    assert same >= 2  # F16 may tip a near tie
+    assert any(record["answer"] for record in ours)
+
+
+def test_a_file_draws_by_its_seed_and_stops_where_the_text_does(tiny_model: Path, f16: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    ids = completion_ids(tokenizer, "please help")
+    with LlamaCppRunner(f16) as runner:
+        (whole,) = runner.generate([ids], max_new_tokens=24, stops=[])
+        text = tokenizer.decode(whole)
+        middle = text[len(text) // 2 :][:3]
+        (cut,) = runner.generate([ids], max_new_tokens=24, stops=[], until=[middle])
+        drawn = [
+            runner.generate(
+                [ids] * 4,
+                max_new_tokens=12,
+                stops=[],
+                drawn={"temperature": 1.5, "top_p": top_p, "seed": seed},
+            )
+            for seed, top_p in ((1, 0.95), (1, 0.95), (2, 0.95), (1, 1e-9))
+        ]
+    assert whole[: len(cut)] == cut
+    assert middle in tokenizer.decode(cut)
+    assert middle not in tokenizer.decode(cut[:-1])
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(set(map(tuple, drawn[0]))) > 1
+    assert drawn[3] == [whole[:12]] * 4  # nothing but the likeliest is left
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")

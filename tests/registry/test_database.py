@@ -52,11 +52,14 @@ def populated(database: Database, home: Path) -> World:
 
 
 def of_the_control_plane(session: Session) -> list[Base]:
-    """A row of each table of triggers, hooks, trials and finished jobs."""
+    """A row of each table of triggers, hooks, trials, drift and finished jobs."""
     jobs.enqueue(jobs.raw(session), [jobs.JobSpec(kind="note")])
     now = dt.datetime.now(dt.UTC)
     session.execute(text("CREATE TABLE job_history_all PARTITION OF job_history DEFAULT"))
     made = {"created_by": "ada", "config": {}, "enabled": True}
+    watch = tables.DriftWatch(name="canaries", **made)
+    session.add(watch)
+    session.flush()
     return [
         tables.JobHistory(
             id=new_id(),
@@ -86,6 +89,15 @@ def of_the_control_plane(session: Session) -> list[Base]:
             promotion_id=session.scalars(select(tables.Promotion.id)).first(), account="grace", role="admin"
         ),
         tables.Hook(name="tell", on=["pipeline.failed"], action="webhook", **made),
+        tables.DriftRun(
+            watch_id=watch.id,
+            job_id=new_id(),
+            severity="minor",
+            news=True,
+            action="tell",
+            reasons=["language: PSI 0.20"],
+            baseline=False,
+        ),
     ]
 
 
