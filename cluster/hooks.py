@@ -210,7 +210,13 @@ def _decided(
     what = f"{case.input['name']} {case.input['version']}"
     result = decided(context, case, require, what=what, requester=lambda _: actor)
     return Outcome(
-        result={**result, "actor": actor.name, "leaves": leaves, "note": f"hook {hook.name}", "hook": hook.name}
+        result={
+            **result,
+            "actor": actor.name,
+            "leaves": leaves,
+            "note": f"hook {hook.name}",
+            "hook": hook.name,
+        }
     )
 
 

@@ -62,5 +62,3 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("drift_run")
     op.drop_table("drift_watch")
-    for name in ("frozen_reason", "frozen_by", "frozen_at"):
-        op.drop_column("alias", name)

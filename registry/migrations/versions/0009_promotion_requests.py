@@ -1,5 +1,7 @@
 """Promotions that wait for approvals, environments, frozen aliases, policies, archived versions"""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -65,11 +67,11 @@ def upgrade() -> None:
     )
     state = sa.Enum(*STATES, name="promotionstate", native_enum=False, create_constraint=True, length=16)
     op.add_column("promotion", sa.Column("state", state, server_default=sa.text("'decided'"), nullable=False))
-    for name, kind, default in PROMOTION_COLUMNS:
+    for name, type_, default in PROMOTION_COLUMNS:
         given: dict[str, Any] = (
             {"server_default": sa.text(default), "nullable": False} if default else {"nullable": True}
         )
-        op.add_column("promotion", sa.Column(name, kind, **given))
+        op.add_column("promotion", sa.Column(name, type_, **given))
     op.add_column("promotion", sa.Column("policy_id", sa.Uuid(), nullable=True))
     op.create_foreign_key(op.f("promotion_policy_id_fkey"), "promotion", "policy", ["policy_id"], ["id"])
     op.create_table(

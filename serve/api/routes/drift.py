@@ -20,7 +20,7 @@ from raymill.registry import drift, tables
 from raymill.registry.artifacts import sha256_file
 from raymill.registry.drift_config import DriftConfig
 from raymill.registry.tables import Role
-from raymill.serve.api.context import RANK, Approver, Caller, Operator, SessionDep, Viewer
+from raymill.serve.api.context import RANK, Caller, Operator, SessionDep, Viewer
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.threads import ThreadRoute
 
