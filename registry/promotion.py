@@ -247,7 +247,7 @@ def carry_out(session: Session, promotion: Promotion, envelopes: dict[str, JsonO
     version = promotion.version
     verdict = "promotion.rollback" if promotion.rollback else "promotion.allow"
     approved_by = [each.account for each in promotion.approvals]
-    told = {"approved_by": approved_by} if approved_by else {}
+    told: JsonObject = {"approved_by": approved_by} if approved_by else {}
     told |= {"note": promotion.note} if promotion.note else {}
     audit.record(session, actor, verdict, _what(version), alias=promotion.alias, reasons=[], **told)
     for name, envelope in envelopes.items():

@@ -220,7 +220,7 @@ def test_requests_approvals_executions_and_roll_backs_agree_with_a_model(world: 
     for _ in range(3):
         world.make_version()
     PromotionMachine.world = world
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         PromotionMachine,
         settings=settings(
             max_examples=6,
