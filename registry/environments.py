@@ -33,8 +33,10 @@ def environment_of(session: Session, alias: str) -> Environment:
 def environments(session: Session) -> list[Environment]:
     """Those of the ladder, then the others that were set, by name."""
     rows = {row.name: row for row in session.scalars(select(Environment).order_by(Environment.name))}
-    ladder = [rows.pop(name) if name in rows else _unset(name) for name in LADDER]
-    return [*ladder, *rows.values()]
+    return [
+        *(rows.get(name) or _unset(name) for name in LADDER),
+        *(row for name, row in rows.items() if name not in LADDER),
+    ]
 
 
 def set_environment(

@@ -15,7 +15,6 @@ import datetime as dt
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -250,7 +249,7 @@ def carry_out(session: Session, promotion: Promotion, envelopes: dict[str, JsonO
     version = promotion.version
     verdict = "promotion.rollback" if promotion.rollback else "promotion.allow"
     approved_by = [each.account for each in promotion.approvals]
-    told: dict[str, Any] = {"approved_by": approved_by} if approved_by else {}
+    told: JsonObject = {"approved_by": approved_by} if approved_by else {}
     told |= {"note": promotion.note} if promotion.note else {}
     audit.record(session, actor, verdict, _what(version), alias=promotion.alias, reasons=[], **told)
     for name, envelope in envelopes.items():

@@ -17,7 +17,7 @@ STATES = ("waiting", "decided", "rejected")
 ROLES = postgresql.ARRAY(sa.String(length=16))
 
 # The defaults let the previous release's workers go on writing rows.
-PROMOTION_COLUMNS = (
+PROMOTION_COLUMNS: tuple[tuple[str, Any, str | None], ...] = (
     ("rollback", sa.Boolean(), "false"),
     ("approvals_needed", sa.Integer(), "0"),
     ("approver_roles", ROLES, "'{}'"),
@@ -27,7 +27,11 @@ PROMOTION_COLUMNS = (
     ("note", sa.Text(), None),
     ("serving", postgresql.JSONB(), None),
 )
-ALIAS_COLUMNS = (("frozen_at", TIME), ("frozen_by", sa.String(length=64)), ("frozen_reason", sa.Text()))
+ALIAS_COLUMNS: tuple[tuple[str, Any], ...] = (
+    ("frozen_at", TIME),
+    ("frozen_by", sa.String(length=64)),
+    ("frozen_reason", sa.Text()),
+)
 
 
 def upgrade() -> None:
@@ -67,11 +71,9 @@ def upgrade() -> None:
     )
     state = sa.Enum(*STATES, name="promotionstate", native_enum=False, create_constraint=True, length=16)
     op.add_column("promotion", sa.Column("state", state, server_default=sa.text("'decided'"), nullable=False))
-    for name, type_, default in PROMOTION_COLUMNS:
-        given: dict[str, Any] = (
-            {"server_default": sa.text(default), "nullable": False} if default else {"nullable": True}
-        )
-        op.add_column("promotion", sa.Column(name, type_, **given))
+    for name, kind, default in PROMOTION_COLUMNS:
+        given = sa.text(default) if default else None
+        op.add_column("promotion", sa.Column(name, kind, server_default=given, nullable=default is None))
     op.add_column("promotion", sa.Column("policy_id", sa.Uuid(), nullable=True))
     op.create_foreign_key(op.f("promotion_policy_id_fkey"), "promotion", "policy", ["policy_id"], ["id"])
     op.create_table(

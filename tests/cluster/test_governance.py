@@ -1,0 +1,86 @@
+"""The steps `promote` and `serve` of a recipe where the alias takes approvals."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from tests.registry.making import ADA, World, claim_one, make_pipeline, read_job
+
+from raymill.cluster.attempt import Attempt
+from raymill.cluster.settings import Settings
+from raymill.registry import environments, requests
+from raymill.registry.audit import Actor
+from raymill.registry.database import Database
+from raymill.registry.jobs import StepSpec
+from raymill.registry.tables import Alias, Deployment, Job, JobState, LlmVersion, Role
+
+STEPS = (
+    StepSpec(
+        step="promote",
+        kind="promote",
+        queue="short",
+        config={"to": "production", "require": {"heldout_exact_match": {"at_least": 0.9}}},
+    ),
+    StepSpec(
+        step="serve",
+        kind="deploy",
+        queue="short",
+        config={"alias": "production", "engine": "vllm"},
+        depends_on=("promote",),
+    ),
+)
+
+
+@pytest.fixture
+def world(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setenv("RAYMILL_HOME", str(tmp_path))
+    return World(database, tmp_path)
+
+
+def run_step(world: World, **inputs: Any) -> Job:
+    job = claim_one(world.database)
+    Attempt(world.database, Settings(), job, inputs).run()
+    return read_job(world.database, job.id)
+
+
+def promoted(world: World) -> Job:
+    """The step `promote` of a recipe whose version is there, with an environment that takes one approval."""
+    with world.database.transaction() as session:
+        environments.set_environment(
+            session, "production", ADA, approvals=1, roles=["approver"], after=None, expires_after_s=60
+        )
+        version = session.scalars(select(LlmVersion)).one()
+    make_pipeline(world.database, *STEPS, name="support-triage")
+    return run_step(world, train={"artifact": version.artifact_name})
+
+
+def test_a_recipe_ends_with_a_request_and_is_served_once_that_is_executed(world: World) -> None:
+    number = world.make_version()
+    asked = promoted(world)
+    assert (asked.state, asked.error) == (JobState.SUCCEEDED, None)
+    assert asked.result is not None
+    assert (asked.result["pending"], asked.result["allowed"]) == (True, True)
+    served = run_step(world, promote=asked.result)
+    assert (served.state, (served.result or {})["pending"]) == (JobState.SUCCEEDED, True)
+    promotion_id = uuid.UUID(asked.result["promotion_id"])
+    with world.database.transaction() as session:
+        assert session.scalars(select(Alias)).all() == []
+        requests.approve(session, promotion_id, Role.APPROVER, Actor(name="grace"))
+    requests.execute(world.database, world.store, world.keys_dir, promotion_id=promotion_id, actor=ADA)
+    with world.database.transaction() as session:
+        assert session.scalars(select(Alias)).one().version.number == number
+        assert session.scalars(select(Deployment)).one().config == {"engine": "vllm"}
+
+
+def test_a_request_that_was_rejected_meanwhile_fails_the_step_that_serves(world: World) -> None:
+    world.make_version()
+    asked = promoted(world)
+    assert asked.result is not None
+    with world.database.transaction() as session:
+        requests.reject(session, uuid.UUID(asked.result["promotion_id"]), Role.APPROVER, Actor(name="grace"))
+    served = run_step(world, promote=asked.result)
+    assert (served.state, "was rejected: production stays" in (served.error or "")) == (JobState.FAILED, True)
