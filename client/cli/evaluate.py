@@ -68,7 +68,7 @@ def run(
 
     ask = {} if concurrency is None else {"ask": {"concurrency": concurrency}}
     given = {"limit": limit, "max_new_tokens": max_new_tokens, "key_env": key_env}
-    asked = {name: value for name, value in given.items() if value is not None} | ask
+    asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None} | ask
     with connect() as client:
         pipeline = client.evaluations.run(
             target, list(map(task_of, tasks or ["heldout_exact_match"])), dataset=dataset, **asked
@@ -126,7 +126,7 @@ def judge(
         "labels": {"file": str(labels.absolute()), "source": labels_by} if labels else None,
         "ask": {"concurrency": concurrency} if concurrency else None,
     }
-    asked = {key: value for key, value in given.items() if value is not None}
+    asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     with connect() as client:
         pipeline = client.evaluations.judge(a, b, judge=by, **asked)
     if no_wait:
