@@ -67,8 +67,8 @@ class Standing(Wire):
     dataset: str | None
     """Whose held-out rows; scores on different ones are not of the same examples."""
     evaluated_at: dt.datetime
-    backend: Literal["generation", "log-likelihood"] | None = None
-    """What the target was asked for; null in a recipe."""
+    backend: str | None = None
+    """What the target was asked for, generation or log-likelihood; null in a recipe."""
     prompt_tokens: int | None = None
     """Of a remote target, as it told them; null otherwise. Tasks that judge the same answers have the same."""
     completion_tokens: int | None = None

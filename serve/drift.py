@@ -24,7 +24,7 @@ from raymill.policies.drift import Severity, worst
 from raymill.policies.errors import NotFound, Unavailable
 from raymill.registry import datasets, drift
 from raymill.registry.artifacts import address_of
-from raymill.registry.comparison import RemoteTarget, find_target
+from raymill.registry.comparison import find_version_target
 from raymill.registry.drift_config import Canary, DriftConfig, Traffic
 from raymill.registry.tables import Deployment, DriftWatch, LlmVersion
 from raymill.registry.traffic import kept_requests
@@ -173,9 +173,7 @@ def _read(session: Session, watch_id: uuid.UUID) -> Watch:
 
 def _served(session: Session, target: str) -> tuple[str, int]:
     """Raises NotFound: there is no such version. Unavailable: nothing answers for it."""
-    wanted = find_target(session, target)
-    if isinstance(wanted, RemoteTarget):
-        raise NotFound(f"{target} is no version: write it as support@production")
+    wanted = find_version_target(session, target)
     name = target.partition("@")[2]
     rows = select(LlmVersion.number).join(Deployment, Deployment.serving_version_id == LlmVersion.id)
     rows = rows.where(Deployment.llm.has(name=wanted.llm))
