@@ -19,7 +19,7 @@ from raymill.policies.drift import RANK, Severity
 from raymill.policies.errors import Conflict, Invalid
 from raymill.registry import aliases, audit, cron, datasets, named, triggers
 from raymill.registry.audit import SYSTEM, Actor
-from raymill.registry.comparison import find_target
+from raymill.registry.comparison import find_version_target
 from raymill.registry.database import clock
 from raymill.registry.drift_config import DriftConfig
 from raymill.registry.jobs import JobSpec, enqueue, raw
@@ -46,7 +46,7 @@ def create(
     if config.schedule is not None:
         cron.check_schedule(config.schedule, config.timezone)
     if config.target is not None:
-        find_target(session, config.target)
+        find_version_target(session, config.target)
     row = DriftWatch(
         id=new_id(),
         name=name,

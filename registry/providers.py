@@ -106,16 +106,8 @@ def add(
             session.add(row)
     except IntegrityError:
         raise Conflict(f"provider {name!r} exists already: change it, or choose another name") from None
-    audit.record(
-        session,
-        actor,
-        "provider.add",
-        f"provider/{name}",
-        preset=preset,
-        base_url=row.base_url,
-        settings=row.settings,
-        enabled=enabled,
-    )
+    after = {"preset": preset, "base_url": row.base_url, "settings": row.settings, "enabled": enabled}
+    audit.record(session, actor, "provider.add", f"provider/{name}", after=after)
     tell_gateways(session)
     return row
 

@@ -114,6 +114,7 @@ def set_preset(
     if users:
         raise Conflict(f"{name!r} is the model of {', '.join(users)}: a preset cannot stand on another")
     row = session.scalar(select(Preset).where(Preset.name == name))
+    before = None if row is None else {"model": row.model, "system": row.system, "params": row.params}
     if row is None:
         row = Preset(name=name, model=model, system=system, params=params)
         session.add(row)
@@ -122,7 +123,8 @@ def set_preset(
     else:
         row.model, row.system, row.params = model, system, params
     session.flush()
-    audit.record(session, actor, "preset.set", f"preset/{name}", model=model, system=system, params=params)
+    after = {"model": model, "system": system, "params": params}
+    audit.record(session, actor, "preset.set", f"preset/{name}", before=before, after=after)
     tell_gateways(session)
     return row
 

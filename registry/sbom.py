@@ -11,7 +11,6 @@ import importlib.metadata
 import platform
 import re
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
@@ -111,11 +110,10 @@ def _component(name: str, package: importlib.metadata.Distribution) -> JsonObjec
 
 def _licenses(package: importlib.metadata.Distribution) -> list[JsonObject]:
     """As the package's metadata tells: an SPDX expression, else a name, else its classifiers."""
-    # An email message since Python 3.10; its stub does not say so.
-    metadata: Any = package.metadata
-    if expression := metadata.get("License-Expression"):
-        return [{"expression": expression}]
-    name = (metadata.get("License") or "").strip()
+    metadata = package.metadata
+    if (expression := "License-Expression") in metadata:
+        return [{"expression": metadata[expression]}]
+    name = metadata["License"].strip() if "License" in metadata else ""
     if name and "\n" not in name and len(name) <= LICENSE_CHARACTERS and name != "UNKNOWN":
         return [{"license": {"name": name}}]
     told = [each for each in metadata.get_all("Classifier") or () if each.startswith("License ::")]

@@ -80,7 +80,7 @@ class Vault:
         return data
 
 
-class VaultSigner(Signer):  # type: ignore[misc]  # its package is not read by mypy
+class VaultSigner(Signer):  # type: ignore[misc]  # the package is untyped
     """Signs with one version of the key."""
 
     def __init__(self, vault: Vault, number: int, public_key: SSlibKey) -> None:
