@@ -223,8 +223,8 @@ def test_requests_approvals_executions_and_roll_backs_agree_with_a_model(world: 
     run_state_machine_as_test(
         PromotionMachine,
         settings=settings(
-            max_examples=6,
-            stateful_step_count=20,
+            max_examples=5,
+            stateful_step_count=16,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
