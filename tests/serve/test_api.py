@@ -69,6 +69,14 @@ LOWEST_ROLE = {
     "POST /triggers/{name}/fire": Role.OPERATOR,
     # Of no role: whoever posts has no account, and the trigger's secret decides. Without a signature it is 401.
     "POST /triggers/{name}/webhook": Role.VIEWER,
+    "GET /drift": Role.VIEWER,
+    "POST /drift": Role.OPERATOR,  # one that freezes or moves an alias takes an approver, here and below
+    "GET /drift/events": Role.VIEWER,
+    "GET /drift/{name}": Role.VIEWER,
+    "PATCH /drift/{name}": Role.OPERATOR,
+    "DELETE /drift/{name}": Role.OPERATOR,
+    "POST /drift/{name}/run": Role.OPERATOR,
+    "GET /drift/{name}/runs": Role.VIEWER,
     "GET /hooks": Role.VIEWER,
     "POST /hooks": Role.OPERATOR,  # one that moves aliases takes an approver
     "GET /hooks/{name}": Role.VIEWER,

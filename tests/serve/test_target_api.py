@@ -194,7 +194,7 @@ def test_only_an_admin_names_an_address_and_what_cannot_be_is_refused(
         ),
         ({"target": "gateway:m", "tasks": [{"bfcl": "/nowhere.jsonl"}]}, 422, "no such file: /nowhere.jsonl"),
         ({"target": f"{LLM}@9"}, 404, "its newest version is 1"),
-        ({"target": f"{LLM}@1:Q8_0", "tasks": [{"humaneval": __file__}]}, 422, "is not run on GGUF files"),
+        ({"target": f"{LLM}@1:Q8_0", "tasks": [{"lm_eval": "arc_easy"}]}, 422, "is not run on GGUF files"),
     ]
     for body, status, reason in refused:
         answer = client.post(API, json=body)
