@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from raymill.client.types import JsonObject, State, Wire
 
-ExportForm = Literal["adapter", "hf", "gguf"]
+ExportForm = Literal["adapter", "hf", "gguf", "gguf-adapter"]
 
 
 class Run(Wire):
@@ -72,7 +72,7 @@ class RunExportRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     form: ExportForm
-    """adapter, hf (adapters merged, Hugging Face layout) or gguf."""
+    """adapter, hf (adapters merged, Hugging Face layout), gguf, or gguf-adapter (the adapter alone, for llama.cpp's --lora)."""
     type: str = Field(default="F16", pattern=r"^[A-Z0-9_]{1,16}$")
     """Of the GGUF file, such as Q8_0."""
 

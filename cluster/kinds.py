@@ -90,6 +90,7 @@ KINDS: dict[str, Kind] = {
         effects=catalog.register_quantizations,
     ),
     "export_gguf": Kind(queue="heavy", work="raymill.evaluate.quantize_job:run_export_gguf"),
+    "export_adapter": Kind(queue="heavy", work="raymill.evaluate.adapter_gguf:run_export_adapter"),
     "promote": Kind(
         queue="short",
         work="raymill.cluster.governance:run_promote",

@@ -1,4 +1,4 @@
-"""Set-up step: take llama.cpp's HF -> GGUF converter from llama-cpp-python's own source archive.
+"""Set-up step: take llama.cpp's HF -> GGUF converters from llama-cpp-python's own source archive.
 
     python -m raymill.evaluate.fetch_converter
 
@@ -22,7 +22,8 @@ from raymill.policies.errors import RaymillError, Unavailable
 PACKAGE = "llama-cpp-python"
 STAMP = "VERSION"
 SCRIPT = "convert_hf_to_gguf.py"
-WANTED = (SCRIPT, "LICENSE", "conversion/", "gguf-py/gguf/")
+LORA_SCRIPT = "convert_lora_to_gguf.py"
+WANTED = (SCRIPT, LORA_SCRIPT, "LICENSE", "conversion/", "gguf-py/gguf/")
 """What is taken of `vendor/llama.cpp/`. Its gguf package is newer than the one on PyPI, and needed."""
 
 
@@ -43,27 +44,29 @@ def installed_version() -> str:
         ) from None
 
 
-def converter_script() -> Path:
-    """The converter, if it is of the installed version.
+def converter_script(name: str = SCRIPT) -> Path:
+    """A converter, if it is of the installed version.
 
     Raises:
         Unavailable: it was never fetched, or is of another version.
     """
     directory, version = converter_directory(), installed_version()
     stamp = directory / STAMP
-    found = stamp.read_text(encoding="utf-8").strip() if stamp.is_file() else "none"
+    there = stamp.is_file() and (directory / name).is_file()
+    found = stamp.read_text(encoding="utf-8").strip() if there else "none"
     if found != version:
         raise Unavailable(
             f"llama.cpp's converter is of version {found}, {PACKAGE} of {version}: "
             "run `python -m raymill.evaluate.fetch_converter`"
         )
-    return directory / SCRIPT
+    return directory / name
 
 
 def fetch() -> Path:
     """Download and unpack the converter, unless it is there. Returns its directory."""
     directory, version = converter_directory(), installed_version()
     try:
+        converter_script(LORA_SCRIPT)
         return converter_script().parent
     except Unavailable:
         directory.parent.mkdir(parents=True, exist_ok=True)

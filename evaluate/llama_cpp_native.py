@@ -42,6 +42,22 @@ def make_context(model: Any, params: Any) -> Any:
     return context
 
 
+def load_adapter(model: Any, path: str) -> Any:
+    """A LoRA adapter for `model`. Ends the process with a message when it is none."""
+    adapter = llama_cpp.llama_adapter_lora_init(model, path.encode())
+    if adapter is None:
+        sys.exit(f"llama.cpp cannot load the adapter {path}")
+    return adapter
+
+
+def add_adapter(context: Any, adapter: Any) -> None:
+    """Add an adapter to what the context computes with, whole."""
+    adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
+    code = llama_cpp.llama_set_adapters_lora(context, adapters, 1, (ctypes.c_float * 1)(1.0))
+    if code != 0:
+        sys.exit(f"llama_set_adapters_lora ended with {code}")
+
+
 def vocabulary_size(model: Any) -> int:
     return int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model)))
 

@@ -22,11 +22,13 @@ CLOSE_S = 5.0
 class LlamaCppRunner:
     """Use as a context manager. The process starts with the object and loads the model in the background."""
 
-    def __init__(self, file: Path, *, threads: int = 1) -> None:
+    def __init__(self, file: Path, *, threads: int = 1, adapter: Path | None = None) -> None:
+        """`adapter`: a GGUF file of a LoRA adapter, which is added to the weights in `file`."""
         self.file = file
+        more = [] if adapter is None else [str(adapter)]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process)
         self._process = subprocess.Popen(
-            module_command("raymill.evaluate.llama_cpp_worker", str(file), str(threads)),
+            module_command("raymill.evaluate.llama_cpp_worker", str(file), str(threads), *more),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -29,6 +29,8 @@ from raymill.evaluate.child import die_with_parent
 from raymill.evaluate.llama_cpp_native import (
     PREFILL_TOKENS,
     Batch,
+    add_adapter,
+    load_adapter,
     load_model,
     make_context,
     vocabulary_size,
@@ -96,8 +98,9 @@ def likeliest(logits_V: Any) -> int:
 class Worker:
     """One model, and a context that grows when a batch asks for more."""
 
-    def __init__(self, path: str, threads: int) -> None:
+    def __init__(self, path: str, threads: int, adapter: str | None = None) -> None:
         self.model = load_model(path)
+        self.adapter = load_adapter(self.model, adapter) if adapter is not None else None
         self.vocab = llama_cpp.llama_model_get_vocab(self.model)
         self.vocab_tokens = vocabulary_size(self.model)
         self.threads = threads
@@ -182,6 +185,8 @@ class Worker:
             params.n_threads = params.n_threads_batch = self.threads
             params.kv_unified = True
             self.context = make_context(self.model, params)
+            if self.adapter is not None:
+                add_adapter(self.context, self.adapter)
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
 
     def _answer(self, sequences: list[Sequence], ends: Ends) -> None:
@@ -268,8 +273,8 @@ def main() -> None:
     # llama.cpp may write to standard output: keep that for the log, and the replies for ourselves.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    _, path, threads = sys.argv
-    serve(Worker(path, int(threads)), sys.stdin, replies)
+    _, path, threads, *adapter = sys.argv
+    serve(Worker(path, int(threads), *adapter), sys.stdin, replies)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ class Form(enum.Enum):
     ADAPTER = "adapter"
     HF = "hf"
     GGUF = "gguf"
+    GGUF_ADAPTER = "gguf-adapter"
 
 
 LOOKED_AT = 200
@@ -184,7 +185,11 @@ def export(
     run: RunId,
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to; made if needed.")],
     form: Annotated[
-        Form, typer.Option("--as", help="adapter, hf (merged, Hugging Face layout) or gguf.")
+        Form,
+        typer.Option(
+            "--as",
+            help="adapter, hf (merged, Hugging Face layout), gguf, or gguf-adapter (for llama.cpp's --lora).",
+        ),
     ] = Form.HF,
     kind: Annotated[str, typer.Option("--type", help="Of a GGUF file, such as Q8_0.")] = "F16",
     as_json: Json = False,

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from raymill.client import run_types
 from raymill.cluster.kinds import kind_of
-from raymill.evaluate.quantize_config import QUANTIZATION_TYPES
+from raymill.evaluate.quantize_config import ADAPTER_TYPES, QUANTIZATION_TYPES
 from raymill.policies.errors import Invalid, NotFound
 from raymill.registry import jobs
 from raymill.registry.audit import Actor
@@ -35,6 +35,7 @@ from raymill.train.metrics import POINTS, Point, thinned
 
 KINDS = ("pretrain", "train", "tune")
 MOST_COMPARED = 8
+GGUF_TYPES: dict[str, Sequence[str]] = {"gguf": QUANTIZATION_TYPES, "gguf-adapter": ADAPTER_TYPES}
 
 
 def find(session: Session, run_id: uuid.UUID) -> Job:
@@ -208,16 +209,20 @@ def export(
             run_types.ExportFile(**file) for file in artifact.files if only is None or file["path"] in only
         ]
         return run_types.RunExport(
-            form=form, type=kind if form == "gguf" else None, artifact=artifact.name, files=files, job_id=None
+            form=form,
+            type=kind if form in GGUF_TYPES else None,
+            artifact=artifact.name,
+            files=files,
+            job_id=None,
         )
-    if kind not in QUANTIZATION_TYPES:
+    if kind not in GGUF_TYPES[form]:
         raise Invalid(
-            f"type {kind!r} is no GGUF type: use any of {', '.join(QUANTIZATION_TYPES)}", param="type"
+            f"type {kind!r} is none of a {form} file: use any of {', '.join(GGUF_TYPES[form])}", param="type"
         )
-    config = _gguf_config(session, job, kind)
+    made_by, config = _gguf_job(session, job, form, kind)
     waiting = session.scalar(
         select(Job.id).where(
-            Job.kind == "export_gguf",
+            Job.kind == made_by,
             Job.config == config,
             Job.state.in_((JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)),
         )
@@ -225,8 +230,8 @@ def export(
     if waiting is None:
         spec = StepSpec(
             step="export",
-            kind="export_gguf",
-            queue=kind_of("export_gguf").queue,
+            kind=made_by,
+            queue=kind_of(made_by).queue,
             config=config,
             depends_on=(),
         )
@@ -248,32 +253,42 @@ def exported(
     result = _result(job)
     if form == "hf":
         return _artifact(session, result["artifact"]), None
+    if form != "gguf" and not result.get("adapter"):
+        raise Invalid(f"run {job.id} tuned all weights and has no adapter: export it as hf", param="form")
     if form == "adapter":
-        if not result.get("adapter"):
-            raise Invalid(f"run {job.id} tuned all weights and has no adapter: export it as hf", param="form")
         return _artifact(session, result["adapter"]), None
     quantized = session.scalar(
         select(Quantization)
         .join(LlmVersion, Quantization.version_id == LlmVersion.id)
         .where(LlmVersion.artifact_name == result["artifact"], Quantization.type == kind)
     )
-    if quantized is not None:
+    if quantized is not None and form == "gguf":
         return _artifact(session, quantized.artifact_name), {quantized.file}
+    made_by, config = _gguf_job(session, job, form, kind)
     made = session.scalar(
         select(Job.result)
-        .where(
-            Job.kind == "export_gguf",
-            Job.config == _gguf_config(session, job, kind),
-            Job.state == JobState.SUCCEEDED,
-        )
+        .where(Job.kind == made_by, Job.config == config, Job.state == JobState.SUCCEEDED)
         .limit(1)
     )
     return None if made is None else (_artifact(session, made["artifact"]), None)
 
 
-def _gguf_config(session: Session, job: Job, kind: str) -> JsonObject:
-    artifact = _artifact(session, _result(job)["artifact"])
-    return {"artifact": artifact.name, "digest": artifact.digest, "types": [kind]}
+def _gguf_job(session: Session, job: Job, form: run_types.ExportForm, kind: str) -> tuple[str, JsonObject]:
+    """Kind and configuration of the job that makes the file."""
+    result = _result(job)
+    model = _artifact(session, result["artifact"])
+    if form == "gguf":
+        return "export_gguf", {"artifact": model.name, "digest": model.digest, "types": [kind]}
+    adapter = _artifact(session, result["adapter"])
+    inputs = jobs.parent_results(session, job)
+    return "export_adapter", {
+        "artifact": adapter.name,
+        "digest": adapter.digest,
+        "base": inputs["base"]["artifact"],
+        "model": model.name,
+        "dataset": (inputs.get("dataset") or {}).get("artifact"),
+        "type": kind,
+    }
 
 
 def _result(job: Job) -> JsonObject:

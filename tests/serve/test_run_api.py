@@ -172,3 +172,18 @@ def test_a_gguf_file_that_was_made_is_given_and_another_is_asked_for_once(
         assert (job.kind, job.state, job.config["types"]) == ("export_gguf", JobState.QUEUED, ["F16"])
     wrong = client.post(f"{API}/{run_id}/exports", json={"form": "gguf", "type": "Q3"})
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (422, "type")
+
+
+def test_an_adapter_alone_is_a_job_of_its_own(client: TestClient, world: World) -> None:
+    run_id = finished_run(world)
+    whole = client.post(f"{API}/{run_id}/exports", json={"form": "gguf-adapter"})
+    assert (whole.status_code, "has no adapter" in whole.text) == (422, True)
+    with world.database.transaction() as session:
+        job = session.get_one(Job, uuid.UUID(run_id))
+        job.result = {**(job.result or {}), "adapter": (job.result or {})["artifact"]}
+    asked = client.post(f"{API}/{run_id}/exports", json={"form": "gguf-adapter", "type": "Q8_0"}).json()
+    with world.database.transaction() as session:
+        job = session.get_one(Job, uuid.UUID(asked["job_id"]))
+        assert (job.kind, job.config["type"], job.config["base"][:5]) == ("export_adapter", "Q8_0", "base/")
+    wrong = client.post(f"{API}/{run_id}/exports", json={"form": "gguf-adapter", "type": "Q4_K_M"})
+    assert (wrong.status_code, "use any of F32, F16, BF16, Q8_0" in wrong.text) == (422, True)
