@@ -144,7 +144,7 @@ def until(true: Callable[[], bool], timeout_s: float = 60.0) -> None:
     [
         (b"", b"ready AS MATERIALIZED"),
         (b"", b"SET state = 'succeeded', lease_until = NULL"),
-        (b"INSERT INTO audit_event", b"COMMIT"),
+        (b"raymill_audit_append", b"COMMIT"),
     ],
     ids=["a claim", "a plain end", "an end with effects"],
 )
