@@ -1,7 +1,8 @@
 """`make bench-governance`: what the audit log finds and costs, and what signing costs; writes `results/governance.json`.
 
-    audit     4 processes append, each row in a transaction of its own; the log is walked; 10,000 random tamperings of a
-              log of 5,000 rows with a signed root, as it is exported and as it lies in Postgres
+    audit     4 processes append, each row in a transaction of its own, beside as many plain rows (`plain_commits_per_s`);
+              the log is walked; 10,000 random tamperings of a log of 5,000 rows with a signed root, as it is exported
+              and as it lies in Postgres
     policy    how long the rules take over one promotion
     signing   a version of 1 GiB is signed and verified, beside plain SHA-256 of the same bytes
 
@@ -28,6 +29,7 @@ from typing import Any
 
 from benchmarks import report, tampering
 from benchmarks.measure import say
+from sqlalchemy import text
 
 from raymill.policies.engine import shipped_rules
 from raymill.registry import audit, audit_roots
@@ -40,6 +42,7 @@ from raymill.registry.signing import sign_statement, verify_directory
 from raymill.registry.signing_keys import KeyRing
 
 Results = dict[str, Any]
+Write = Callable[[Database, int], None]
 ACTOR = Actor(name="ada", request_id="4f0c2f6e9b7d4e0f8a1b2c3d4e5f6071", address="192.0.2.7")
 NAME = "model/bench/0a1b2c3d4e5f"
 GOALS: dict[str, tuple[str, float]] = {
@@ -94,21 +97,28 @@ def append_one(database: Database, number: int) -> None:
         )
 
 
-def append_many(url: str, count: int, together: Barrier) -> None:
+def commit_one(database: Database, number: int) -> None:
+    """What any change costs: one row, one commit."""
+    with database.transaction() as session:
+        session.execute(text("INSERT INTO plain (number) VALUES (:number)"), {"number": number})
+
+
+def write_many(write: Write, url: str, count: int, together: Barrier) -> None:
     """A writer: a process of its own."""
     database = Database(url)
-    append_one(database, 0)
+    write(database, 0)
     together.wait()
     for number in range(count):
-        append_one(database, number)
+        write(database, number)
     together.wait()
 
 
-def appends_per_s(url: str, plan: Plan) -> float:
+def writes_per_s(write: Write, url: str, plan: Plan) -> float:
     context = multiprocessing.get_context("spawn")
     together = context.Barrier(plan.writers + 1)
     count = plan.appends // plan.writers
-    writers = [context.Process(target=append_many, args=(url, count, together)) for _ in range(plan.writers)]
+    arguments = (write, url, count, together)
+    writers = [context.Process(target=write_many, args=arguments) for _ in range(plan.writers)]
     for writer in writers:
         writer.start()
     together.wait(timeout=120)
@@ -265,9 +275,13 @@ def measure(plan: Plan, server: EmbeddedPostgres, folder: Path) -> Results:
         databases[name].migrate()
     owner.close()
     url = databases["appends"].url.render_as_string(hide_password=False)
-    appends = appends_per_s(url, plan)
+    appends = writes_per_s(append_one, url, plan)
     with databases["appends"].transaction() as session:
         assert audit.verify(session).rows == plan.appends // plan.writers * plan.writers + plan.writers
+    say("the same with plain rows")
+    with databases["appends"].transaction() as session:
+        session.execute(text("CREATE TABLE plain (id bigint GENERATED ALWAYS AS IDENTITY, number bigint)"))
+    plain = writes_per_s(commit_one, url, plan)
     say(f"walking a log of {plan.verify_rows:,} rows")
     walks = verify_rows_per_s(databases["walks"], plan)
     say(f"{plan.tamperings:,} tamperings of a log of {plan.tamper_rows:,} rows")
@@ -278,6 +292,7 @@ def measure(plan: Plan, server: EmbeddedPostgres, folder: Path) -> Results:
     return {
         **tampered,
         "audit_appends_per_s": round(appends, 1),
+        "plain_commits_per_s": round(plain, 1),
         "audit_verify_rows_per_s": round(walks, 1),
         "policy_p99_ms": round(policy_p99_ms(plan), 3),
         **signing(folder, plan, keys),

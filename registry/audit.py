@@ -1,8 +1,8 @@
 """The audit log: who changed what. A row commits with the change it tells of.
 
 Append-only and gap-free; how it proves itself stands in `registry/audit_chain.py`. Writers take turns on one advisory
-lock, held until their commit: one statement takes it, reads the newest hash and writes the row (`raymill_audit_append`
-in the migrations).
+lock, held while they commit: one statement takes it, reads the newest hash and writes the row (`raymill_audit_append`
+in the migrations); `registry/audit_commit.py` sends it.
 """
 
 from __future__ import annotations
@@ -14,22 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import psycopg
 from sqlalchemy.orm import Session
 
 from raymill.registry.artifacts import canonical_json
 from raymill.registry.audit_chain import Chain, Checked, Root, as_kept, changed, missing, said_of
+from raymill.registry.audit_commit import append_at_commit, driver_connection
 from raymill.registry.tables import JsonObject
 
 PAGE_ROWS = 5000
 _FAST = msgspec.json.Encoder(order="sorted")
 
-_APPEND = """
-SELECT raymill_audit_append(
-    %(at)s, %(actor)s, %(action)s, %(object)s, %(detail)s::jsonb, %(request_id)s, %(address)s, %(before)s::jsonb,
-    %(after)s::jsonb, %(said)s
-)
-"""
 _ROWS = """
 SELECT seq, at AT TIME ZONE 'UTC', actor, action, object, detail::text, request_id, address, before::text, after::text,
        previous_hash, hash
@@ -59,17 +53,14 @@ def record(
     before: Mapping[str, object] | None = None,
     after: Mapping[str, object] | None = None,
     **detail: object,
-) -> int:
-    """Append one row in the caller's transaction. `action` is noun.verb, such as `alias.move`.
+) -> None:
+    """Append one row when the caller's transaction commits. `action` is noun.verb, such as `alias.move`.
 
     Args:
         before: what the object was, where it was something; the parts that changed will do.
         after: what it is now.
-
-    Returns:
-        The row's number.
     """
-    session.flush()  # what the row tells of must be possible before anybody waits for us
+    session.flush()  # what is not possible is said here, not at the commit
     row: JsonObject = {
         "at": dt.datetime.now(dt.UTC),
         "actor": actor.name,
@@ -84,10 +75,7 @@ def record(
     said = said_of({**row, "at": row["at"].isoformat()})
     for name in ("detail", "before", "after"):
         row[name] = None if row[name] is None else json.dumps(row[name])
-    # Not by way of SQLAlchemy, which takes longer than the database does while all other writers wait.
-    (number,) = _connection(session).execute(_APPEND, {**row, "said": said}).fetchone() or (0,)
-    assert isinstance(number, int)
-    return number
+    append_at_commit(session, {**row, "said": said})
 
 
 def verify(session: Session, roots: Sequence[Root] = ()) -> Checked:
@@ -115,7 +103,7 @@ def walk(session: Session, chain: Chain) -> Iterator[tuple[bytes, bytes]]:
         AuditBroken: as `verify`.
     """
     count = chain.tree.size
-    with _connection(session).cursor(name="audit", binary=True) as cursor:
+    with driver_connection(session).cursor(name="audit", binary=True) as cursor:
         cursor.itersize = PAGE_ROWS
         for row in cursor.execute(_ROWS, (count, None)):
             count += 1
@@ -133,15 +121,9 @@ def walk(session: Session, chain: Chain) -> Iterator[tuple[bytes, bytes]]:
 
 def page(session: Session, after: int, limit: int) -> list[tuple[bytes, bytes]]:
     """What at most `limit` rows after number `after` say, and their hashes, as they stand there: nothing is checked."""
-    with _connection(session).cursor(binary=True) as cursor:
+    with driver_connection(session).cursor(binary=True) as cursor:
         rows = cursor.execute(_ROWS, (after, limit)).fetchall()
     return [(canonical_json(_as_written(row, json.loads)), row[11]) for row in rows]
-
-
-def _connection(session: Session) -> psycopg.Connection[tuple[Any, ...]]:
-    connection = session.connection().connection.driver_connection
-    assert isinstance(connection, psycopg.Connection)
-    return connection
 
 
 def _as_written(row: Sequence[Any], decode: Callable[[str], Any]) -> JsonObject:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from raymill.registry import audit, audit_roots
 from raymill.registry.audit_chain import Chain, Checked, line
+from raymill.registry.audit_commit import make_durable
 from raymill.registry.signing_keys import KeyRing
 from raymill.registry.tables import AuditEvent, JsonObject
 
@@ -51,6 +52,7 @@ class Roots:
         except BaseException:
             self._chain = Chain()  # it has taken a part
             raise
+        make_durable(session)  # a row that a crash may take back has no root
         root = audit_roots.root_of(self._chain)
         envelope = audit_roots.sign_root(self._ring.signer(), root)
         audit_roots.keep(self.folder, root, envelope)

@@ -28,8 +28,6 @@ class PostgresProxy:
         """Cut the next `statement` off: before Postgres hears of it, or after it is done and before it says so."""
 
         self.statement = b"COMMIT"
-        self.following = b""
-        """Only on a connection that has sent this."""
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
@@ -75,10 +73,8 @@ class PostgresProxy:
         cut: asyncio.Event,
         done: asyncio.Event,
     ) -> None:
-        followed = False
         while data := await reader.read(1 << 16):
-            followed = followed or self.following in data
-            if self.cut is not None and followed and self.statement in data:
+            if self.cut is not None and self.statement in data:
                 at, self.cut = self.cut, None
                 cut.set()
                 if at == "after":

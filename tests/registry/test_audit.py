@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from benchmarks import tampering
 from sqlalchemy import select, text
@@ -61,7 +62,8 @@ def test_rows_form_a_chain_and_tell_who_from_where_before_and_after(database: Da
     actor = Actor(name="eve", request_id="r2", address="192.0.2.7")
     write(database, "a", "b")
     with database.transaction() as session:
-        assert audit.record(session, actor, "route.set", "c", before={"w": 1}, after={"w": 0.5}) == 3
+        audit.record(session, actor, "route.set", "c", before={"w": 1}, after={"w": 0.5})
+    with database.transaction() as session:
         rows = session.scalars(select(AuditEvent).order_by(AuditEvent.seq)).all()
         assert [(row.seq, row.object, row.request_id) for row in rows] == [
             (1, "a", "r1"),
@@ -121,6 +123,46 @@ def test_a_change_that_rolls_back_leaves_no_row_and_no_gap(database: Database) -
     with database.transaction() as session:
         rows = session.execute(select(AuditEvent.seq, AuditEvent.object).order_by(AuditEvent.seq)).all()
     assert [tuple(row) for row in rows] == [(1, "a"), (2, "c")]
+
+
+def test_a_savepoint_takes_its_rows_along(database: Database) -> None:
+    with database.transaction() as session:
+        audit.record(session, ADA, "llm.rename", "a")
+        with session.begin_nested() as savepoint:
+            audit.record(session, ADA, "llm.rename", "lost")
+            with session.begin_nested():
+                audit.record(session, ADA, "llm.rename", "lost with it")
+            savepoint.rollback()
+        with session.begin_nested():
+            audit.record(session, ADA, "llm.rename", "b")
+        audit.record(session, ADA, "llm.rename", "c")
+    with database.transaction() as session:
+        rows = session.execute(select(AuditEvent.seq, AuditEvent.object).order_by(AuditEvent.seq)).all()
+    assert [tuple(row) for row in rows] == [(1, "a"), (2, "b"), (3, "c")]
+
+
+def test_a_row_that_cannot_be_written_takes_its_change_along(database: Database) -> None:
+    def change() -> None:
+        with database.transaction() as session:
+            session.execute(text("CREATE TABLE changed (id int)"))
+            audit.record(session, ADA, "llm.rename", "b", to="\0")
+
+    write(database, "a")
+    with pytest.raises(psycopg.DataError):
+        change()
+    with database.transaction() as session:
+        assert session.scalar(text("SELECT to_regclass('changed')")) is None
+    write(database, "c")
+    assert verify(database).rows == 2
+
+
+def test_a_writer_that_computes_or_waits_holds_nobody_up(database: Database) -> None:
+    with database.transaction() as session:
+        audit.record(session, ADA, "llm.rename", "b")
+        write(database, "a")
+    with database.transaction() as session:
+        assert session.scalars(select(AuditEvent.object).order_by(AuditEvent.seq)).all() == ["a", "b"]
+        assert session.scalar(text("SHOW synchronous_commit")) == "on"
 
 
 @pytest.mark.parametrize(

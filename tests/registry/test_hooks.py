@@ -50,6 +50,7 @@ def test_a_hook_is_made_disabled_and_deleted_with_an_audit_row_each(database: Da
         hooks.remove(session, "tell", ADA)
         with pytest.raises(NotFound, match="raymill hook list"):
             hooks.find(session, "tell")
+    with database.transaction() as session:
         actions = list(session.scalars(select(AuditEvent.action).order_by(AuditEvent.seq)))
     assert actions == ["hook.create", "hook.disable", "hook.enable", "hook.delete"]
 

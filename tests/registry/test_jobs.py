@@ -368,13 +368,16 @@ def test_success_told_twice_is_one_effect_P2(database: Database) -> None:
 
     def effect(session: Session, _: Job, result: JsonObject) -> None:
         effects.append("ran")
-        result["row"] = audit.record(session, ADA, "test.effect", "x")
+        audit.record(session, ADA, "test.effect", "x")
+        result["effects"] = len(effects)
 
     for _ in range(2):  # the answer to COMMIT was lost, so the worker says it again
         with database.transaction() as session:
             jobs.succeed(session, job.id, job.epoch, result={}, artifacts=(PUBLISHED,), effects=effect)
     assert effects == ["ran"]
-    assert read_job(database, job.id).result == {"row": 2}
+    assert read_job(database, job.id).result == {"effects": 1}
+    with database.transaction() as session:
+        assert session.scalars(select(AuditEvent.action)).all() == ["pipeline.create", "test.effect"]
 
 
 def test_when_an_effect_raises_nothing_of_the_end_is_kept(database: Database) -> None:

@@ -143,6 +143,7 @@ def test_a_trigger_is_made_listed_disabled_and_deleted_with_an_audit_row_each(da
         triggers.remove(session, "nightly", ADA)
         with pytest.raises(NotFound, match="raymill trigger list"):
             triggers.find(session, "nightly")
+    with database.transaction() as session:
         actions = list(session.scalars(select(AuditEvent.action).order_by(AuditEvent.seq)))
     assert actions == ["trigger.create", "trigger.disable", "trigger.enable", "trigger.delete"]
 
