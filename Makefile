@@ -28,7 +28,7 @@ ifeq ($(DEVICE),gpu)
 export CMAKE_ARGS ?= $(if $(shell command -v nvcc 2>/dev/null),-DGGML_CUDA=on)
 endif
 
-.PHONY: help setup links demo up down test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads bench-train bench-evaluate chaos
+.PHONY: help setup links demo up down test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads bench-train bench-evaluate bench-code chaos
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ bench-reads: $(STAMP) ## Measure the control plane's lists and gets beside 100,0
 
 bench-evaluate: $(STAMP) ## Measure evaluation beside the lm_eval command (ARGS="--quick --data FOLDER")
 	@$(BIN)/python -m benchmarks.evaluate $(ARGS)
+
+bench-code: $(STAMP) ## Measure what the code analysers find of labelled weaknesses (ARGS="--quick --data FILE")
+	@$(BIN)/python -m benchmarks.code $(ARGS)
 
 bench-train: $(STAMP) ## Measure training beside bare TRL, and how long a run takes to start (ARGS=--quick)
 	@$(BIN)/python -m benchmarks.train $(ARGS)
