@@ -47,6 +47,7 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "evaluate": Entry("evaluate", "app", "How versions compare, by example: compare, leaderboard."),
         "alias": Entry("alias", "app", "Names that move from version to version: list, history."),
         "promotion": Entry("promotion", "app", "Decisions about which version an alias names: list, create."),
+        "code": Entry("code", "app", "Code analysis: submit, show, history, cancel, steps and more."),
         "chat": Entry("chat", "app", "Talk with a served model."),
     },
     "Gateway": {

@@ -169,8 +169,8 @@ def compare(before: Analysis, after: Analysis) -> Difference:
     """What was resolved, what is still there and what is new.
 
     Lines move when code is repaired, so findings of a file are paired by weakness: first those on the same text,
-    then those that are left, in their order. A finding counts as resolved only where every analyser that saw it has
-    looked at the newer file as well.
+    then those that are left, in their order, unless an analyser that saw both tells them apart by its rules. A finding
+    counts as resolved only where every analyser that saw it has looked at the newer file as well.
     """
     looked = {report.file: set(report.analysers) for report in after.files}
     left: dict[tuple[str, str], list[Finding]] = defaultdict(list)
@@ -190,8 +190,10 @@ def compare(before: Analysis, after: Analysis) -> Difference:
     resolved: list[Finding] = []
     unchecked: list[Finding] = []
     for finding in unpaired:
-        if left[_weakness(finding)]:
-            remaining.append(left[_weakness(finding)].pop(0))
+        alike = [each for each in left[_weakness(finding)] if _alike(finding, each)]
+        if alike:
+            left[_weakness(finding)].remove(alike[0])
+            remaining.append(alike[0])
         elif set(finding.sources) <= looked.get(finding.file, set()):
             resolved.append(finding)
         else:
@@ -204,6 +206,10 @@ def compare(before: Analysis, after: Analysis) -> Difference:
 
 def _weakness(finding: Finding) -> tuple[str, str]:
     return finding.file, finding.cwe or finding.rule
+
+
+def _alike(one: Finding, other: Finding) -> bool:
+    return one.rule == other.rule or not set(one.sources) & set(other.sources)
 
 
 def line_at(lines: Sequence[str], number: int) -> str:

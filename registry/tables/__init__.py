@@ -12,6 +12,7 @@ from raymill.registry.tables.catalog import (
     Quantization,
     TrainingRun,
 )
+from raymill.registry.tables.code import CodeAnswer, CodeFinding, CodeStep, CodeStepVersion, CodeSubmission
 from raymill.registry.tables.gateway import (
     Budget,
     BudgetPeriod,
@@ -50,6 +51,11 @@ __all__ = [
     "Base",
     "Budget",
     "BudgetPeriod",
+    "CodeAnswer",
+    "CodeFinding",
+    "CodeStep",
+    "CodeStepVersion",
+    "CodeSubmission",
     "Dataset",
     "Deployment",
     "DeploymentState",

@@ -212,6 +212,15 @@ def test_the_difference_follows_code_that_has_moved() -> None:
     assert [each.cwe for each in difference.new] == ["CWE-94"]
 
 
+def test_another_rule_of_the_same_analyser_is_another_weakness_and_of_another_one_may_be_the_same() -> None:
+    before, text = analysis(finding(1)), "something else"
+    other = compare(before, analysis(finding(1, rule="B2", evidence=text)))
+    assert (len(other.resolved), len(other.new)) == (1, 1)
+    seen_by_another = finding(1, rule="python-shell", sources=("patterns",), evidence=text)
+    same = compare(before, analysis(seen_by_another, analysers=("bandit", "patterns")))
+    assert (len(same.remaining), same.resolved, same.new) == (1, (), ())
+
+
 def test_nothing_is_resolved_where_the_analyser_could_not_look_again() -> None:
     difference = compare(analysis(finding(1)), analysis(analysers=("patterns",)))
     assert difference.resolved == ()

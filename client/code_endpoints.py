@@ -1,0 +1,63 @@
+"""The calls of `/code/v1` as data, for both clients. Sends nothing."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from raymill.client import code_types as types
+from raymill.client.endpoints import Call, Id, Listing
+from raymill.client.types import Page, State
+
+PREFIX = "/code/v1"
+
+
+def _at(*parts: Id) -> str:
+    return "/".join([PREFIX, *(quote(str(part), safe="") for part in parts)])
+
+
+def submit(body: types.SubmissionRequest) -> Call[types.Submission]:
+    return Call(method="POST", path=_at("submissions"), body=body, returns=types.Submission)
+
+
+def submissions(state: State | None) -> Listing[types.Submission]:
+    return Listing(path=_at("submissions"), item=types.Submission, query={"state": state})
+
+
+def submission(submission_id: Id) -> Call[types.SubmissionDetail]:
+    return Call(path=_at("submissions", submission_id), returns=types.SubmissionDetail)
+
+
+def answers(submission_id: Id) -> Call[Page[types.CodeAnswer]]:
+    return Call(path=_at("submissions", submission_id, "answers"), returns=Page[types.CodeAnswer])
+
+
+def cancel(submission_id: Id) -> Call[types.SubmissionDetail]:
+    return Call(
+        method="POST", path=_at("submissions", submission_id, "cancel"), returns=types.SubmissionDetail
+    )
+
+
+def retry(submission_id: Id) -> Call[types.SubmissionDetail]:
+    return Call(
+        method="POST", path=_at("submissions", submission_id, "retry"), returns=types.SubmissionDetail
+    )
+
+
+def events(submission_id: Id) -> str:
+    return _at("submissions", submission_id, "events")
+
+
+def steps() -> Call[Page[types.CodeStepVersion]]:
+    return Call(path=_at("steps"), returns=Page[types.CodeStepVersion])
+
+
+def set_step(step: str, body: types.CodeStepSettings) -> Call[types.CodeStepVersion]:
+    return Call(method="PUT", path=_at("steps", step), body=body, returns=types.CodeStepVersion)
+
+
+def versions(step: str) -> Call[Page[types.CodeStepVersion]]:
+    return Call(path=_at("steps", step, "versions"), returns=Page[types.CodeStepVersion])
+
+
+def use_step(step: str, body: types.CodeStepUse) -> Call[types.CodeStepVersion]:
+    return Call(method="POST", path=_at("steps", step, "use"), body=body, returns=types.CodeStepVersion)
