@@ -61,3 +61,11 @@ def versions(step: str) -> Call[Page[types.CodeStepVersion]]:
 
 def use_step(step: str, body: types.CodeStepUse) -> Call[types.CodeStepVersion]:
     return Call(method="POST", path=_at("steps", step, "use"), body=body, returns=types.CodeStepVersion)
+
+
+def canary(step: str) -> Call[Page[types.CodeTrial]]:
+    return Call(path=_at("steps", step, "canary"), returns=Page[types.CodeTrial])
+
+
+def set_canary(step: str, body: types.CodeCanary) -> Call[Page[types.CodeTrial]]:
+    return Call(method="PUT", path=_at("steps", step, "canary"), body=body, returns=Page[types.CodeTrial])

@@ -142,7 +142,7 @@ class SubmissionDetail(Submission):
 
 
 class CodeStepSettings(Body):
-    """Body of `PUT /code/v1/steps/{step}`: another version, in use from now on."""
+    """Body of `PUT /code/v1/steps/{step}`: another version."""
 
     model: str = Field(min_length=1, max_length=200)
     fallback: str | None = Field(default=None, min_length=1, max_length=200)
@@ -151,12 +151,17 @@ class CodeStepSettings(Body):
     max_tokens: int = Field(default=4096, ge=1, le=200_000)
     timeout_s: float = Field(default=120.0, gt=0, le=600)
     note: str = Field(default="", max_length=500)
+    use: bool = True
+    """False keeps it, to be tried as a canary."""
 
 
 class CodeStepVersion(Wire):
     step: Step
     version: int
     active: bool
+    canary_share: float
+    """Of the submissions that it is tried on; 0 unless it is the canary."""
+
     config: JsonObject
     note: str
     created_by: str
@@ -167,3 +172,29 @@ class CodeStepUse(Body):
     """Body of `POST /code/v1/steps/{step}/use`: an earlier version again."""
 
     version: int = Field(ge=1, le=1_000_000)
+
+
+class CodeCanary(Body):
+    """Body of `PUT /code/v1/steps/{step}/canary`: a version to be tried on a share of the submissions; null ends that."""
+
+    version: int | None = Field(default=None, ge=1, le=1_000_000)
+    share: float = Field(default=0.1, ge=0, le=1)
+
+
+class CodeTrial(Wire):
+    """How the submissions went whose step was done by one version. Findings are the analysers'."""
+
+    version: int
+    active: bool
+    canary_share: float
+    submissions: int
+    succeeded: int
+    findings: int
+    resolved: int
+    remaining: int
+    new: int
+    resolved_share: float | None
+    """Null while there are no findings."""
+
+    parse_share: float | None
+    """Of rebuilt code whose original parses."""

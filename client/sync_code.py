@@ -96,8 +96,9 @@ class Code(Resource):
         max_tokens: int = 4096,
         timeout_s: float = 120.0,
         note: str = "",
+        use: bool = True,
     ) -> code_types.CodeStepVersion:
-        """Another version of a step, used from now on."""
+        """Another version of a step, used from now on; or kept, to be tried as a canary."""
         given = {
             "model": model,
             "fallback": fallback,
@@ -106,6 +107,7 @@ class Code(Resource):
             "max_tokens": max_tokens,
             "timeout_s": timeout_s,
             "note": note,
+            "use": use,
         }
         return self._http.send(calls.set_step(step, checked(code_types.CodeStepSettings, given)))
 
@@ -116,3 +118,14 @@ class Code(Resource):
     def use_step(self, step: code_types.Step, version: int) -> code_types.CodeStepVersion:
         """Use an earlier version of a step again."""
         return self._http.send(calls.use_step(step, checked(code_types.CodeStepUse, {"version": version})))
+
+    def canary(self, step: code_types.Step) -> Sequence[code_types.CodeTrial]:
+        """What was measured of the submissions of each version, side by side."""
+        return self._http.send(calls.canary(step)).data
+
+    def set_canary(
+        self, step: code_types.Step, version: int | None, *, share: float = 0.1
+    ) -> Sequence[code_types.CodeTrial]:
+        """Try a version on a share of the submissions; None ends that."""
+        body = checked(code_types.CodeCanary, {"version": version, "share": share})
+        return self._http.send(calls.set_canary(step, body)).data

@@ -6,6 +6,7 @@ Knows neither analysers nor models: findings and analyses come as JSON.
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def submit(
             for number, step in enumerate(STEPS)
         ],
         actor=actor,
-        idempotency_key=f"code/{account.id}/{idempotency_key}"[:200] if idempotency_key else None,
+        idempotency_key=_key_of(account, idempotency_key) if idempotency_key else None,
     )
     known = session.scalar(select(CodeSubmission).where(CodeSubmission.pipeline_id == pipeline.id))
     if known is not None:
@@ -114,6 +115,11 @@ def submit(
     session.add(row)
     session.flush()
     return row
+
+
+def _key_of(account: Account, key: str) -> str:
+    """One account's key is none of another's, nor of a recipe."""
+    return f"code/{account.id}/{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def _count(session: Session, account: Account) -> None:

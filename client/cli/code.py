@@ -10,7 +10,7 @@ import typer
 from raymill.client.cli.app import DEFAULT_LIMIT, Json, Limit, connect, new_app
 from raymill.client.cli.given import pairs
 from raymill.client.cli.output import out, out_json, say, table
-from raymill.client.code_types import STEPS, Step, SubmissionDetail
+from raymill.client.code_types import STEPS, CodeStepVersion, CodeTrial, Step, SubmissionDetail
 from raymill.client.types import State
 from raymill.policies.errors import Invalid
 
@@ -152,6 +152,7 @@ def set_step(
     max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 4096,
     timeout_s: Annotated[float, typer.Option(help="Seconds to wait for an answer.")] = 120.0,
     note: Annotated[str, typer.Option(help="Why it was changed.")] = "",
+    keep: Annotated[bool, typer.Option("--keep", help="Do not use it yet: try it with `canary`.")] = False,
     as_json: Json = False,
 ) -> None:
     """Another version of a step, used from now on. What is not given is the default."""
@@ -165,8 +166,14 @@ def set_step(
             max_tokens=max_tokens,
             timeout_s=timeout_s,
             note=note,
+            use=not keep,
         )
-    out_json(made) if as_json else out(f"{made.step} is at version {made.version}")
+    said = (
+        f"{made.step} is at version {made.version}"
+        if made.active
+        else f"{made.step} keeps version {made.version}"
+    )
+    out_json(made) if as_json else out(said)
 
 
 @app.command()
@@ -177,10 +184,7 @@ def versions(step: StepName, as_json: Json = False) -> None:
     if as_json:
         out_json(found)
         return
-    rows = [
-        (v.version, "yes" if v.active else "", v.config["model"], v.note, v.created_by, v.created_at)
-        for v in found
-    ]
+    rows = [(v.version, _used(v), v.config["model"], v.note, v.created_by, v.created_at) for v in found]
     out(table(["VERSION", "IN USE", "MODEL", "NOTE", "BY", "CREATED"], rows))
 
 
@@ -194,6 +198,37 @@ def rollback(
     with connect() as client:
         found = client.code.use_step(_step(step), version)
     out_json(found) if as_json else out(f"{found.step} is at version {found.version}")
+
+
+@app.command()
+def canary(
+    step: StepName,
+    version: Annotated[int | None, typer.Option(min=1, help="Try this version.")] = None,
+    share: Annotated[float, typer.Option(min=0, max=1, help="Of the submissions.")] = 0.1,
+    stop: Annotated[bool, typer.Option("--stop", help="End the trial.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Try a version on a share of the submissions; without options: how each version does, by what was measured."""
+    if stop and version is not None:
+        raise Invalid("--stop ends a trial, --version begins one: give one of them")
+    with connect() as client:
+        if stop or version is not None:
+            found = list(client.code.set_canary(_step(step), version, share=share))
+        else:
+            found = list(client.code.canary(_step(step)))
+    if as_json:
+        out_json(found)
+        return
+    rows = [
+        (t.version, _used(t), t.submissions, t.succeeded, t.findings, t.resolved_share, t.new, t.parse_share)
+        for t in found
+    ]
+    headers = ["VERSION", "IN USE", "SUBMISSIONS", "SUCCEEDED", "FINDINGS", "RESOLVED", "NEW", "PARSE"]
+    out(table(headers, rows))
+
+
+def _used(version: CodeTrial | CodeStepVersion) -> str:
+    return "yes" if version.active else f"for {version.canary_share:.0%}" if version.canary_share else ""
 
 
 def _print(found: SubmissionDetail, as_json: bool) -> None:

@@ -11,6 +11,7 @@ import json
 import resource
 import subprocess
 import tempfile
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,8 @@ LOW = frozenset({"S101", "S110", "S112", "S311", "S603", "S606", "S607", "S105",
 
 
 def look(texts: Mapping[str, str]) -> tuple[list[Finding], dict[str, str]]:
-    """What ruff finds in Python files, and for each file that it could not read why not.
+    """What ruff finds in Python files, and for each file that it could not read why not; of those it finds nothing. A
+    fragment that is indented as a whole is read as if it were not.
 
     Raises:
         OSError, TimeoutExpired: ruff could not be run to its end.
@@ -107,7 +109,7 @@ def look(texts: Mapping[str, str]) -> tuple[list[Finding], dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="raymill-ruff-") as folder:
         names = {f"{number}.py": file for number, file in enumerate(texts)}
         for name, file in names.items():
-            (Path(folder) / name).write_text(texts[file], encoding="utf-8", errors="replace")
+            (Path(folder) / name).write_text(textwrap.dedent(texts[file]), encoding="utf-8", errors="replace")
         said = _run(folder)
     found: list[Finding] = []
     problems: dict[str, str] = {}
@@ -118,7 +120,7 @@ def look(texts: Mapping[str, str]) -> tuple[list[Finding], dict[str, str]]:
             problems.setdefault(file, f"line {each['location']['row']}: {each['message']}"[:TITLE_LETTERS])
         elif code.startswith("S"):
             found.append(_finding(each, file, texts[file].splitlines()))
-    return found, problems
+    return [each for each in found if each.file not in problems], problems
 
 
 def _run(folder: str) -> list[dict[str, Any]]:

@@ -205,5 +205,4 @@ def _with_ruff(texts: dict[str, str], reports: list[FileReport]) -> tuple[list[F
             told.append(replace(report, problems=(*report.problems, f"ruff: {why}")))
         else:
             told.append(replace(report, analysers=(*report.analysers, ruff_rules.NAME)))
-    # Of a file that it cannot read to its end, ruff still tells what it saw; that is no complete look.
     return told, found

@@ -93,10 +93,12 @@ class CodeStepVersion(Base):
 
 
 class CodeStep(Base):
-    """Which version of a step is used."""
+    """Which version of a step is used; `canary` by a share of the submissions, always the same ones."""
 
     __tablename__ = "code_step"
 
     step: Mapped[str] = mapped_column(String(16), primary_key=True)
     active: Mapped[int]
+    canary: Mapped[int | None]
+    canary_share: Mapped[float] = mapped_column(default=0.0)  # 0 to 1
     changed_at: Mapped[dt.datetime]

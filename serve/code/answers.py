@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -85,6 +86,8 @@ def read(schema: type[Read], text: str) -> Read:
     if len(text) > MOST_LETTERS:
         raise Unusable(f"it has more than {MOST_LETTERS} letters")
     data = _json_in(text)
+    if not all(map(_storable, _texts(data))):
+        raise Unusable("it holds a NUL or half a character")
     try:
         return schema.model_validate(data)
     except ValidationError as error:
@@ -94,6 +97,23 @@ def read(schema: type[Read], text: str) -> Read:
             str(part) for part in first["loc"] if isinstance(part, int) or str(part).isidentifier()
         )
         raise Unusable(f"it is not by the schema at {known[:80] or 'its root'} ({first['type']})") from None
+
+
+def _texts(data: object) -> Iterator[str]:
+    """Every text in some JSON, names included."""
+    waiting = [data]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict):
+            waiting += [*one, *one.values()]
+        elif isinstance(one, list):
+            waiting += one
+
+
+def _storable(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _json_in(text: str) -> object:

@@ -15,7 +15,7 @@ from raymill.client import code_types as types
 from raymill.client.types import Page
 from raymill.policies.errors import Conflict, Invalid
 from raymill.registry import code, code_steps, identity, jobs
-from raymill.registry.tables import CodeSubmission, Job, JobState, Pipeline
+from raymill.registry.tables import CodeStep, CodeStepVersion, CodeSubmission, Job, JobState, Pipeline
 from raymill.serve.api import events
 from raymill.serve.api.context import Caller, IdempotencyKey, Operator, PartsDep, SessionDep, Viewer
 from raymill.serve.api.paging import Cursor, Limit, rows_of_page
@@ -121,38 +121,61 @@ def follow(
 @router.get("/steps")
 def steps(_: Viewer, opened: SessionDep) -> Page[types.CodeStepVersion]:
     """The version of each step that is in use; a step without one is left out."""
-    used = [(step, code_steps.active(opened, step)) for step in code.STEPS]
-    return Page(data=[wire.step_version(row, row.number) for _, row in used if row is not None])
+    used = [code_steps.active(opened, step) for step in code.STEPS]
+    return Page(data=[_version(opened, row) for row in used if row is not None])
 
 
 @router.put("/steps/{step}")
 def set_step(
     step: types.Step, body: types.CodeStepSettings, who: Operator, opened: SessionDep
 ) -> types.CodeStepVersion:
-    """Another version, used by every step that starts from now on."""
+    """Another version, used by every step that starts from now on; or, with `use` false, to be tried first."""
     try:
-        config = StepConfig.model_validate(body.model_dump(exclude={"note"}))
+        config = StepConfig.model_validate(body.model_dump(exclude={"note", "use"}))
     except ValidationError as error:
         raise Invalid(f"params: {error.errors()[0]['msg']}", param="params") from None
-    row = code_steps.put(opened, step, config.model_dump(mode="json"), who.actor, note=body.note)
-    return wire.step_version(row, row.number)
+    row = code_steps.put(
+        opened, step, config.model_dump(mode="json"), who.actor, note=body.note, in_use=body.use
+    )
+    return _version(opened, row)
 
 
 @router.get("/steps/{step}/versions")
 def step_versions(step: types.Step, _: Viewer, opened: SessionDep) -> Page[types.CodeStepVersion]:
     """Newest first."""
-    current = code_steps.active(opened, step)
-    number = current.number if current is not None else None
-    return Page(data=[wire.step_version(row, number) for row in code_steps.versions(opened, step)])
+    return Page(data=[_version(opened, row) for row in code_steps.versions(opened, step)])
 
 
 @router.post("/steps/{step}/use")
 def use_step(
     step: types.Step, body: types.CodeStepUse, who: Operator, opened: SessionDep
 ) -> types.CodeStepVersion:
-    """Use an earlier version again."""
-    row = code_steps.use(opened, step, body.version, who.actor)
-    return wire.step_version(row, row.number)
+    """Use an earlier version again, or one that was tried."""
+    return _version(opened, code_steps.use(opened, step, body.version, who.actor))
+
+
+@router.put("/steps/{step}/canary")
+def set_canary(
+    step: types.Step, body: types.CodeCanary, who: Operator, opened: SessionDep
+) -> Page[types.CodeTrial]:
+    """Try a version on a share of the submissions, or end that."""
+    code_steps.set_canary(opened, step, body.version, body.share, who.actor)
+    return _trials(opened, step)
+
+
+@router.get("/steps/{step}/canary")
+def canary(step: types.Step, _: Viewer, opened: SessionDep) -> Page[types.CodeTrial]:
+    """What was measured of the submissions of each version, side by side; the newest first."""
+    return _trials(opened, step)
+
+
+def _version(opened: Session, row: CodeStepVersion) -> types.CodeStepVersion:
+    return wire.step_version(row, opened.get(CodeStep, row.step))
+
+
+def _trials(opened: Session, step: str) -> Page[types.CodeTrial]:
+    used = opened.get(CodeStep, step)
+    return Page(data=[wire.trial(row, used) for row in code_steps.trials(opened, step)])
 
 
 def _row(opened: Session, who: Caller, submission_id: uuid.UUID) -> CodeSubmission:

@@ -11,6 +11,7 @@ import functools
 import threading
 import uuid
 from dataclasses import dataclass
+from typing import Any
 
 from raymill.cluster.context import JobContext, JsonObject, Outcome
 from raymill.evaluate.analysers.findings import Analysis, Finding, compare
@@ -153,7 +154,7 @@ def _open(context: JobContext, name: str) -> Work:
     submission_id = uuid.UUID(context.config["submission_id"])
     with context.database.transaction() as session:
         row = code.find(session, submission_id)
-        version = code_steps.active(session, name)
+        version = code_steps.for_submission(session, name, submission_id)
         findings = code.findings_of(session, submission_id)
     if version is None:
         raise Conflict(f"step {name} has no model: `raymill code set {name} --model ROUTE` gives it one")
@@ -171,7 +172,7 @@ def _analysis(work: Work) -> Analysis:
     return Analysis.from_json(work.row.before)
 
 
-def _outcome(context: JobContext, said: Said, **result: object) -> Outcome:  # type: ignore[type-arg]
+def _outcome(context: JobContext, said: Said[Any], **result: object) -> Outcome:
     digest = address_of("code", {"job": context.job_id, "epoch": context.epoch}, {})
     return Outcome(result={"digest": digest, "model": said.model, "tries": said.tries, **result})
 
@@ -186,8 +187,6 @@ def _check_files(work: Work, answer: RebuildAnswer) -> None:
     size = sum(len(file.text.encode(errors="replace")) for file in answer.files)
     if size > MOST_GROWTH * work.row.size_bytes + PAGE_BYTES:
         raise Unusable(f"its files have {size} bytes, far more than the original's {work.row.size_bytes}")
-    if any("\0" in file.text for file in answer.files):
-        raise Unusable("a file holds a NUL")
     if any(not file.text.strip() for file in answer.files if work.texts[file.name].strip()):
         raise Unusable("a file is empty that was not")
 

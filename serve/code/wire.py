@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy.orm import Session
 
 from raymill.client import code_types as types
 from raymill.registry import code
-from raymill.registry.tables import CodeAnswer, CodeFinding, CodeStepVersion, CodeSubmission, Job, Pipeline
+from raymill.registry.code_steps import Trial
+from raymill.registry.tables import (
+    CodeAnswer,
+    CodeFinding,
+    CodeStep,
+    CodeStepVersion,
+    CodeSubmission,
+    Job,
+    Pipeline,
+)
 
 
 def submission(row: CodeSubmission, pipeline: Pipeline, jobs: list[Job]) -> types.Submission:
@@ -82,13 +93,36 @@ def answer(row: CodeAnswer, cost_micro_usd: int | None) -> types.CodeAnswer:
     )
 
 
-def step_version(row: CodeStepVersion, active: int | None) -> types.CodeStepVersion:
+def step_version(row: CodeStepVersion, used: CodeStep | None) -> types.CodeStepVersion:
     return types.CodeStepVersion(
         step=row.step,  # type: ignore[arg-type]
         version=row.number,
-        active=row.number == active,
+        **_in_use(row.number, used),
         config=row.config,
         note=row.note,
         created_by=row.created_by,
         created_at=row.created_at,
     )
+
+
+def trial(row: Trial, used: CodeStep | None) -> types.CodeTrial:
+    return types.CodeTrial(
+        version=row.version,
+        **_in_use(row.version, used),
+        submissions=row.submissions,
+        succeeded=row.succeeded,
+        findings=row.findings,
+        resolved=row.resolved,
+        remaining=row.remaining,
+        new=row.new,
+        resolved_share=row.resolved / row.findings if row.findings else None,
+        parse_share=row.parse / row.parsed_before if row.parsed_before else None,
+    )
+
+
+def _in_use(number: int, used: CodeStep | None) -> dict[str, Any]:
+    tried = used is not None and used.canary == number
+    return {
+        "active": used is not None and used.active == number,
+        "canary_share": used.canary_share if used is not None and tried else 0.0,
+    }

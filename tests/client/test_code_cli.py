@@ -65,6 +65,7 @@ VERSION = {
     "step": "forensic",
     "version": 2,
     "active": True,
+    "canary_share": 0.0,
     "config": {"model": "smart", "fallback": None},
     "note": "",
     "created_by": "ann",
@@ -140,6 +141,27 @@ def test_steps_are_set_and_rolled_back(called: Any, service: Service, reply: Rep
     assert service.seen[0].body["params"] == {"temperature": 0.2}
     assert called("rollback", "forensic", "1")[1] == "forensic is at version 1\n"
     assert "yes" in called("versions", "forensic")[1]
+
+
+def test_a_version_is_tried_on_a_share_and_compared(called: Any, service: Service, reply: Replies) -> None:
+    counts = {"submissions": 9, "succeeded": 8, "findings": 10, "resolved": 7, "remaining": 3, "new": 0}
+    tried = {
+        "version": 2,
+        "active": False,
+        "canary_share": 0.25,
+        **counts,
+        "resolved_share": 0.7,
+        "parse_share": 1.0,
+    }
+    service.on("PUT", f"{CODE}/steps/rebuild/canary", reply(data={"data": [tried], "next_cursor": None}))
+    said = called("canary", "rebuild", "--version", "2", "--share", "0.25")[1]
+    assert said.splitlines()[1].split() == ["2", "for", "25%", "9", "8", "10", "0.7", "0", "1"]
+    assert called("canary", "rebuild", "--stop")[0] == 0
+    assert [seen.body for seen in service.seen] == [
+        {"version": 2, "share": 0.25},
+        {"version": None, "share": 0.1},
+    ]
+    assert called("canary", "rebuild", "--stop", "--version", "2")[0] == 2
 
 
 def test_both_clients_have_the_same_calls(service: Service, client: Raymill, reply: Replies) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.serve.dataset_lab import error_of, run_all
 from tests.serve.scripted_upstream import USAGE, error, says
 
 from raymill.client import code_types as types
-from raymill.registry import identity, limits
+from raymill.registry import code_steps, identity, limits
 from raymill.registry.audit import SYSTEM
 from raymill.registry.tables import CodeSubmission, Job, JobState, Meter, Role
 
@@ -276,6 +277,28 @@ def test_a_step_is_edited_while_it_runs_and_rolled_back(lab: Lab) -> None:
     assert lab.client.post(f"{CODE}/steps/forensic/use", json={"version": 9}).status_code == 404
     wrong = {"model": "m", "params": {"messages": []}}
     assert "cannot hold messages" in lab.client.put(f"{CODE}/steps/forensic", json=wrong).text
+
+
+def test_a_canary_is_given_to_its_share_and_measured_beside_the_version_in_use(lab: Lab) -> None:
+    kept = {"model": "other", "use": False}
+    assert lab.client.put(f"{CODE}/steps/rebuild", json=kept).json()["active"] is False
+    unsafe = {**GOOD, "rebuild": {"files": [{"name": "code.py", "text": WEAK}]}}
+    lab.upstream.on("other", table(unsafe))
+    canary = f"{CODE}/steps/rebuild/canary"
+    assert lab.client.put(canary, json={"version": 7}).status_code == 404
+    assert lab.client.put(canary, json={"version": 1}).status_code == 409
+    lab.client.put(canary, json={"version": 2, "share": 0.5}).raise_for_status()
+    ids = [lab.submit()["id"] for _ in range(6)]
+    run_all(lab.world)
+    tried = [id_ for id_ in ids if code_steps.share_of("rebuild", uuid.UUID(id_)) < 0.5]
+    assert [id_ for id_ in ids if lab.show(id_)["steps"][1]["model"] == "other"] == tried
+    found = {each["version"]: each for each in lab.client.get(canary).json()["data"]}
+    assert sum(each["submissions"] for each in found.values()) == 6
+    for version, share in ((1, 1.0), (2, 0.0)):
+        if version in found:
+            assert (found[version]["resolved_share"], found[version]["parse_share"]) == (share, 1.0)
+    lab.client.put(canary, json={"version": None}).raise_for_status()
+    assert lab.run()["steps"][1]["model"] == "m"
 
 
 def test_without_a_model_nothing_is_taken(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

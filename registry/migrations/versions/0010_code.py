@@ -120,6 +120,8 @@ def _steps_up() -> None:
         "code_step",
         sa.Column("step", sa.String(length=16), nullable=False),
         sa.Column("active", sa.Integer(), nullable=False),
+        sa.Column("canary", sa.Integer(), nullable=True),
+        sa.Column("canary_share", sa.Float(), nullable=False),
         sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("step", name=op.f("code_step_pkey")),
     )
