@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -44,6 +45,24 @@ class LimitReached(RaymillError):
     """The account may not submit more today."""
 
     code = "limit_reached"
+
+
+# Findings of a phase; those that are there already, by their id, are replaced.
+PUT_FINDINGS = text("""
+INSERT INTO code_finding (submission_id, phase, id, cwe, severity, file, line_start, data, outcome)
+SELECT :submission_id, :phase, found ->> 'id', found ->> 'cwe', found ->> 'severity', found ->> 'file',
+       (found ->> 'line_start')::int, found, :outcome
+FROM jsonb_array_elements(CAST(:findings AS jsonb)) AS found
+ON CONFLICT (submission_id, phase, id) DO UPDATE
+SET data = excluded.data, severity = excluded.severity, outcome = excluded.outcome
+""")
+
+# What became of the findings of the original.
+PUT_OUTCOMES = text("""
+UPDATE code_finding SET outcome = said.value
+FROM jsonb_each_text(CAST(:outcomes AS jsonb)) AS said
+WHERE submission_id = :submission_id AND phase = 'before' AND id = said.key
+""")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +190,8 @@ def pipeline_of(session: Session, row: CodeSubmission) -> Pipeline:
 
 
 def findings_of(session: Session, submission_id: uuid.UUID) -> list[CodeFinding]:
-    """In the order of the code; what is new in the rebuilt code comes last."""
+    """In the order of the code; what is new in the rebuilt code comes last. None before the forensic step has ended:
+    what the analysers say is in `before` by then."""
     rows = select(CodeFinding).where(CodeFinding.submission_id == submission_id)
     order = (CodeFinding.phase.desc(), CodeFinding.file, CodeFinding.line_start, CodeFinding.id)
     return list(session.scalars(rows.order_by(*order)))
@@ -192,12 +212,7 @@ def answers_of(session: Session, submission_id: uuid.UUID) -> list[tuple[CodeAns
 
 
 def add_answer(session: Session, answer: CodeAnswer) -> None:
-    """Keep an answer.
-
-    Raises:
-        LeaseLost: the job belongs to somebody else by now.
-    """
-    jobs.owned(session, answer.job_id, answer.epoch)
+    """Keep an answer, also one for a job that belongs to somebody else by now: it was given, and is paid for."""
     session.add(answer)
 
 
@@ -243,10 +258,8 @@ def register_rebuild(session: Session, job: Job, result: JsonObject) -> None:
 def register_quality(session: Session, job: Job, result: JsonObject) -> None:
     """The report, what became of each finding, and what is new."""
     submission_id = uuid.UUID(job.config["submission_id"])
-    outcomes: dict[str, str] = result.pop("outcomes")
-    for row in findings_of(session, submission_id):
-        if row.phase == "before":
-            row.outcome = outcomes.get(row.id)
+    given = {"submission_id": submission_id, "outcomes": json.dumps(result.pop("outcomes"))}
+    session.execute(PUT_OUTCOMES, given)
     _put_findings(session, submission_id, "after", result.pop("new"), outcome="new")
     _set(session, submission_id, quality=result.pop("quality"))
 
@@ -262,31 +275,6 @@ def _put_findings(
     findings: Sequence[JsonObject],
     outcome: str | None = None,
 ) -> None:
-    """Findings that are there already, by their id, are replaced."""
-    if not findings:
-        return
-    rows = [
-        {
-            "submission_id": submission_id,
-            "phase": phase,
-            "id": each["id"],
-            "cwe": each["cwe"],
-            "severity": each["severity"],
-            "file": each["file"],
-            "line_start": each["line_start"],
-            "data": each,
-            "outcome": outcome,
-        }
-        for each in findings
-    ]
-    put = insert(CodeFinding).values(rows)
-    session.execute(
-        put.on_conflict_do_update(
-            index_elements=["submission_id", "phase", "id"],
-            set_={
-                "data": put.excluded.data,
-                "severity": put.excluded.severity,
-                "outcome": put.excluded.outcome,
-            },
-        )
-    )
+    if findings:
+        given = {"submission_id": submission_id, "phase": phase, "outcome": outcome}
+        session.execute(PUT_FINDINGS, {**given, "findings": json.dumps(findings)})

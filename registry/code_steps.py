@@ -35,6 +35,12 @@ def active(session: Session, step: str) -> CodeStepVersion | None:
     )
 
 
+def missing(session: Session) -> list[str]:
+    """Steps that nobody has set yet, in their order."""
+    known = set(session.scalars(select(CodeStep.step)))
+    return [step for step in STEPS if step not in known]
+
+
 def for_submission(session: Session, step: str, submission_id: uuid.UUID) -> CodeStepVersion | None:
     """The version that a submission is given: the canary for its share of them, else the one in use. Raises NotFound."""
     _known(step)

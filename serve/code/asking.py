@@ -77,9 +77,7 @@ def ask(
         Unavailable: no model could be reached, or all say "later".
         Invalid: none came to a usable answer.
     """
-    known = step.context.database.patiently(
-        lambda session: code.usable_answer(session, uuid.UUID(step.context.job_id), step.version)
-    )
+    known = _known(step)
     if known is not None:
         with contextlib.suppress(Unusable):
             found = read(schema, known.content)
@@ -112,6 +110,14 @@ def ask(
     raise Invalid(
         f"step {step.name} has no result ({said}): look at the answers, or set another model or prompt"
     )
+
+
+def _known(step: Step) -> CodeAnswer | None:
+    """What an earlier attempt was answered."""
+    if step.context.epoch == 1:
+        return None
+    job_id = uuid.UUID(step.context.job_id)
+    return step.context.database.patiently(lambda session: code.usable_answer(session, job_id, step.version))
 
 
 def _usable(
@@ -191,12 +197,9 @@ def _storable(text: str) -> str:
 
 
 def _post(body: dict[str, Any], request_id: str, timeout_s: float) -> dict[str, Any]:
-    address, key = _gateway()
-    headers = {"authorization": f"Bearer {key}", "x-request-id": request_id}
+    client, headers = CONNECTIONS.client(), {"x-request-id": request_id}
     try:
-        response = CONNECTIONS.client().post(
-            f"{address}/v1/chat/completions", json=body, headers=headers, timeout=timeout_s
-        )
+        response = client.post("/v1/chat/completions", json=body, headers=headers, timeout=timeout_s)
     except httpx.TimeoutException:
         raise Refused(f"no answer within {timeout_s:g} s", later=True) from None
     except httpx.HTTPError as error:
@@ -221,17 +224,23 @@ def _reason(response: httpx.Response) -> str:
 
 
 class Connections:
-    """One pool of connections to the gateway for all threads of the process, made when it is first needed."""
+    """To the gateway, for all threads of the process; made when they are first needed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._client: httpx.Client | None = None
 
     def client(self) -> httpx.Client:
+        """It knows where the gateway is, and the key of the account that asks. Raises NotFound: no service runs."""
         with self._lock:
             if self._client is None:
-                limits = httpx.Limits(max_connections=64, max_keepalive_connections=32)
-                self._client = httpx.Client(trust_env=False, limits=limits)
+                settings = Settings()
+                self._client = httpx.Client(
+                    base_url=settings.code_gateway_url or read_service(settings).url,
+                    headers={"authorization": f"Bearer {settings.code_key}"},
+                    trust_env=False,
+                    limits=httpx.Limits(max_connections=64, max_keepalive_connections=32),
+                )
             return self._client
 
     def close(self) -> None:
@@ -243,9 +252,3 @@ class Connections:
 
 CONNECTIONS = Connections()
 atexit.register(CONNECTIONS.close)
-
-
-def _gateway() -> tuple[str, str]:
-    """Where models are asked, and the key of the account that asks."""
-    settings = Settings()
-    return settings.code_gateway_url or read_service(settings).url, settings.code_key

@@ -4,6 +4,7 @@ stands in one block, between delimiters that nobody could know; outside it every
 
 from __future__ import annotations
 
+import functools
 import json
 import secrets
 from collections.abc import Sequence
@@ -42,12 +43,17 @@ def messages(
     """
     name = _delimiter(parts)
     block = "\n\n".join(f"## {title}\n{text}" for title, text in parts)
-    form = f"Answer with one JSON object by this schema and nothing else: {json.dumps(schema.model_json_schema())}"
+    form = f"Answer with one JSON object by this schema and nothing else: {_schema(schema)}"
     asked = [TASKS[step], form] + ([AGAIN.format(problem=problem)] if problem else [])
     return [
         {"role": "system", "content": f"{prompt}\n\n{OURS.format(name=name)}"},
         {"role": "user", "content": f"<{name}>\n{block}\n</{name}>\n\n" + "\n\n".join(asked)},
     ]
+
+
+@functools.cache
+def _schema(schema: type[Answer]) -> str:
+    return json.dumps(schema.model_json_schema())
 
 
 def _delimiter(parts: Sequence[tuple[str, str]]) -> str:

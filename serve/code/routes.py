@@ -40,11 +40,8 @@ def submit(
     """Have code analysed, rebuilt and judged. Answers as soon as it is safely written."""
     account = identity.find_account(opened, who.actor.name)
     new = checked(body, code.most_bytes(opened, account, found.settings.code_max_bytes))
-    for step in code.STEPS:
-        if code_steps.active(opened, step) is None:
-            raise Conflict(
-                f"step {step} has no model yet: `raymill code set {step} --model ROUTE` gives it one"
-            )
+    for step in code_steps.missing(opened):
+        raise Conflict(f"step {step} has no model yet: `raymill code set {step} --model ROUTE` gives it one")
     row = code.submit(opened, new, account, who.actor, idempotency_key=idempotency_key)
     return wire.submission(row, code.pipeline_of(opened, row), code.jobs_of(opened, row))
 

@@ -11,11 +11,11 @@ from raymill.registry import code
 from raymill.registry.code_steps import Trial
 from raymill.registry.tables import (
     CodeAnswer,
-    CodeFinding,
     CodeStep,
     CodeStepVersion,
     CodeSubmission,
     Job,
+    JsonObject,
     Pipeline,
 )
 
@@ -48,7 +48,7 @@ def detail(opened: Session, row: CodeSubmission) -> types.SubmissionDetail:
         **head,  # type: ignore[arg-type]
         pipeline_id=row.pipeline_id,
         steps=[_step(job) for job in jobs],
-        findings=[finding(each) for each in code.findings_of(opened, row.id)],
+        findings=_findings(opened, row),
         looked_at=(row.before or {}).get("files", []),
         summary=row.summary,
         dossier=row.dossier,
@@ -69,9 +69,15 @@ def _step(job: Job) -> types.CodeStepState:
     )
 
 
-def finding(row: CodeFinding) -> types.CodeFinding:
+def _findings(opened: Session, row: CodeSubmission) -> list[types.CodeFinding]:
+    """Those of the analysers alone until the forensic step has ended."""
+    found = [_finding(each.data, each.outcome) for each in code.findings_of(opened, row.id)]
+    return found or [_finding(each, None) for each in (row.before or {}).get("findings", [])]
+
+
+def _finding(data: JsonObject, outcome: str | None) -> types.CodeFinding:
     return types.CodeFinding(
-        **{name: value for name, value in row.data.items() if name != "rule"}, outcome=row.outcome
+        **{name: value for name, value in data.items() if name != "rule"}, outcome=outcome
     )
 
 
