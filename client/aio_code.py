@@ -132,3 +132,22 @@ class Code(Resource):
         """Try a version on a share of the submissions; None ends that."""
         body = checked(code_types.CodeCanary, {"version": version, "share": share})
         return (await self._http.send(calls.set_canary(step, body))).data
+
+    async def start_experiment(
+        self, fault: code_types.Fault, *, share: float = 1.0, delay_s: float = 1.0, seconds: float = 60.0
+    ) -> code_types.CodeExperiment:
+        """Put a fault into the steps for a while.
+
+        Raises:
+            Forbidden: the service runs in production mode.
+        """
+        given = {"fault": fault, "share": share, "delay_s": delay_s, "seconds": seconds}
+        body = checked(code_types.CodeExperimentRequest, given)
+        return await self._http.send(calls.start_experiment(body))
+
+    async def stop_experiment(self, experiment_id: Id) -> code_types.CodeExperiment:
+        return await self._http.send(calls.stop_experiment(experiment_id))
+
+    def experiments(self, *, limit: int | None = None) -> AsyncIterator[code_types.CodeExperiment]:
+        """Newest first; those that have ended too."""
+        return self._http.items(calls.experiments(), limit)

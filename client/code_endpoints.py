@@ -69,3 +69,17 @@ def canary(step: str) -> Call[Page[types.CodeTrial]]:
 
 def set_canary(step: str, body: types.CodeCanary) -> Call[Page[types.CodeTrial]]:
     return Call(method="PUT", path=_at("steps", step, "canary"), body=body, returns=Page[types.CodeTrial])
+
+
+def experiments() -> Listing[types.CodeExperiment]:
+    return Listing(path=_at("experiments"), item=types.CodeExperiment)
+
+
+def start_experiment(body: types.CodeExperimentRequest) -> Call[types.CodeExperiment]:
+    path = _at("experiments")
+    return Call(method="POST", path=path, body=body, returns=types.CodeExperiment, repeatable=False)
+
+
+def stop_experiment(experiment_id: Id) -> Call[types.CodeExperiment]:
+    path = _at("experiments", experiment_id, "stop")
+    return Call(method="POST", path=path, returns=types.CodeExperiment)

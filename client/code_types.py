@@ -12,7 +12,9 @@ from raymill.client.control_types import Body
 from raymill.client.types import JsonObject, State, Wire
 
 Step = Literal["forensic", "rebuild", "quality"]
+Fault = Literal["provider_outage", "slow_answers", "rate_limits", "database_away"]
 STEPS: tuple[Step, ...] = ("forensic", "rebuild", "quality")
+FAULTS: tuple[Fault, ...] = ("provider_outage", "slow_answers", "rate_limits", "database_away")
 
 MOST_LETTERS = 10_000_000
 
@@ -198,3 +200,31 @@ class CodeTrial(Wire):
 
     parse_share: float | None
     """Of rebuilt code whose original parses."""
+
+
+class CodeExperimentRequest(Body):
+    """Body of `POST /code/v1/experiments`."""
+
+    fault: Fault
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Of the questions, or steps, that it meets."""
+
+    delay_s: float = Field(default=1.0, ge=0, le=60)
+    """Of slow_answers."""
+
+    seconds: float = Field(default=60.0, gt=0, le=3600)
+    """After which it ends by itself."""
+
+
+class CodeExperiment(Wire):
+    """A fault that is put into code analysis on purpose."""
+
+    id: uuid.UUID
+    fault: Fault
+    share: float
+    delay_s: float
+    until: dt.datetime
+    started_by: str
+    started_at: dt.datetime
+    stopped_at: dt.datetime | None
+    """By somebody, before its time."""

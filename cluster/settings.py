@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=20 << 30, ge=1)
     """The largest data set file that is taken over HTTP."""
 
+    production: bool = False
+    """Refuse what breaks things on purpose: experiments of code analysis."""
+
     code_max_bytes: int = Field(default=100_000, ge=1, le=10_000_000)
     """The largest submission to code analysis; accounts and tiers may have another limit (`code_bytes`)."""
 

@@ -9,8 +9,16 @@ import typer
 
 from raymill.client.cli.app import DEFAULT_LIMIT, Json, Limit, connect, new_app
 from raymill.client.cli.given import pairs
-from raymill.client.cli.output import out, out_json, say, table
-from raymill.client.code_types import STEPS, CodeStepVersion, CodeTrial, Step, SubmissionDetail
+from raymill.client.cli.output import out, out_json, say, table, when
+from raymill.client.code_types import (
+    FAULTS,
+    STEPS,
+    CodeStepVersion,
+    CodeTrial,
+    Fault,
+    Step,
+    SubmissionDetail,
+)
 from raymill.client.types import State
 from raymill.policies.errors import Invalid
 
@@ -225,6 +233,49 @@ def canary(
     ]
     headers = ["VERSION", "IN USE", "SUBMISSIONS", "SUCCEEDED", "FINDINGS", "RESOLVED", "NEW", "PARSE"]
     out(table(headers, rows))
+
+
+@app.command()
+def experiment(
+    fault: Annotated[
+        str,
+        typer.Argument(
+            help="provider_outage, slow_answers, rate_limits or database_away.", show_default=False
+        ),
+    ],
+    share: Annotated[float, typer.Option(help="Of the questions that it meets.")] = 1.0,
+    delay_s: Annotated[float, typer.Option(help="Seconds, of slow_answers.")] = 1.0,
+    seconds: Annotated[float, typer.Option(help="After which it ends by itself.")] = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Put a fault into the steps for a while, to see that nothing is lost. Refused in production mode."""
+    if fault not in FAULTS:
+        raise Invalid(f"no fault {fault!r}: there are {', '.join(FAULTS)}")
+    with connect() as client:
+        made = client.code.start_experiment(cast(Fault, fault), share=share, delay_s=delay_s, seconds=seconds)
+    out_json(made) if as_json else out(f"{made.id} until {when(made.until)}")
+
+
+@app.command()
+def experiments(limit: Limit = DEFAULT_LIMIT, as_json: Json = False) -> None:
+    """Faults that were put in, the newest first."""
+    with connect() as client:
+        found = list(client.code.experiments(limit=limit))
+    if as_json:
+        out_json(found)
+        return
+    rows = [(e.id, e.fault, e.share, e.started_by, e.started_at, e.until, e.stopped_at) for e in found]
+    out(table(["ID", "FAULT", "SHARE", "BY", "STARTED", "UNTIL", "STOPPED"], rows))
+
+
+@app.command("stop-experiment")
+def stop_experiment(
+    experiment_id: Annotated[str, typer.Argument(metavar="ID", show_default=False)], as_json: Json = False
+) -> None:
+    """End one before its time."""
+    with connect() as client:
+        found = client.code.stop_experiment(experiment_id)
+    out_json(found) if as_json else out(f"{found.id} has ended")
 
 
 def _used(version: CodeTrial | CodeStepVersion) -> str:

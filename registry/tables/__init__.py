@@ -12,7 +12,14 @@ from raymill.registry.tables.catalog import (
     Quantization,
     TrainingRun,
 )
-from raymill.registry.tables.code import CodeAnswer, CodeFinding, CodeStep, CodeStepVersion, CodeSubmission
+from raymill.registry.tables.code import (
+    CodeAnswer,
+    CodeExperiment,
+    CodeFinding,
+    CodeStep,
+    CodeStepVersion,
+    CodeSubmission,
+)
 from raymill.registry.tables.gateway import (
     Budget,
     BudgetPeriod,
@@ -52,6 +59,7 @@ __all__ = [
     "Budget",
     "BudgetPeriod",
     "CodeAnswer",
+    "CodeExperiment",
     "CodeFinding",
     "CodeStep",
     "CodeStepVersion",

@@ -102,3 +102,20 @@ class CodeStep(Base):
     canary: Mapped[int | None]
     canary_share: Mapped[float] = mapped_column(default=0.0)  # 0 to 1
     changed_at: Mapped[dt.datetime]
+
+
+class CodeExperiment(Base):
+    """A fault that is put into code analysis on purpose, for a while."""
+
+    __tablename__ = "code_experiment"
+
+    id: Mapped[Id]
+    fault: Mapped[str] = mapped_column(
+        String(32)
+    )  # provider_outage, slow_answers, rate_limits, database_away
+    share: Mapped[float]  # of the questions that it meets, 0 to 1
+    delay_s: Mapped[float]  # of slow_answers
+    until: Mapped[dt.datetime]
+    started_by: Mapped[str] = mapped_column(String(64))
+    started_at: Mapped[CreatedAt]
+    stopped_at: Mapped[dt.datetime | None]

@@ -24,6 +24,7 @@ from raymill.registry import code
 from raymill.registry.tables import CodeAnswer, new_id
 from raymill.serve.code import prompts
 from raymill.serve.code.answers import Answer, Unusable, read
+from raymill.serve.code.faults import FAULTS
 from raymill.serve.code.step_config import PROMPTS, StepConfig
 
 TRIES = 3
@@ -137,6 +138,8 @@ def _usable(
         "max_tokens": step.config.max_tokens,
         "stream": False,
     }
+    if (refusal := FAULTS.before_question(step.context)) is not None:
+        raise Refused(refusal, later=True)
     whole = _post(body, f"code-{answer_id.hex}", step.config.timeout_s)
     latency_ms = (time.monotonic() - started) * 1000
     content, problem = _content(whole)

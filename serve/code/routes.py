@@ -13,12 +13,20 @@ from sqlalchemy.orm import Session
 
 from raymill.client import code_types as types
 from raymill.client.types import Page
-from raymill.policies.errors import Conflict, Invalid
-from raymill.registry import code, code_steps, identity, jobs
-from raymill.registry.tables import CodeStep, CodeStepVersion, CodeSubmission, Job, JobState, Pipeline
+from raymill.policies.errors import Conflict, Denied, Invalid
+from raymill.registry import code, code_experiments, code_steps, identity, jobs
+from raymill.registry.tables import (
+    CodeExperiment,
+    CodeStep,
+    CodeStepVersion,
+    CodeSubmission,
+    Job,
+    JobState,
+    Pipeline,
+)
 from raymill.serve.api import events
-from raymill.serve.api.context import Caller, IdempotencyKey, Operator, PartsDep, SessionDep, Viewer
-from raymill.serve.api.paging import Cursor, Limit, rows_of_page
+from raymill.serve.api.context import Admin, Caller, IdempotencyKey, Operator, PartsDep, SessionDep, Viewer
+from raymill.serve.api.paging import Cursor, Limit, page, rows_of_page
 from raymill.serve.api.scope import only_own
 from raymill.serve.api.threads import ThreadRoute
 from raymill.serve.code import wire
@@ -57,14 +65,14 @@ def list_(
         rows = rows.where(CodeSubmission.account_id == account_id)
     if state is not None:
         rows = rows.join(Pipeline, Pipeline.id == CodeSubmission.pipeline_id).where(Pipeline.state == state)
-    page, next_cursor = rows_of_page(opened, rows, CodeSubmission.id, limit=limit, cursor=cursor)
-    ids = [row.pipeline_id for row in page]
+    found, next_cursor = rows_of_page(opened, rows, CodeSubmission.id, limit=limit, cursor=cursor)
+    ids = [row.pipeline_id for row in found]
     pipelines = {row.id: row for row in opened.scalars(select(Pipeline).where(Pipeline.id.in_(ids)))}
     steps: dict[uuid.UUID, list[Job]] = {id_: [] for id_ in ids}
     for job in opened.scalars(select(Job).where(Job.pipeline_id.in_(ids)).order_by(Job.id)):
         assert job.pipeline_id is not None
         steps[job.pipeline_id].append(job)
-    data = [wire.submission(row, pipelines[row.pipeline_id], steps[row.pipeline_id]) for row in page]
+    data = [wire.submission(row, pipelines[row.pipeline_id], steps[row.pipeline_id]) for row in found]
     return Page(data=data, next_cursor=next_cursor)
 
 
@@ -164,6 +172,36 @@ def set_canary(
 def canary(step: types.Step, _: Viewer, opened: SessionDep) -> Page[types.CodeTrial]:
     """What was measured of the submissions of each version, side by side; the newest first."""
     return _trials(opened, step)
+
+
+@router.post("/experiments", status_code=201)
+def start_experiment(
+    body: types.CodeExperimentRequest, who: Admin, opened: SessionDep, found: PartsDep
+) -> types.CodeExperiment:
+    """Put a fault into the steps for a while. Refused under RAYMILL_PRODUCTION."""
+    if found.settings.production:
+        raise Denied("this service runs in production mode: experiments are refused; try them elsewhere")
+    row = code_experiments.start(opened, who.actor, **body.model_dump())
+    return types.CodeExperiment.model_validate(row, from_attributes=True)
+
+
+@router.get("/experiments")
+def experiments(
+    _: Viewer, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
+) -> Page[types.CodeExperiment]:
+    """Newest first; those that have ended too."""
+
+    def to_wire(row: CodeExperiment) -> types.CodeExperiment:
+        return types.CodeExperiment.model_validate(row, from_attributes=True)
+
+    return page(opened, select(CodeExperiment), CodeExperiment.id, to_wire, limit=limit, cursor=cursor)
+
+
+@router.post("/experiments/{experiment_id}/stop")
+def stop_experiment(experiment_id: uuid.UUID, who: Admin, opened: SessionDep) -> types.CodeExperiment:
+    """End it now."""
+    row = code_experiments.stop(opened, experiment_id, who.actor)
+    return types.CodeExperiment.model_validate(row, from_attributes=True)
 
 
 def _version(opened: Session, row: CodeStepVersion) -> types.CodeStepVersion:

@@ -25,6 +25,7 @@ from raymill.registry.tables import CodeSubmission
 from raymill.serve.code import prompts, report
 from raymill.serve.code.answers import ForensicAnswer, QualityAnswer, RebuildAnswer, Unusable
 from raymill.serve.code.asking import Said, Step, ask
+from raymill.serve.code.faults import FAULTS
 from raymill.serve.code.step_config import StepConfig
 
 MOST_GROWTH = 4
@@ -152,6 +153,7 @@ def _made() -> Analysers:
 
 def _open(context: JobContext, name: str) -> Work:
     submission_id = uuid.UUID(context.config["submission_id"])
+    FAULTS.before_step(context)
     with context.database.transaction() as session:
         row = code.find(session, submission_id)
         version = code_steps.for_submission(session, name, submission_id)

@@ -119,6 +119,9 @@ def submitted_code(session: Session) -> list[Base]:
         tables.CodeAnswer(content="{}", latency_ms=1.0, **said, **counts),
         tables.CodeStepVersion(step="forensic", number=1, config={}, note="", created_by="ada"),
         tables.CodeStep(step="forensic", active=1, changed_at=dt.datetime.now(dt.UTC)),
+        tables.CodeExperiment(
+            fault="rate_limits", share=1.0, delay_s=0.0, until=dt.datetime.now(dt.UTC), started_by="ada"
+        ),
     ]
 
 

@@ -16,6 +16,7 @@ from tests.serve.scripted_upstream import Act, Script, Seen, Writer, answer, htt
 
 from raymill.registry.tables import Role
 from raymill.serve.code.asking import CONNECTIONS
+from raymill.serve.code.faults import FAULTS
 
 CODE = "/code/v1"
 WEAK = "import os\n\n\ndef f(x):\n    os.system('ls ' + x)\n    return x\n"
@@ -127,3 +128,4 @@ def laboratory(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
         lab.configure()
         yield lab
         CONNECTIONS.close()
+        FAULTS.forget()

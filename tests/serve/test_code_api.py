@@ -8,16 +8,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 from tests.registry.making import World, claim, read_job
 from tests.serve.code_lab import CODE, GOOD, SAFE, WEAK, Lab, laboratory, raw, step_of, table
+from tests.serve.control_app import app_of
 from tests.serve.dataset_lab import error_of, run_all
 from tests.serve.scripted_upstream import USAGE, error, says
 
 from raymill.client import code_types as types
+from raymill.cluster.settings import Settings
 from raymill.registry import code_steps, identity, limits
 from raymill.registry.audit import SYSTEM
+from raymill.registry.database import clock
 from raymill.registry.tables import CodeSubmission, Job, JobState, Meter, Role
+from raymill.serve.api.context import Parts
+from raymill.serve.code.faults import FAULTS
 
 
 @pytest.fixture
@@ -255,6 +261,44 @@ def test_an_answer_that_was_kept_is_not_asked_for_twice(lab: Lab) -> None:
     run_all(lab.world)
     assert lab.show(made["id"])["steps"][2]["state"] == "succeeded"
     assert len(lab.upstream.seen) == asked
+
+
+# --- experiments ------------------------------------------------------------------------------------------
+
+
+def test_experiments_delay_steps_lose_nothing_and_end(lab: Lab) -> None:
+    admin = {"authorization": f"Bearer {lab.world.add_key(Role.ADMIN)}"}
+    path = f"{CODE}/experiments"
+    assert lab.client.post(path, json={"fault": "rate_limits"}).status_code == 403  # an operator may not
+    made = lab.submit()
+    for fault, words in (
+        ("provider_outage", "503, by experiment"),
+        ("rate_limits", "429"),
+        ("database_away", "away"),
+    ):
+        started = lab.client.post(path, json={"fault": fault, "seconds": 60}, headers=admin).json()
+        FAULTS.forget()
+        run_all(lab.world)
+        step = lab.show(made["id"])["steps"][0]
+        assert (step["state"], words in step["error"]) == ("queued", True)
+        lab.client.post(f"{path}/{started['id']}/stop", headers=admin).raise_for_status()
+        with lab.world.database.transaction() as session:  # not to wait for the backoff
+            session.get_one(Job, uuid.UUID(step["job_id"])).run_at = clock(session)
+    slow = {"fault": "slow_answers", "delay_s": 0.01, "seconds": 60}
+    lab.client.post(path, json=slow, headers=admin).raise_for_status()
+    FAULTS.forget()
+    run_all(lab.world)
+    assert lab.show(made["id"])["state"] == "succeeded"
+    listed = lab.client.get(path).json()["data"]
+    assert [bool(each["stopped_at"]) for each in listed] == [False, True, True, True]
+
+
+def test_experiments_are_refused_in_production(world: World) -> None:
+    settings = Settings(home=world.home, production=True)
+    with TestClient(app_of(Parts(settings=settings, database=world.database))) as client:
+        headers = {"authorization": f"Bearer {world.add_key(Role.ADMIN)}"}
+        refused = client.post(f"{CODE}/experiments", json={"fault": "rate_limits"}, headers=headers)
+    assert error_of(refused)[:2] == (403, "denied")
 
 
 # --- versions of steps ------------------------------------------------------------------------------------

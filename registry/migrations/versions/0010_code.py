@@ -29,7 +29,14 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("UPDATE tier SET limits = limits - 'code_submissions_per_day' - 'code_bytes'")
     op.execute("UPDATE account SET limits = limits - 'code_submissions_per_day' - 'code_bytes'")
-    for table in ("code_step", "code_step_version", "code_answer", "code_finding", "code_submission"):
+    for table in (
+        "code_experiment",
+        "code_step",
+        "code_step_version",
+        "code_answer",
+        "code_finding",
+        "code_submission",
+    ):
         op.drop_table(table)
 
 
@@ -124,4 +131,16 @@ def _steps_up() -> None:
         sa.Column("canary_share", sa.Float(), nullable=False),
         sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("step", name=op.f("code_step_pkey")),
+    )
+    op.create_table(
+        "code_experiment",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("fault", sa.String(length=32), nullable=False),
+        sa.Column("share", sa.Float(), nullable=False),
+        sa.Column("delay_s", sa.Float(), nullable=False),
+        sa.Column("until", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("started_by", sa.String(length=64), nullable=False),
+        sa.Column("started_at", sa.DateTime(timezone=True), server_default=NOW, nullable=False),
+        sa.Column("stopped_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("code_experiment_pkey")),
     )
