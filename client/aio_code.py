@@ -61,6 +61,10 @@ class Code(Resource):
     async def cancel(self, submission_id: Id) -> code_types.SubmissionDetail:
         return await self._http.send(calls.cancel(submission_id))
 
+    async def delete(self, submission_id: Id) -> code_types.SubmissionDetail:
+        """Forget the code and all that was found and said of it, once it is over."""
+        return await self._http.send(calls.delete(submission_id))
+
     async def retry(self, submission_id: Id) -> code_types.SubmissionDetail:
         """Run the steps again that ended badly, and those that waited for them."""
         return await self._http.send(calls.retry(submission_id))

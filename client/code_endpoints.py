@@ -37,6 +37,11 @@ def cancel(submission_id: Id) -> Call[types.SubmissionDetail]:
     )
 
 
+def delete(submission_id: Id) -> Call[types.SubmissionDetail]:
+    path = _at("submissions", submission_id)
+    return Call(method="DELETE", path=path, returns=types.SubmissionDetail, repeatable=False)
+
+
 def retry(submission_id: Id) -> Call[types.SubmissionDetail]:
     return Call(
         method="POST", path=_at("submissions", submission_id, "retry"), returns=types.SubmissionDetail

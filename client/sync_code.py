@@ -60,6 +60,10 @@ class Code(Resource):
     def cancel(self, submission_id: Id) -> code_types.SubmissionDetail:
         return self._http.send(calls.cancel(submission_id))
 
+    def delete(self, submission_id: Id) -> code_types.SubmissionDetail:
+        """Forget the code and all that was found and said of it, once it is over."""
+        return self._http.send(calls.delete(submission_id))
+
     def retry(self, submission_id: Id) -> code_types.SubmissionDetail:
         """Run the steps again that ended badly, and those that waited for them."""
         return self._http.send(calls.retry(submission_id))

@@ -12,12 +12,13 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import delete as sql_delete
 from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from raymill.policies.errors import NotFound, RaymillError
-from raymill.registry import jobs, limits
+from raymill.policies.errors import Conflict, NotFound, RaymillError
+from raymill.registry import audit, jobs, limits
 from raymill.registry.audit import Actor
 from raymill.registry.jobs import StepSpec
 from raymill.registry.tables import (
@@ -94,7 +95,7 @@ def submit(
         idempotency_key: the same key of the same account gives the same submission, which counts once.
 
     Raises:
-        Conflict: the key was used with other code.
+        Conflict: the key was used with other code, or for a submission that was deleted.
         LimitReached: the account has submitted as often as it may until midnight UTC.
     """
     submission_id = jobs.JobSpec(kind=PIPELINE).id
@@ -120,6 +121,10 @@ def submit(
     known = session.scalar(select(CodeSubmission).where(CodeSubmission.pipeline_id == pipeline.id))
     if known is not None:
         return known
+    if pipeline.finished_at is not None:
+        raise Conflict(
+            f"Idempotency-Key {idempotency_key!r} was used for a submission that was deleted: use a new key"
+        )
     _count(session, account)
     row = CodeSubmission(
         id=submission_id,
@@ -178,6 +183,22 @@ def find(
     if row is None or account_id not in (None, row.account_id):
         raise NotFound(f"no submission {submission_id}: `raymill code history` shows the ones there are")
     return row
+
+
+def delete(session: Session, row: CodeSubmission, actor: Actor) -> None:
+    """Forget the code and all that was found and said of it. Its jobs stay on record; they hold none of that.
+
+    Raises:
+        Conflict: it is not over.
+    """
+    state = pipeline_of(session, row).state
+    if not state.terminal:
+        raise Conflict(f"submission {row.id} is {state.value}: cancel it first")
+    for table in (CodeFinding, CodeAnswer):
+        session.execute(sql_delete(table).where(table.submission_id == row.id))
+    session.delete(row)
+    session.flush()
+    audit.record(session, actor, "code.delete", f"code/{row.id}")
 
 
 def jobs_of(session: Session, row: CodeSubmission) -> list[Job]:

@@ -133,6 +133,14 @@ def retry(submission_id: SubmissionId, as_json: Json = False) -> None:
 
 
 @app.command()
+def delete(submission_id: SubmissionId, as_json: Json = False) -> None:
+    """Forget the code and all that was found and said of it, once it is over."""
+    with connect() as client:
+        found = client.code.delete(submission_id)
+    out_json(found) if as_json else out(f"{found.id} is deleted")
+
+
+@app.command()
 def steps(as_json: Json = False) -> None:
     """How each step asks its model now."""
     with connect() as client:

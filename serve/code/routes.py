@@ -97,6 +97,15 @@ def cancel(submission_id: uuid.UUID, who: Viewer, opened: SessionDep) -> types.S
     return wire.detail(opened, row)
 
 
+@router.delete("/submissions/{submission_id}")
+def delete(submission_id: uuid.UUID, who: Viewer, opened: SessionDep) -> types.SubmissionDetail:
+    """Forget the code and all that was found and said of it, once it is over. Its last answer."""
+    row = _row(opened, who, submission_id)
+    last = wire.detail(opened, row)
+    code.delete(opened, row, who.actor)
+    return last
+
+
 @router.post("/submissions/{submission_id}/retry")
 def retry(submission_id: uuid.UUID, who: Viewer, opened: SessionDep) -> types.SubmissionDetail:
     """Run the steps again that ended badly, and those that waited for them."""

@@ -101,6 +101,25 @@ def test_a_cancelled_submission_goes_no_further(lab: Lab) -> None:
         assert "event: end" in told.read().decode()
 
 
+def test_dead_letters_are_retried_or_deleted_with_all_that_they_hold(lab: Lab) -> None:
+    lab.upstream.on("m", table({**GOOD, "quality": "nonsense"}))
+    made = lab.submit("k1")
+    path = f"{CODE}/submissions/{made['id']}"
+    assert error_of(lab.client.delete(path))[:2] == (409, "conflict")
+    run_all(lab.world)
+    assert lab.show(made["id"])["state"] == "failed"
+    lab.upstream.on("m", table(GOOD))
+    assert lab.client.post(f"{path}/retry").json()["state"] == "running"
+    run_all(lab.world)
+    assert [step["state"] for step in lab.show(made["id"])["steps"]] == ["succeeded"] * 3
+    asked = [step_of(seen) for seen in lab.upstream.seen]
+    assert (asked.count("forensic"), asked.count("quality")) == (1, 4)  # what had succeeded stays
+    assert lab.client.delete(path).json()["state"] == "succeeded"
+    assert lab.client.get(path).status_code == 404
+    again = lab.client.post(f"{CODE}/submissions", json={"code": WEAK}, headers={"idempotency-key": "k1"})
+    assert (again.status_code, "was deleted" in again.text) == (409, True)
+
+
 def test_others_submissions_are_not_there(lab: Lab) -> None:
     made = lab.submit()
     with lab.world.database.transaction() as session:
