@@ -28,7 +28,7 @@ endif
 LLAMA_CPP := $(if $(word 2,$(CURDIR)),,-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/constraints/llama-cpp.cmake)
 export CMAKE_ARGS ?= $(LLAMA_CPP)$(if $(filter gpu,$(DEVICE)),$(if $(shell command -v nvcc 2>/dev/null), -DGGML_CUDA=on))
 
-.PHONY: help setup links bytecode converter operators demo up down test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads bench-train bench-evaluate bench-governance chaos
+.PHONY: help setup links bytecode converter operators demo up down test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads bench-train bench-evaluate bench-governance bench-code chaos
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +102,9 @@ bench-evaluate: $(STAMP) ## Measure evaluation beside the lm_eval command (ARGS=
 
 bench-governance: $(STAMP) ## Measure the audit log, the policy and signing, and tamper with a log (ARGS=--quick)
 	@$(BIN)/python -m benchmarks.governance $(ARGS)
+
+bench-code: $(STAMP) ## Measure what the code analysers find of labelled weaknesses (ARGS="--quick --data FILE")
+	@$(BIN)/python -m benchmarks.code $(ARGS)
 
 bench-train: $(STAMP) ## Measure training beside bare TRL, and how long a run takes to start (ARGS=--quick)
 	@$(BIN)/python -m benchmarks.train $(ARGS)

@@ -10,6 +10,7 @@ from typing import Self
 import httpx
 
 from raymill.client import endpoints, promotion_endpoints, types
+from raymill.client.aio_code import Code
 from raymill.client.aio_control import Jobs, Pipelines, Queues, Resource
 from raymill.client.aio_datasets import Datasets, Uploads
 from raymill.client.aio_drift import Drift
@@ -182,6 +183,7 @@ class AsyncRaymill:
         self.searches = Searches(self._http)
         self.llms = Llms(self._http)
         self.evaluations = Evaluations(self._http)
+        self.code = Code(self._http)
         self.aliases = Aliases(self._http)
         self.datasets = Datasets(self._http)
         self.uploads = Uploads(self._http)

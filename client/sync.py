@@ -14,6 +14,7 @@ from raymill.client.endpoints import Id
 from raymill.client.http import Http
 from raymill.client.retry import Retry
 from raymill.client.settings import load_settings
+from raymill.client.sync_code import Code
 from raymill.client.sync_control import Jobs, Pipelines, Queues, Resource
 from raymill.client.sync_datasets import Datasets, Uploads
 from raymill.client.sync_drift import Drift
@@ -181,6 +182,7 @@ class Raymill:
         self.searches = Searches(self._http)
         self.llms = Llms(self._http)
         self.evaluations = Evaluations(self._http)
+        self.code = Code(self._http)
         self.aliases = Aliases(self._http)
         self.datasets = Datasets(self._http)
         self.uploads = Uploads(self._http)

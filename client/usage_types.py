@@ -78,7 +78,8 @@ class AccountChanges(TypedDict, total=False):
 class Tier(Wire):
     name: str
     limits: dict[str, int]
-    """requests_per_minute, requests_per_day, tokens_per_minute, tokens_per_day, streams; a missing one is no limit."""
+    """requests_per_minute, requests_per_day, tokens_per_minute, tokens_per_day, streams, code_submissions_per_day, code_bytes; a
+    missing one is no limit."""
 
 
 class TierRequest(BaseModel):

@@ -16,7 +16,7 @@ from raymill.cluster.context import JobContext, Outcome
 from raymill.cluster.governance import register_promotion
 from raymill.cluster.hooks import register as register_hook
 from raymill.policies.errors import Invalid, NotFound
-from raymill.registry import catalog, drift
+from raymill.registry import catalog, code, drift
 from raymill.registry.jobs import Effects
 
 Runner = Literal["heavy", "short"]
@@ -109,6 +109,24 @@ KINDS: dict[str, Kind] = {
         queue="hooks",
         work="raymill.cluster.drift_rollback:run_rollback",
         effects=register_hook,
+        reusable=False,
+    ),
+    "code_forensic": Kind(
+        queue="short",
+        work="raymill.serve.code.steps:run_forensic",
+        effects=code.register_forensic,
+        reusable=False,
+    ),
+    "code_rebuild": Kind(
+        queue="short",
+        work="raymill.serve.code.steps:run_rebuild",
+        effects=code.register_rebuild,
+        reusable=False,
+    ),
+    "code_quality": Kind(
+        queue="short",
+        work="raymill.serve.code.steps:run_quality",
+        effects=code.register_quality,
         reusable=False,
     ),
     "hook_webhook": Kind(queue="hooks", work="raymill.cluster.hooks:run_webhook", reusable=False),

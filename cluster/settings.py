@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from raymill.registry import identity
 from raymill.registry.artifacts import ArtifactStore
 from raymill.registry.audit_export import Roots
 from raymill.registry.database import Database
@@ -74,9 +75,23 @@ class Settings(BaseSettings):
     audit_root_s: float = Field(default=3600.0, ge=1)
     """How often a root is taken, where rows have come since the last one."""
 
+    production: bool = False
+    """Refuse what breaks things on purpose: experiments of code analysis."""
+
+    code_max_bytes: int = Field(default=100_000, ge=1, le=10_000_000)
+    """The largest submission to code analysis; accounts and tiers may have another limit (`code_bytes`)."""
+
+    code_gateway_url: str | None = None
+    """Where the steps of code analysis ask their models, below `/v1`. When unset, this service's own gateway."""
+
     @property
     def keys_dir(self) -> Path:
         return self.home / "keys"
+
+    @property
+    def code_key(self) -> str:
+        """The key by which the steps of code analysis ask the gateway."""
+        return secret_file(self.keys_dir / "code.key", identity.new_key())
 
     @property
     def logs_dir(self) -> Path:

@@ -11,7 +11,6 @@ import fcntl
 import json
 import logging
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -75,11 +74,10 @@ class Supervisor:
         self._tend_postgres()
         database = self._settings.open_database()
         database.migrate()
-        admin_key = secret_file(
-            self._settings.keys_dir / "admin.key", identity.KEY_PREFIX + secrets.token_urlsafe(32)
-        )
+        admin_key = secret_file(self._settings.keys_dir / "admin.key", identity.new_key())
         with database.transaction() as session:
             identity.ensure_admin(session, admin_key)
+            identity.ensure_code_account(session, self._settings.code_key)
         database.close()
         KeyRing(self._settings.keys_dir / "signing").create_if_missing()
         self._settings.secret_box.create_if_missing()

@@ -20,8 +20,15 @@ from raymill.registry.tables import Account, ApiKey, Role
 
 KEY_PREFIX = "rm-"
 
+CODE_ACCOUNT = "code-analysis"
+"""Asks the gateway for the steps of code analysis: what they use and cost is its use."""
+
 KEY_CHANNEL = "raymill_key"
 """Notified when a key or an account has changed, so that gateways follow within a second."""
+
+
+def new_key() -> str:
+    return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def key_sha256(key: str) -> str:
@@ -91,7 +98,7 @@ def create_key(
         The row, and the key itself, which cannot be had again.
     """
     account = find_account(session, account_name)
-    return _add_key(session, account, name, KEY_PREFIX + secrets.token_urlsafe(32), actor, expires_at)
+    return _add_key(session, account, name, new_key(), actor, expires_at)
 
 
 def _add_key(
@@ -138,9 +145,18 @@ def authenticate(session: Session, key: str) -> Account | None:
 
 def ensure_admin(session: Session, key: str) -> None:
     """Make `key` the key of the first admin; does nothing when it is, or once was, somebody's key."""
+    _ensure(session, "admin", Role.ADMIN, key)
+
+
+def ensure_code_account(session: Session, key: str) -> None:
+    """Make `key` the key of the account by which the steps of code analysis ask the gateway, as `ensure_admin`."""
+    _ensure(session, CODE_ACCOUNT, Role.VIEWER, key)
+
+
+def _ensure(session: Session, name: str, role: Role, key: str) -> None:
     if session.scalar(select(ApiKey.id).where(ApiKey.key_sha256 == key_sha256(key))):
         return  # also when it was revoked: a restart must not undo that
-    account = session.scalar(select(Account).where(Account.name == "admin"))
+    account = session.scalar(select(Account).where(Account.name == name))
     if account is None:
-        account = create_account(session, "admin", Role.ADMIN, audit.SYSTEM)
+        account = create_account(session, name, role, audit.SYSTEM)
     _add_key(session, account, "bootstrap", key, audit.SYSTEM)

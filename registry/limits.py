@@ -1,7 +1,8 @@
 """What accounts may use in a minute or a day: limits by tier, and the overrides of an account.
 
 A limit that is missing or null is none. An account's own limits win over its tier's, name by name; its
-null means no limit, whatever the tier says. Counts are whole numbers of requests, tokens and streams.
+null means no limit, whatever the tier says. Counts are whole numbers of requests, tokens and streams; of
+submissions of code, and the bytes of one (docs/code-analysis.md).
 Budgets are in `registry/budgets.py`.
 """
 
@@ -26,7 +27,7 @@ DEFAULT_TIER = "enterprise"
 
 MAX_LIMIT = 10**12
 
-Window = Literal["minute", "day", "month", "total", "now"]
+Window = Literal["minute", "day", "month", "total", "now", "one"]
 
 
 class Counted(NamedTuple):
@@ -34,6 +35,9 @@ class Counted(NamedTuple):
 
     kind: str
     window: Window
+    """`one`: what a single submission may be, which adds up to nothing."""
+
+    by_gateway: bool = True
 
 
 LIMITS: dict[str, Counted] = {
@@ -42,6 +46,8 @@ LIMITS: dict[str, Counted] = {
     "tokens_per_minute": Counted("tokens", "minute"),
     "tokens_per_day": Counted("tokens", "day"),
     "streams": Counted("streams", "now"),
+    "code_submissions_per_day": Counted("code", "day", by_gateway=False),
+    "code_bytes": Counted("code_bytes", "one", by_gateway=False),
 }
 """Every limit there is; a meter counts each by the name `account:<uuid>/<kind>/<window>`."""
 
@@ -63,7 +69,7 @@ def window_start(window: Window, now: dt.datetime) -> int:
             start = moment.replace(hour=0, minute=0, second=0, microsecond=0)
         case "month":
             start = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        case "total" | "now":
+        case "total" | "now" | "one":
             return 0
     return int(start.timestamp())
 

@@ -57,6 +57,8 @@ def set_limits(
     tokens_per_minute: Number = None,
     tokens_per_day: Number = None,
     streams: Number = None,
+    code_submissions_per_day: Number = None,
+    code_bytes: Number = None,
     as_json: Json = False,
 ) -> None:
     """Change an account's tier, or override limits of it. What is not given stays as it is."""
@@ -66,6 +68,8 @@ def set_limits(
         "tokens_per_minute": tokens_per_minute,
         "tokens_per_day": tokens_per_day,
         "streams": streams,
+        "code_submissions_per_day": code_submissions_per_day,
+        "code_bytes": code_bytes,
     }
     changes: AccountChanges = {}
     limits: dict[str, Override] = {
@@ -101,6 +105,8 @@ def set_tier(
     tokens_per_minute: TierNumber = None,
     tokens_per_day: TierNumber = None,
     streams: TierNumber = None,
+    code_submissions_per_day: TierNumber = None,
+    code_bytes: TierNumber = None,
     as_json: Json = False,
 ) -> None:
     """Change limits of a tier, for all its accounts. What is not given stays as it is."""
@@ -110,6 +116,8 @@ def set_tier(
         "tokens_per_minute": tokens_per_minute,
         "tokens_per_day": tokens_per_day,
         "streams": streams,
+        "code_submissions_per_day": code_submissions_per_day,
+        "code_bytes": code_bytes,
     }
     changes = {name: number(name, text) for name, text in given.items() if text is not None}
     if not changes:
@@ -121,12 +129,32 @@ def set_tier(
 
 
 def tier_table(found: list[Tier]) -> str:
-    names = ("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day", "streams")
+    names = (
+        "requests_per_minute",
+        "requests_per_day",
+        "tokens_per_minute",
+        "tokens_per_day",
+        "streams",
+        "code_submissions_per_day",
+        "code_bytes",
+    )
     rows = [
         (one.name, *(f"{one.limits[name]:,}" if name in one.limits else "none" for name in names))
         for one in found
     ]
-    return table(["TIER", "REQUESTS/MIN", "REQUESTS/DAY", "TOKENS/MIN", "TOKENS/DAY", "STREAMS"], rows)
+    return table(
+        [
+            "TIER",
+            "REQUESTS/MIN",
+            "REQUESTS/DAY",
+            "TOKENS/MIN",
+            "TOKENS/DAY",
+            "STREAMS",
+            "CODE/DAY",
+            "CODE BYTES",
+        ],
+        rows,
+    )
 
 
 def number(name: str, text: str) -> int | None:

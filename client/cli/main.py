@@ -62,6 +62,7 @@ COMMANDS: dict[str, dict[str, Entry]] = {
             "environment", "app", "How many approvals an alias takes, and whose: list, set."
         ),
         "policy": Entry("policy", "app", "The rules that decide: test, save, dry-run, explain, replay."),
+        "code": Entry("code", "app", "Code analysis: submit, show, history, cancel, steps and more."),
         "chat": Entry("chat", "app", "Talk with a served model."),
     },
     "Gateway": {

@@ -14,6 +14,14 @@ from raymill.registry.tables.catalog import (
     Sbom,
     TrainingRun,
 )
+from raymill.registry.tables.code import (
+    CodeAnswer,
+    CodeExperiment,
+    CodeFinding,
+    CodeStep,
+    CodeStepVersion,
+    CodeSubmission,
+)
 from raymill.registry.tables.drift import DriftRun, DriftWatch
 from raymill.registry.tables.gateway import (
     Budget,
@@ -65,6 +73,12 @@ __all__ = [
     "Base",
     "Budget",
     "BudgetPeriod",
+    "CodeAnswer",
+    "CodeExperiment",
+    "CodeFinding",
+    "CodeStep",
+    "CodeStepVersion",
+    "CodeSubmission",
     "Dataset",
     "Deployment",
     "DeploymentState",

@@ -1,9 +1,9 @@
-"""The control plane's HTTP: `/api/v1`. Turns requests into calls of the registry's services, and back.
+"""The control plane's HTTP: `/api/v1`, and `/code/v1` beside it. Turns requests into calls of the registry's services, and back.
 
 Only this edge turns errors into status codes:
 
     Unauthenticated 401   Denied 403   NotFound 404   Conflict 409   TooLarge 413   Invalid 422
-    Unavailable 503   DiskFull 507
+    LimitReached 429   Unavailable 503   DiskFull 507
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from raymill.cluster.settings import Settings
 from raymill.policies.errors import Conflict, Denied, Invalid, NotFound, RaymillError, Unavailable
 from raymill.registry.artifacts import Tampered
 from raymill.registry.audit_chain import AuditBroken
+from raymill.registry.code import LimitReached
 from raymill.registry.database import is_away
 from raymill.registry.signing import Revoked, Unsigned
 from raymill.registry.uploads import DiskFull, TooLarge
@@ -60,6 +61,7 @@ from raymill.serve.api.routes import (
     uploads,
     usage,
 )
+from raymill.serve.code import routes as code_routes
 from raymill.serve.gateway.direct import answer_directly
 from raymill.serve.loopback import keep_to_loopback
 
@@ -79,6 +81,7 @@ STATUS: list[tuple[type[RaymillError], int]] = [
     (Revoked, 409),
     (Invalid, 422),
     (TooLarge, 413),
+    (LimitReached, 429),
     (Unavailable, 503),
     (DiskFull, 507),
 ]
@@ -122,6 +125,7 @@ def create_app(parts: Parts) -> FastAPI:
         feedback,
     ):
         app.include_router(module.router, prefix=PREFIX)
+    app.include_router(code_routes.router, prefix=code_routes.PREFIX)
     app.include_router(health.router)
     app.add_middleware(WithRequestId)
     app.add_exception_handler(RaymillError, _on_error)
@@ -147,7 +151,7 @@ def build() -> Application:
     def app_in_replica() -> FastAPI:
         settings = Settings()
         app = create_app(Parts(settings=settings, database=settings.open_database(pool_size=10)))
-        answer_directly(app, f"{PREFIX}/")
+        answer_directly(app, (f"{PREFIX}/", f"{code_routes.PREFIX}/"))
         return app
 
     class ControlPlane:

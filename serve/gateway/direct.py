@@ -26,7 +26,9 @@ HEALTH = "/-/healthz"
 _apply_middlewares = http_util._apply_middlewares
 
 
-def answer_directly(app: ASGIApp, prefix: str, not_ready: Callable[[], str | None] = lambda: None) -> None:
+def answer_directly(
+    app: ASGIApp, prefix: str | tuple[str, ...], not_ready: Callable[[], str | None] = lambda: None
+) -> None:
     """A server that is started from now on in this process gives requests under `prefix` to `app`.
 
     Args:

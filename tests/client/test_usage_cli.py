@@ -209,7 +209,13 @@ def test_only_the_limits_that_are_given_are_sent(raymill: Command, service: Serv
 def test_a_tiers_other_limits_stay(raymill: Command, service: Service, reply: Replies) -> None:
     service.on("GET", f"{API}/tiers", reply(data={"data": [{"name": "pro", "limits": {"streams": 50}}]}))
     service.on("PUT", f"{API}/tiers/pro", reply(data={"name": "pro", "limits": {"streams": 50}}))
-    assert raymill("limit", "tiers").stdout.splitlines()[1].split() == ["pro", *["none"] * 4, "50"]
+    assert raymill("limit", "tiers").stdout.splitlines()[1].split() == [
+        "pro",
+        *["none"] * 4,
+        "50",
+        "none",
+        "none",
+    ]
     assert raymill("limit", "set-tier", "pro", "--requests-per-day", "7").returncode == 0
     assert service.seen[-1].body == {"limits": {"streams": 50, "requests_per_day": 7}}
 

@@ -48,6 +48,7 @@ def populated(database: Database, home: Path) -> World:
     with database.transaction() as session:
         session.add_all(recorded_by_gateway())
         session.add_all(of_the_control_plane(session))
+        session.add_all(submitted_code(session))
     return world
 
 
@@ -97,6 +98,46 @@ def of_the_control_plane(session: Session) -> list[Base]:
             action="tell",
             reasons=["language: PSI 0.20"],
             baseline=False,
+        ),
+    ]
+
+
+def submitted_code(session: Session) -> list[Base]:
+    """A row of each table of code analysis."""
+    submission, job = (
+        new_id(),
+        session.scalars(select(tables.Job).where(tables.Job.pipeline_id.is_not(None))).first(),
+    )
+    account = session.scalars(select(tables.Account)).first()
+    assert job is not None
+    assert account is not None
+    place = {"submission_id": submission, "severity": "low", "file": "a.py", "line_start": 1, "data": {}}
+    said = {
+        "submission_id": submission,
+        "job_id": job.id,
+        "step": "forensic",
+        "model": "m",
+        "request_id": "r-1",
+    }
+    counts = {"epoch": 1, "number": 1, "step_version": 1, "prompt_tokens": 1, "completion_tokens": 1}
+    session.add(
+        tables.CodeSubmission(
+            id=submission,
+            pipeline_id=job.pipeline_id,
+            account_id=account.id,
+            comment="",
+            files=[],
+            size_bytes=1,
+        )
+    )
+    session.flush()
+    return [
+        tables.CodeFinding(phase="before", id="0a1b2c3d", **place),
+        tables.CodeAnswer(content="{}", latency_ms=1.0, **said, **counts),
+        tables.CodeStepVersion(step="forensic", number=1, config={}, note="", created_by="ada"),
+        tables.CodeStep(step="forensic", active=1, changed_at=dt.datetime.now(dt.UTC)),
+        tables.CodeExperiment(
+            fault="rate_limits", share=1.0, delay_s=0.0, until=dt.datetime.now(dt.UTC), started_by="ada"
         ),
     ]
 
