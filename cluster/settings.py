@@ -17,6 +17,7 @@ from raymill.registry.database import Database
 from raymill.registry.home import default_home
 from raymill.registry.postgres import EmbeddedPostgres
 from raymill.registry.secrets import SecretBox
+from raymill.registry.sessions import Lifetimes
 
 
 class Settings(BaseSettings):
@@ -73,6 +74,17 @@ class Settings(BaseSettings):
 
     audit_root_s: float = Field(default=3600.0, ge=1)
     """How often a root is taken, where rows have come since the last one."""
+
+    access_token_s: float = Field(default=600.0, ge=60, le=86_400)
+    """How long an access token opens; a session's client trades its refresh token for the next one by itself."""
+
+    session_days: float = Field(default=30.0, gt=0, le=365)
+    """After so long a login ends, however much it is used."""
+
+    @property
+    def lifetimes(self) -> Lifetimes:
+        """Of tokens and sessions."""
+        return Lifetimes(access_s=self.access_token_s, session_s=self.session_days * 86_400)
 
     @property
     def keys_dir(self) -> Path:
