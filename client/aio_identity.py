@@ -32,6 +32,24 @@ class Sessions(Resource):
     async def end(self, session_id: Id) -> types.LoginSession:
         return await self._http.send(calls.end_session(session_id))
 
+    async def start_oidc(self, redirect_uri: str) -> types.OidcStarted:
+        """Begin a login at the identity provider, whose answer comes to a port of this machine."""
+        body = checked(types.OidcStart, {"redirect_uri": redirect_uri})
+        return await self._http.send(calls.start_oidc(body))
+
+    async def finish_oidc(self, state: str, code: str, iss: str | None = None) -> types.Tokens:
+        """Log in with what came back."""
+        body = checked(types.OidcFinish, {"state": state, "code": code, "iss": iss})
+        return await self._http.send(calls.finish_oidc(body))
+
+    async def link(self, account: str, subject: str) -> types.Identity:
+        """Let a subject of the identity provider log in as `account`; for administrators."""
+        body = checked(types.IdentityRequest, {"subject": subject})
+        return await self._http.send(calls.link_identity(account, body))
+
+    async def unlink(self, account: str, subject: str) -> types.Identity:
+        return await self._http.send(calls.unlink_identity(account, subject))
+
     async def whoami(self) -> types.Me:
         return await self._http.send(calls.whoami())
 

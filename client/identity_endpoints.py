@@ -30,3 +30,21 @@ def set_password(account: str, body: types.PasswordRequest) -> Call[types.Passwo
 
 def change_password(body: types.PasswordChange) -> Call[types.PasswordSet]:
     return Call(method="PUT", path=at("password"), body=body, returns=types.PasswordSet, repeatable=False)
+
+
+def start_oidc(body: types.OidcStart) -> Call[types.OidcStarted]:
+    return Call(method="POST", path=at("oidc", "start"), body=body, returns=types.OidcStarted)
+
+
+def finish_oidc(body: types.OidcFinish) -> Call[types.Tokens]:
+    path = at("oidc", "finish")
+    return Call(method="POST", path=path, body=body, returns=types.Tokens, repeatable=False)
+
+
+def link_identity(account: str, body: types.IdentityRequest) -> Call[types.Identity]:
+    return Call(method="PUT", path=at("accounts", account, "identity"), body=body, returns=types.Identity)
+
+
+def unlink_identity(account: str, subject: str) -> Call[types.Identity]:
+    path = at("accounts", account, "identity")
+    return Call(method="DELETE", path=path, query={"subject": subject}, returns=types.Identity)

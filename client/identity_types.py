@@ -91,3 +91,49 @@ class PasswordSet(Wire):
 
     account: str
     ended_sessions: int
+
+
+class OidcStart(BaseModel):
+    """Body of `POST /api/v1/oidc/start`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    redirect_uri: str = Field(max_length=200)
+    """`http://127.0.0.1:PORT/callback`, where the client listens."""
+
+
+class OidcStarted(Wire):
+    """A login that has begun."""
+
+    url: str
+    """Where the browser has to go."""
+
+    state: str
+    """What it brings back."""
+
+
+class OidcFinish(BaseModel):
+    """Body of `POST /api/v1/oidc/finish`: what the browser brought back."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: str = Field(max_length=200)
+    code: str = Field(max_length=4096, repr=False)
+    iss: str | None = Field(default=None, max_length=200)
+    """The issuer, where it says so (RFC 9207)."""
+
+
+class IdentityRequest(BaseModel):
+    """Body of `PUT /api/v1/accounts/{name}/identity`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    subject: str = Field(min_length=1, max_length=255)
+
+
+class Identity(Wire):
+    """Who an account is at the identity provider."""
+
+    account: str
+    issuer: str
+    subject: str

@@ -32,6 +32,24 @@ class Sessions(Resource):
     def end(self, session_id: Id) -> types.LoginSession:
         return self._http.send(calls.end_session(session_id))
 
+    def start_oidc(self, redirect_uri: str) -> types.OidcStarted:
+        """Begin a login at the identity provider, whose answer comes to a port of this machine."""
+        body = checked(types.OidcStart, {"redirect_uri": redirect_uri})
+        return self._http.send(calls.start_oidc(body))
+
+    def finish_oidc(self, state: str, code: str, iss: str | None = None) -> types.Tokens:
+        """Log in with what came back."""
+        body = checked(types.OidcFinish, {"state": state, "code": code, "iss": iss})
+        return self._http.send(calls.finish_oidc(body))
+
+    def link(self, account: str, subject: str) -> types.Identity:
+        """Let a subject of the identity provider log in as `account`; for administrators."""
+        body = checked(types.IdentityRequest, {"subject": subject})
+        return self._http.send(calls.link_identity(account, body))
+
+    def unlink(self, account: str, subject: str) -> types.Identity:
+        return self._http.send(calls.unlink_identity(account, subject))
+
     def whoami(self) -> types.Me:
         return self._http.send(calls.whoami())
 

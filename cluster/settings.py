@@ -15,9 +15,11 @@ from raymill.registry.artifacts import ArtifactStore
 from raymill.registry.audit_export import Roots
 from raymill.registry.database import Database
 from raymill.registry.home import default_home
+from raymill.registry.oidc import OidcConfig
 from raymill.registry.postgres import EmbeddedPostgres
 from raymill.registry.secrets import SecretBox
 from raymill.registry.sessions import Lifetimes
+from raymill.registry.tables import Role
 
 
 class Settings(BaseSettings):
@@ -80,6 +82,29 @@ class Settings(BaseSettings):
 
     session_days: float = Field(default=30.0, gt=0, le=365)
     """After so long a login ends, however much it is used."""
+
+    oidc_issuer: str | None = None
+    """An OpenID Connect provider where people may log in, by the exact name that it gives itself."""
+
+    oidc_client_id: str | None = None
+    oidc_client_secret: SecretStr | None = None
+    """None: this service is a public client there."""
+
+    oidc_create_role: Role | None = None
+    """Role of the account that is made at somebody's first login there. When unset, an admin links accounts."""
+
+    @property
+    def oidc(self) -> OidcConfig | None:
+        """Where people may log in, apart from passwords."""
+        if self.oidc_issuer is None or self.oidc_client_id is None:
+            return None
+        secret = self.oidc_client_secret
+        return OidcConfig(
+            issuer=self.oidc_issuer,
+            client_id=self.oidc_client_id,
+            client_secret=secret.get_secret_value() if secret is not None else None,
+            create_role=self.oidc_create_role,
+        )
 
     @property
     def lifetimes(self) -> Lifetimes:

@@ -65,12 +65,15 @@ _UNCOUNT = text("UPDATE login_attempts SET count = greatest(count - 1, 0) WHERE 
 class Attempt:
     """Who is said to log in, and from where."""
 
-    account: str
+    account: str | None
+    """None: it is not known yet."""
     address: str | None
 
     def subjects(self) -> list[tuple[str, int]]:
         """Hash -> attempts allowed. In a fixed order, for each is a row that is locked."""
-        found = [(_hash("account", self.account), ALLOWED.account)]
+        found = []
+        if self.account is not None:
+            found.append((_hash("account", self.account), ALLOWED.account))
         if self.address is not None:
             found.append((_hash("address", self.address), ALLOWED.address))
         return sorted(found)
@@ -105,7 +108,7 @@ def begin(database: Database, attempt: Attempt, actor: Actor, now: dt.datetime |
 
 def succeed(database: Database, attempt: Attempt) -> None:
     """Forget the account's attempts; of the address's only this one, for others may be guesses."""
-    account = _hash("account", attempt.account)
+    account = _hash("account", attempt.account) if attempt.account is not None else None
     with database.transaction() as session:
         for subject, _ in attempt.subjects():
             if subject == account:

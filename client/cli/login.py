@@ -8,7 +8,9 @@ import typer
 
 from raymill.client.cli.app import Json, connect, new_app
 from raymill.client.cli.asking import PasswordStdin, password_of
+from raymill.client.cli.browser_login import by_browser
 from raymill.client.cli.output import out, out_json, when
+from raymill.policies.errors import Denied, Invalid, NotFound
 
 login_app = new_app()
 logout_app = new_app()
@@ -17,7 +19,10 @@ whoami_app = new_app()
 
 @login_app.command()
 def login(
-    account: Annotated[str, typer.Argument(help="Name of the account.", show_default=False)],
+    account: Annotated[str | None, typer.Argument(help="Name of the account.", show_default=False)] = None,
+    sso: Annotated[
+        bool, typer.Option("--sso", help="Log in at the identity provider, in a browser.")
+    ] = False,
     password_stdin: PasswordStdin = False,
     as_json: Json = False,
 ) -> None:
@@ -27,10 +32,12 @@ def login(
     from raymill.client.session_file import SessionFile
     from raymill.registry.home import default_home
 
-    password = password_of(password_stdin)
+    if sso is (account is not None):
+        raise Invalid("say who logs in: `raymill login ACCOUNT`, or `raymill login --sso`", param="account")
+    password = password_of(password_stdin) if account is not None else ""
     # Not with an older login, which may have ended: who logs in needs none.
     with Raymill(api_key="none") as client:
-        tokens = client.sessions.create(account, password)
+        tokens = client.sessions.create(account, password) if account is not None else by_browser(client)
         SessionFile(default_home()).put(client.url, stored(tokens))
     if as_json:
         out_json(tokens.model_dump(mode="json", exclude={"access_token", "refresh_token"}))
@@ -43,7 +50,6 @@ def logout(as_json: Json = False) -> None:
     """End the login on this machine; its tokens open nothing any more."""
     from raymill.client.session_file import SessionFile
     from raymill.client.settings import load_settings
-    from raymill.policies.errors import Denied, NotFound
     from raymill.registry.home import default_home
 
     file, url = SessionFile(default_home()), load_settings().url

@@ -65,6 +65,34 @@ def change_password(as_json: Json = False) -> None:
 
 
 @app.command()
+def link(
+    name: AccountName,
+    subject: Annotated[
+        str, typer.Argument(help="Subject (sub) at the identity provider.", show_default=False)
+    ],
+    as_json: Json = False,
+) -> None:
+    """Let a subject of the identity provider log in as an account."""
+    with connect() as client:
+        made = client.sessions.link(name, subject)
+    out_json(made) if as_json else out(f"{made.subject} of {made.issuer} is {made.account}")
+
+
+@app.command()
+def unlink(
+    name: AccountName,
+    subject: Annotated[
+        str, typer.Argument(help="Subject (sub) at the identity provider.", show_default=False)
+    ],
+    as_json: Json = False,
+) -> None:
+    """The subject logs in no more; the account's logins end."""
+    with connect() as client:
+        gone = client.sessions.unlink(name, subject)
+    out_json(gone) if as_json else out(f"{gone.subject} of {gone.issuer} is no longer {gone.account}")
+
+
+@app.command()
 def disable(name: AccountName, as_json: Json = False) -> None:
     """Shut an account and its keys out, within a second."""
     _switch(name, disabled=True, as_json=as_json)

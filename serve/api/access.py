@@ -193,6 +193,10 @@ ACCESS: dict[str, Role | None] = {
     "POST /sessions/refresh": OPEN,
     "GET /sessions": Role.VIEWER,  # one's own; others' for administrators
     "DELETE /sessions/{session_id}": Role.VIEWER,  # one's own; others' for administrators
+    "POST /oidc/start": OPEN,
+    "POST /oidc/finish": OPEN,
+    "PUT /accounts/{name}/identity": Role.ADMIN,
+    "DELETE /accounts/{name}/identity": Role.ADMIN,
     "GET /whoami": Role.VIEWER,
     "PUT /password": Role.VIEWER,  # one's own
     "PUT /accounts/{name}/password": Role.ADMIN,

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from httpx2 import Response
 from sqlalchemy import select
 from tests.registry.making import ADA, World
+from tests.serve.listening import listening
 
 from raymill.client.cli.main import run
 from raymill.client.session_file import FILE, SessionFile, StoredSession
@@ -110,14 +109,8 @@ def test_a_new_password_ends_the_other_sessions(stranger: TestClient, world: Wor
 @pytest.fixture
 def url(stranger: TestClient) -> Iterator[str]:
     """The control plane behind a real socket."""
-    server = uvicorn.Server(uvicorn.Config(stranger.app, port=0, log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with listening(stranger.app) as found:
+        yield found
 
 
 def test_the_command_logs_in_renews_by_itself_and_logs_out(

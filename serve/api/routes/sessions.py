@@ -24,7 +24,7 @@ router = APIRouter(tags=["sessions"], route_class=ThreadRoute)
 @router.post("/sessions", status_code=201)
 def log_in(body: types.LoginRequest, request: Request, found: PartsDep, opened: SessionDep) -> types.Tokens:
     """Log in with a password. Too many attempts for an account, or from an address, have to wait (429)."""
-    actor = _nobody(request)
+    actor = nobody(request)
     _check_password(found, body.account, body.password, actor)
     account = identity.find_account(opened, body.account)
     passwords.renew(opened, account, body.password)
@@ -40,7 +40,7 @@ def refresh(body: types.RefreshRequest, request: Request, found: PartsDep) -> ty
     """Trade a refresh token for the next pair. One that was used before ends its session."""
     box, lifetimes = found.settings.secret_box, found.settings.lifetimes
     with found.database.transaction() as opened:
-        made = sessions.refresh_session(opened, box, body.refresh_token, _nobody(request), lifetimes)
+        made = sessions.refresh_session(opened, box, body.refresh_token, nobody(request), lifetimes)
     if made is None:
         raise NotLoggedIn("the session has ended, or its token was used already: log in again")
     return tokens(made)
@@ -109,7 +109,7 @@ def _check_password(found: Parts, name: str, password: str, actor: Actor) -> Non
     login_attempts.succeed(found.database, attempt)
 
 
-def _nobody(request: Request) -> Actor:
+def nobody(request: Request) -> Actor:
     """Whoever asks, before it is known who that is."""
     return Actor(name="anonymous", request_id=request.state.request_id, address=address_of(request))
 
