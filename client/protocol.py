@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from raymill.client.endpoints import Call
 from raymill.client.errors import ApiError, ServerAway, Unreachable, api_error
 from raymill.client.retry import RETRIED_STATUSES
+from raymill.client.session_auth import SessionAuth
 from raymill.client.settings import ClientSettings
 from raymill.client.types import ErrorEnvelope, JobEvent
 from raymill.policies.errors import RaymillError, Unavailable
@@ -42,7 +43,14 @@ def client_options(settings: ClientSettings) -> dict[str, object]:
         headers["Authorization"] = f"Bearer {settings.api_key}"
     # A proxy from the environment cannot reach this machine's loopback interface.
     trust_env = urlsplit(settings.url).hostname not in LOOPBACK
-    return {"base_url": settings.url, "headers": headers, "timeout": TIMEOUT, "trust_env": trust_env}
+    auth = SessionAuth(settings.url, settings.session_file) if settings.session_file is not None else None
+    return {
+        "base_url": settings.url,
+        "headers": headers,
+        "timeout": TIMEOUT,
+        "trust_env": trust_env,
+        "auth": auth,
+    }
 
 
 def request_of(

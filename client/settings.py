@@ -1,7 +1,7 @@
 """Where the service is, and with which key to speak to it. Standard library only.
 
 Asked in this order: arguments, `RAYMILL_URL` and `RAYMILL_API_KEY`, then what `raymill up` left in its
-home: `service.json` (`{"url": …}`) and `keys/admin.key`.
+home: `service.json` (`{"url": …}`) and `keys/admin.key`. Before that key comes the login of `raymill login`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from raymill.client.session_file import SessionFile
 from raymill.policies.errors import Invalid
 from raymill.registry.home import default_home
 
@@ -27,6 +28,9 @@ class ClientSettings:
     api_key: str | None = field(repr=False)
     """None: no key was found; the service will then refuse."""
 
+    session_file: SessionFile | None = field(default=None, repr=False)
+    """Where the login for this service lies; None: there is none, or a key was given."""
+
 
 def load_settings(
     url: str | None = None, api_key: str | None = None, *, home: Path | None = None
@@ -40,8 +44,12 @@ def load_settings(
     found = url or os.environ.get("RAYMILL_URL") or _url_of(home / "service.json") or DEFAULT_URL
     if not found.startswith(("http://", "https://")):
         raise Invalid(f"service address {found!r} is no URL: write it as {DEFAULT_URL}", param="RAYMILL_URL")
-    key = api_key or os.environ.get("RAYMILL_API_KEY") or _read(home / "keys" / "admin.key")
-    return ClientSettings(url=found.rstrip("/"), api_key=key)
+    found = found.rstrip("/")
+    key = api_key or os.environ.get("RAYMILL_API_KEY")
+    file = SessionFile(home)
+    if key is None and file.get(found) is not None:
+        return ClientSettings(url=found, api_key=None, session_file=file)
+    return ClientSettings(url=found, api_key=key or _read(home / "keys" / "admin.key"))
 
 
 def _read(path: Path) -> str | None:

@@ -16,8 +16,11 @@ from raymill.registry.artifacts import ArtifactStore
 from raymill.registry.audit_export import Roots
 from raymill.registry.database import Database
 from raymill.registry.home import default_home
+from raymill.registry.oidc import OidcConfig
 from raymill.registry.postgres import EmbeddedPostgres
 from raymill.registry.secrets import SecretBox
+from raymill.registry.sessions import Lifetimes
+from raymill.registry.tables import Role
 
 
 class Settings(BaseSettings):
@@ -83,6 +86,40 @@ class Settings(BaseSettings):
 
     code_gateway_url: str | None = None
     """Where the steps of code analysis ask their models, below `/v1`. When unset, this service's own gateway."""
+
+    access_token_s: float = Field(default=600.0, ge=60, le=86_400)
+    """How long an access token opens; a session's client trades its refresh token for the next one by itself."""
+
+    session_days: float = Field(default=30.0, gt=0, le=365)
+    """After so long a login ends, however much it is used."""
+
+    oidc_issuer: str | None = None
+    """An OpenID Connect provider where people may log in, by the exact name that it gives itself."""
+
+    oidc_client_id: str | None = None
+    oidc_client_secret: SecretStr | None = None
+    """None: this service is a public client there."""
+
+    oidc_create_role: Role | None = None
+    """Role of the account that is made at somebody's first login there. When unset, an admin links accounts."""
+
+    @property
+    def oidc(self) -> OidcConfig | None:
+        """Where people may log in, apart from passwords."""
+        if self.oidc_issuer is None or self.oidc_client_id is None:
+            return None
+        secret = self.oidc_client_secret
+        return OidcConfig(
+            issuer=self.oidc_issuer,
+            client_id=self.oidc_client_id,
+            client_secret=secret.get_secret_value() if secret is not None else None,
+            create_role=self.oidc_create_role,
+        )
+
+    @property
+    def lifetimes(self) -> Lifetimes:
+        """Of tokens and sessions."""
+        return Lifetimes(access_s=self.access_token_s, session_s=self.session_days * 86_400)
 
     @property
     def keys_dir(self) -> Path:

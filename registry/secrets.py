@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from raymill.policies.errors import Conflict, Invalid, NotFound
 from raymill.registry.artifacts import Tampered
@@ -29,6 +32,8 @@ NONCE_BYTES = 12
 TAG_BYTES = 16
 MASTER_KEY_BYTES = 32
 HEAD_BYTES = len(VERSION) + ID_BYTES
+
+ID = re.compile(r"[0-9a-f]{16}")
 
 CURRENT_FILE = "current"
 LOCK_TIMEOUT_S = 10.0
@@ -126,6 +131,24 @@ class SecretBox:
         return self.seal(
             self.open(sealed, owner=owner, secret_id=secret_id), owner=owner, secret_id=secret_id
         )
+
+    def derived(self, purpose: str, key_id: str | None = None) -> tuple[str, bytes]:
+        """A key of 32 bytes for `purpose`, by HKDF-SHA256 (RFC 5869) from a master key, by default the current one.
+
+        Returns:
+            The id of the master key, and the derived key.
+
+        Raises:
+            NotFound: that master key is not here.
+            Invalid: its file is damaged, or others may read it.
+        """
+        key_id = key_id or self.current_id()
+        hkdf = HKDF(algorithm=SHA256(), length=MASTER_KEY_BYTES, salt=None, info=purpose.encode())
+        return key_id, hkdf.derive(self._master_key(key_id))
+
+    def has(self, key_id: str) -> bool:
+        """Whether there is a master key of that id."""
+        return ID.fullmatch(key_id) is not None and self._file_of(key_id).exists()
 
     def _file_of(self, key_id: str) -> Path:
         return self.directory / f"{key_id}.key"

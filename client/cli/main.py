@@ -73,7 +73,11 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "usage": Entry("usage", "app", "What was asked, spent and slow, by day, route, key and more."),
     },
     "Access": {
-        "user": Entry("user", "app", "Accounts and their roles: list, create, disable, enable."),
+        "login": Entry("login", "login_app", "Log in with a password or at an identity provider."),
+        "logout": Entry("login", "logout_app", "End the login on this machine."),
+        "whoami": Entry("login", "whoami_app", "Which account this is, and its role."),
+        "session": Entry("session", "app", "Logins: list, end."),
+        "user": Entry("user", "app", "Accounts and their roles: list, create, set-password and more."),
         "team": Entry("team", "app", "Accounts that share budgets: list, create, add, remove."),
         "limit": Entry("limit", "app", "What accounts may use: show, set, tiers."),
         "budget": Entry("budget", "app", "What may be spent: list, set, remove."),

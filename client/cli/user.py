@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from raymill.client.cli.app import DEFAULT_LIMIT, Json, Limit, connect, new_app
+from raymill.client.cli.asking import PasswordStdin, ask_password, new_password
 from raymill.client.cli.output import out, out_json, table
 from raymill.client.types import RoleName
 
@@ -40,6 +41,55 @@ def create(
     with connect() as client:
         account = client.accounts.create(name, role=role, team=team, tier=tier)
     out_json(account) if as_json else out(f"{account.name} is {account.role}")
+
+
+@app.command("set-password")
+def set_password(name: AccountName, password_stdin: PasswordStdin = False, as_json: Json = False) -> None:
+    """Give an account a password, or another one. Its logins end; its keys stay."""
+    password = new_password(password_stdin)
+    with connect() as client:
+        done = client.passwords.set(name, password)
+    out_json(done) if as_json else out(f"{name} has a new password; {done.ended_sessions} logins ended")
+
+
+@app.command("change-password")
+def change_password(as_json: Json = False) -> None:
+    """Change one's own password. All other logins end."""
+    current = ask_password("current password: ")
+    password = new_password(from_stdin=False)
+    with connect() as client:
+        done = client.passwords.change(current, password)
+    out_json(done) if as_json else out(
+        f"{done.account} has a new password; {done.ended_sessions} logins ended"
+    )
+
+
+@app.command()
+def link(
+    name: AccountName,
+    subject: Annotated[
+        str, typer.Argument(help="Subject (sub) at the identity provider.", show_default=False)
+    ],
+    as_json: Json = False,
+) -> None:
+    """Let a subject of the identity provider log in as an account."""
+    with connect() as client:
+        made = client.sessions.link(name, subject)
+    out_json(made) if as_json else out(f"{made.subject} of {made.issuer} is {made.account}")
+
+
+@app.command()
+def unlink(
+    name: AccountName,
+    subject: Annotated[
+        str, typer.Argument(help="Subject (sub) at the identity provider.", show_default=False)
+    ],
+    as_json: Json = False,
+) -> None:
+    """The subject logs in no more; the account's logins end."""
+    with connect() as client:
+        gone = client.sessions.unlink(name, subject)
+    out_json(gone) if as_json else out(f"{gone.subject} of {gone.issuer} is no longer {gone.account}")
 
 
 @app.command()

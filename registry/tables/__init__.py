@@ -55,6 +55,14 @@ from raymill.registry.tables.governance import (
     PromotionState,
 )
 from raymill.registry.tables.identity import Account, ApiKey, Role, Team
+from raymill.registry.tables.login import (
+    ExternalIdentity,
+    LoginAttempts,
+    LoginSession,
+    OidcLogin,
+    Password,
+    SpentRefresh,
+)
 from raymill.registry.tables.trials import Trial, TrialState
 from raymill.registry.tables.triggers import Hook, Trigger, TriggerEvent
 from raymill.registry.tables.uploads import Upload
@@ -86,6 +94,7 @@ __all__ = [
     "DriftWatch",
     "Environment",
     "Evaluation",
+    "ExternalIdentity",
     "Feedback",
     "GatewayReplica",
     "Hook",
@@ -97,9 +106,13 @@ __all__ = [
     "KeptAnswer",
     "Llm",
     "LlmVersion",
+    "LoginAttempts",
+    "LoginSession",
     "Meter",
     "MeterLease",
+    "OidcLogin",
     "OnParentFailure",
+    "Password",
     "Pipeline",
     "Policy",
     "Preset",
@@ -115,6 +128,7 @@ __all__ = [
     "Role",
     "Route",
     "Sbom",
+    "SpentRefresh",
     "Team",
     "Tier",
     "Trace",

@@ -3,7 +3,7 @@
 Only this edge turns errors into status codes:
 
     Unauthenticated 401   Denied 403   NotFound 404   Conflict 409   TooLarge 413   Invalid 422
-    LimitReached 429   Unavailable 503   DiskFull 507
+    LimitReached, TooManyAttempts 429   Unavailable 503   DiskFull 507
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ from raymill.registry.artifacts import Tampered
 from raymill.registry.audit_chain import AuditBroken
 from raymill.registry.code import LimitReached
 from raymill.registry.database import is_away
+from raymill.registry.login_attempts import TooManyAttempts
+from raymill.registry.sessions import NotLoggedIn
 from raymill.registry.signing import Revoked, Unsigned
 from raymill.registry.uploads import DiskFull, TooLarge
 from raymill.serve.api import ws
+from raymill.serve.api.access import PREFIX, check_complete
 from raymill.serve.api.bell import Bell
-from raymill.serve.api.context import READS, Parts, Unauthenticated, request_id_of
+from raymill.serve.api.context import READS, Parts, Unauthenticated, caller, request_id_of
 from raymill.serve.api.routes import (
     datasets,
     drift,
@@ -45,6 +48,7 @@ from raymill.serve.api.routes import (
     identity,
     jobs,
     llms,
+    oidc,
     pipelines,
     policies,
     prices,
@@ -54,6 +58,7 @@ from raymill.serve.api.routes import (
     routes,
     runs,
     searches,
+    sessions,
     signing,
     status,
     teams,
@@ -69,9 +74,9 @@ log = logging.getLogger(__name__)
 
 keep_to_loopback()
 
-PREFIX = "/api/v1"
 STATUS: list[tuple[type[RaymillError], int]] = [
     (Unauthenticated, 401),
+    (NotLoggedIn, 401),
     (Denied, 403),
     (NotFound, 404),
     (Conflict, 409),
@@ -82,6 +87,7 @@ STATUS: list[tuple[type[RaymillError], int]] = [
     (Invalid, 422),
     (TooLarge, 413),
     (LimitReached, 429),
+    (TooManyAttempts, 429),
     (Unavailable, 503),
     (DiskFull, 507),
 ]
@@ -116,6 +122,8 @@ def create_app(parts: Parts) -> FastAPI:
         promotions,
         policies,
         identity,
+        sessions,
+        oidc,
         status,
         providers,
         prices,
@@ -127,6 +135,7 @@ def create_app(parts: Parts) -> FastAPI:
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(code_routes.router, prefix=code_routes.PREFIX)
     app.include_router(health.router)
+    check_complete(app.routes, caller)
     app.add_middleware(WithRequestId)
     app.add_exception_handler(RaymillError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_bad_request)
@@ -190,7 +199,12 @@ class WithRequestId:
 
 
 def _answer(
-    request: Request, status_code: int, code: str, message: str, param: str | None = None
+    request: Request,
+    status_code: int,
+    code: str,
+    message: str,
+    param: str | None = None,
+    retry_after_s: int | None = None,
 ) -> JSONResponse:
     kind = "server_error" if status_code >= 500 else "invalid_request_error"
     error: dict[str, Any] = {
@@ -200,7 +214,9 @@ def _answer(
         "param": param,
         "request_id": getattr(request.state, "request_id", None),
     }
-    headers = {"WWW-Authenticate": "Bearer"} if status_code == 401 else None
+    headers = {"WWW-Authenticate": "Bearer"} if status_code == 401 else {}
+    if retry_after_s is not None:
+        headers["Retry-After"] = str(retry_after_s)
     return JSONResponse({"error": error}, status_code=status_code, headers=headers)
 
 
@@ -209,7 +225,14 @@ async def _on_error(request: Request, error: Exception) -> Response:
     # The most particular class wins: Tampered is an Invalid.
     matches = [(cls, status_code) for cls, status_code in STATUS if isinstance(error, cls)]
     status_code = max(matches, key=lambda match: len(match[0].__mro__))[1] if matches else 400
-    return _answer(request, status_code, error.code, str(error), getattr(error, "param", None))
+    return _answer(
+        request,
+        status_code,
+        error.code,
+        str(error),
+        getattr(error, "param", None),
+        getattr(error, "retry_after_s", None),
+    )
 
 
 async def _on_bad_request(request: Request, error: Exception) -> Response:

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Annotated
@@ -17,13 +17,14 @@ from sqlalchemy.orm import Session
 
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Denied, RaymillError
-from raymill.registry import identity
+from raymill.registry import identity, sessions
 from raymill.registry.audit import Actor
 from raymill.registry.database import Database
-from raymill.registry.tables import Role
+from raymill.registry.secrets import SecretBox
+from raymill.registry.tables import Account, Role
+from raymill.serve.api.access import ACCESS, RANK, row_of
 from raymill.serve.api.threads import in_thread
 
-RANK = {role: rank for rank, role in enumerate(Role)}
 READS = {"GET", "HEAD"}
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -73,6 +74,8 @@ class Parts:
 class Caller:
     actor: Actor
     role: Role
+    session_id: uuid.UUID | None = None
+    """Of the login that the caller's token belongs to; None: it has an API key."""
 
 
 async def parts(request: Request) -> Parts:
@@ -105,11 +108,22 @@ async def caller(
     opened: SessionDep,
     authorization: Annotated[str | None, Header()] = None,
 ) -> Caller:
-    """The account behind the bearer key.
+    """The account behind the bearer key, or the access token of a login, when the table lets it in (`access.py`).
 
     Raises:
         Unauthenticated: there is none.
+        Denied: its role is too low.
     """
+    who = await _known(request, found, opened, authorization)
+    lowest = ACCESS[row_of(request.method, request.scope["route"].path)]
+    if lowest is not None and RANK[who.role] < RANK[lowest]:
+        raise Denied(
+            f"{who.actor.name} is {who.role.value}, this takes {lowest.value}: ask an admin for the role"
+        )
+    return who
+
+
+async def _known(request: Request, found: Parts, opened: Session, authorization: str | None) -> Caller:
     scheme, _, key = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not key:
         raise Unauthenticated("no API key: send the header `Authorization: Bearer rm-…`")
@@ -117,32 +131,27 @@ async def caller(
     request_id, address = request.state.request_id, address_of(request)
     if reads and (known := found.keys.get(key)) is not None:
         return replace(known, actor=replace(known.actor, request_id=request_id, address=address))
-    account = await in_thread(identity.authenticate, opened, key)
-    if account is None:
-        raise Unauthenticated(f"API key {key[:6]}… is not valid: `raymill key create` makes a new one")
-    who = Caller(actor=Actor(name=account.name, request_id=request_id, address=address), role=account.role)
+    account, session_id = await in_thread(_account_of, opened, found.settings.secret_box, key)
+    actor = Actor(name=account.name, request_id=request_id, address=address)
+    who = Caller(actor=actor, role=account.role, session_id=session_id)
     if reads:
         found.keys.add(key, who)
     return who
 
 
-def at_least(role: Role) -> Callable[[Caller], Awaitable[Caller]]:
-    """A dependency that lets in `role` and the ones above it."""
+def _account_of(opened: Session, box: SecretBox, token: str) -> tuple[Account, uuid.UUID | None]:
+    if token.count(".") == 2:
+        row = sessions.session_of(opened, box, token)
+        if row is None:
+            raise Unauthenticated("the access token is not valid: log in again with `raymill login`")
+        return row.account, row.id
+    account = identity.authenticate(opened, token)
+    if account is None:
+        raise Unauthenticated(f"API key {token[:6]}… is not valid: `raymill key create` makes a new one")
+    return account, None
 
-    async def check(who: Annotated[Caller, Depends(caller)]) -> Caller:
-        if RANK[who.role] < RANK[role]:
-            raise Denied(
-                f"{who.actor.name} is {who.role.value}, this takes {role.value}: ask an admin for the role"
-            )
-        return who
 
-    return check
-
-
-Viewer = Annotated[Caller, Depends(at_least(Role.VIEWER))]
-Operator = Annotated[Caller, Depends(at_least(Role.OPERATOR))]
-Approver = Annotated[Caller, Depends(at_least(Role.APPROVER))]
-Admin = Annotated[Caller, Depends(at_least(Role.ADMIN))]
+Who = Annotated[Caller, Depends(caller)]
 IdempotencyKey = Annotated[str | None, Header(max_length=200)]
 
 

@@ -13,7 +13,8 @@ from raymill.client.types import Page
 from raymill.policies.errors import Conflict, Invalid, NotFound
 from raymill.registry import uploads
 from raymill.registry.tables import JsonObject, Role, Upload
-from raymill.serve.api.context import RANK, Caller
+from raymill.serve.api.access import RANK
+from raymill.serve.api.context import Caller
 from raymill.train.dataset_config import files_of
 
 NO_CURSOR = "cursor {!r} is none of ours: use next_cursor as it came"

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from raymill.policies.errors import Denied
 from raymill.registry import identity
 from raymill.registry.tables import Account, Role
-from raymill.serve.api.context import RANK, Caller
+from raymill.serve.api.access import RANK
+from raymill.serve.api.context import Caller
 
 
 def sees_all(who: Caller, lowest: Role = Role.APPROVER) -> bool:

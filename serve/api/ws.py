@@ -41,8 +41,9 @@ from raymill.registry.database import Database
 from raymill.registry.jobs.stats import queue_stats
 from raymill.registry.tables import Job, JsonObject, Pipeline, Role
 from raymill.serve.api import control_wire, events
+from raymill.serve.api.access import RANK
 from raymill.serve.api.bell import Bell
-from raymill.serve.api.context import RANK, Parts, Unauthenticated
+from raymill.serve.api.context import Parts, Unauthenticated
 
 log = logging.getLogger(__name__)
 

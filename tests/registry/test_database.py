@@ -21,10 +21,11 @@ from sqlalchemy.orm import Session
 from tests.registry.making import ADA, World, claim_one, make_pipeline, read_job, step
 
 from raymill.policies.errors import Invalid, Unavailable
-from raymill.registry import audit, jobs, prices, provider_keys, providers, routes, tables, teams
+from raymill.registry import audit, jobs, prices, provider_keys, providers, routes, sessions, tables, teams
 from raymill.registry.database import Database, normal_url
 from raymill.registry.postgres import EmbeddedPostgres
 from raymill.registry.secrets import SecretBox
+from raymill.registry.sessions import Lifetimes
 from raymill.registry.tables import AuditEvent, Base, Job, JobState, Role, new_id
 
 
@@ -160,6 +161,24 @@ def configure_gateway(database: Database, home: Path) -> None:
         assert account is not None
         session.add(tables.Budget(subject=f"account:{account.id}", period="day", limit_micro_usd=5_000_000))
         session.add(tables.Feedback(request_id="r-1", account_id=account.id, score=1.0))
+        session.add(tables.Password(account_id=account.id, phc="$argon2id$"))
+        session.add(tables.LoginAttempts(subject="0" * 64, count=1, last_at=dt.datetime.now(dt.UTC)))
+        tokens = sessions.open_session(
+            session, box, account, "password", ADA, Lifetimes(access_s=60, session_s=60)
+        )
+        sessions.refresh_session(
+            session, box, tokens.refresh_token, ADA, Lifetimes(access_s=60, session_s=60)
+        )
+        session.add(
+            tables.OidcLogin(
+                state_sha256="0" * 64,
+                nonce="n",
+                verifier="v",
+                redirect_uri="http://127.0.0.1/",
+                expires_at=dt.datetime.now(dt.UTC),
+            )
+        )
+        session.add(tables.ExternalIdentity(account_id=account.id, issuer="https://a", subject="b"))
         session.add(tables.Upload(name="train.jsonl", size_bytes=3, sha256="0" * 64, created_by="ada"))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from httpx2 import Response
 from sqlalchemy import func, select, text
@@ -32,176 +33,11 @@ from raymill.registry import jobs
 from raymill.registry.audit_chain import verify_lines
 from raymill.registry.audit_roots import verify_root
 from raymill.registry.tables import Account, AuditEvent, Job, Pipeline, Role
+from raymill.serve.api.access import ACCESS, OPEN, check_complete, row_of
+from raymill.serve.api.context import caller
 
 API = "/api/v1"
 NOBODY = str(uuid.UUID(int=1))
-
-LOWEST_ROLE = {
-    "GET /pipelines": Role.VIEWER,
-    "POST /pipelines": Role.OPERATOR,
-    "GET /pipelines/{pipeline_id}": Role.VIEWER,
-    "POST /pipelines/{pipeline_id}/cancel": Role.OPERATOR,
-    "POST /pipelines/{pipeline_id}/pause": Role.OPERATOR,
-    "POST /pipelines/{pipeline_id}/resume": Role.OPERATOR,
-    "POST /pipelines/{pipeline_id}/retry": Role.OPERATOR,
-    "GET /pipelines/{pipeline_id}/events": Role.VIEWER,
-    "GET /jobs": Role.VIEWER,
-    "POST /jobs": Role.OPERATOR,
-    "GET /jobs/stats": Role.VIEWER,
-    "POST /jobs/redrive": Role.OPERATOR,
-    "GET /jobs/{job_id}": Role.VIEWER,
-    "POST /jobs/{job_id}/cancel": Role.OPERATOR,
-    "POST /jobs/{job_id}/pause": Role.OPERATOR,
-    "POST /jobs/{job_id}/resume": Role.OPERATOR,
-    "POST /jobs/{job_id}/retry": Role.OPERATOR,
-    "GET /jobs/{job_id}/events": Role.VIEWER,
-    "GET /jobs/{job_id}/logs": Role.VIEWER,
-    "GET /queues": Role.VIEWER,
-    "PUT /queues/{name}": Role.OPERATOR,
-    "POST /queues/{name}/pause": Role.OPERATOR,
-    "POST /queues/{name}/resume": Role.OPERATOR,
-    "GET /triggers": Role.VIEWER,
-    "POST /triggers": Role.OPERATOR,
-    "POST /triggers/events": Role.OPERATOR,
-    "GET /triggers/{name}": Role.VIEWER,
-    "PATCH /triggers/{name}": Role.OPERATOR,
-    "DELETE /triggers/{name}": Role.OPERATOR,
-    "POST /triggers/{name}/fire": Role.OPERATOR,
-    # Of no role: whoever posts has no account, and the trigger's secret decides. Without a signature it is 401.
-    "POST /triggers/{name}/webhook": Role.VIEWER,
-    "GET /drift": Role.VIEWER,
-    "POST /drift": Role.OPERATOR,  # one that freezes or moves an alias takes an approver, here and below
-    "GET /drift/events": Role.VIEWER,
-    "GET /drift/{name}": Role.VIEWER,
-    "PATCH /drift/{name}": Role.OPERATOR,
-    "DELETE /drift/{name}": Role.OPERATOR,
-    "POST /drift/{name}/run": Role.OPERATOR,
-    "GET /drift/{name}/runs": Role.VIEWER,
-    "GET /hooks": Role.VIEWER,
-    "POST /hooks": Role.OPERATOR,  # one that moves aliases takes an approver
-    "GET /hooks/{name}": Role.VIEWER,
-    "PATCH /hooks/{name}": Role.OPERATOR,
-    "DELETE /hooks/{name}": Role.OPERATOR,
-    "GET /hooks/{name}/deliveries": Role.VIEWER,
-    "GET /searches": Role.VIEWER,
-    "GET /searches/{search_id}": Role.VIEWER,
-    "GET /searches/{search_id}/plot": Role.VIEWER,
-    "GET /runs": Role.VIEWER,
-    "GET /runs/compare": Role.VIEWER,
-    "GET /runs/{run_id}": Role.VIEWER,
-    "GET /runs/{run_id}/points": Role.VIEWER,
-    "GET /runs/{run_id}/plot": Role.VIEWER,
-    "GET /runs/{run_id}/card": Role.VIEWER,
-    "POST /runs/{run_id}/exports": Role.OPERATOR,
-    "GET /runs/{run_id}/file": Role.OPERATOR,
-    "GET /llms": Role.VIEWER,
-    "GET /llms/{name}": Role.VIEWER,
-    "GET /llms/{name}/versions": Role.VIEWER,
-    "GET /llms/{name}/versions/{number}": Role.VIEWER,
-    "GET /llms/{name}/versions/{number}/lineage": Role.VIEWER,
-    "GET /llms/{name}/versions/{number}/verify": Role.VIEWER,
-    "GET /llms/{name}/versions/{number}/sbom": Role.VIEWER,
-    "GET /llms/{name}/aliases/history": Role.VIEWER,
-    "POST /evaluations": Role.OPERATOR,
-    "POST /evaluations/judge": Role.OPERATOR,
-    "GET /evaluations/compare": Role.VIEWER,
-    "GET /evaluations/compare/plot": Role.VIEWER,
-    "GET /evaluations/leaderboard": Role.VIEWER,
-    "GET /evaluations/leaderboard/plot": Role.VIEWER,
-    "GET /datasets": Role.VIEWER,
-    "POST /datasets": Role.OPERATOR,
-    "POST /datasets/validate": Role.OPERATOR,
-    "POST /datasets/from-traffic": Role.ADMIN,
-    "GET /datasets/{name}": Role.VIEWER,
-    "GET /datasets/{name}/rows": Role.VIEWER,
-    "POST /datasets/{name}/stats": Role.OPERATOR,
-    "POST /datasets/{name}/preview": Role.OPERATOR,
-    "POST /uploads": Role.OPERATOR,
-    "GET /uploads/{upload_id}": Role.OPERATOR,
-    "HEAD /uploads/{upload_id}": Role.OPERATOR,
-    "PUT /uploads/{upload_id}": Role.OPERATOR,
-    "DELETE /uploads/{upload_id}": Role.OPERATOR,
-    "GET /promotions": Role.VIEWER,
-    "POST /promotions": Role.APPROVER,
-    "GET /promotions/{promotion_id}": Role.VIEWER,
-    "POST /promotions/{promotion_id}/approve": Role.OPERATOR,  # whose approvals count, the environment says
-    "POST /promotions/{promotion_id}/reject": Role.OPERATOR,
-    "POST /promotions/{promotion_id}/execute": Role.APPROVER,
-    "GET /promotions/{promotion_id}/explanation": Role.VIEWER,
-    "GET /promotions/{promotion_id}/replay": Role.VIEWER,
-    "GET /policies": Role.VIEWER,
-    "POST /policies": Role.ADMIN,
-    "GET /policies/{name}": Role.VIEWER,
-    "POST /policies/test": Role.OPERATOR,
-    "POST /policies/dry-run": Role.OPERATOR,
-    "GET /environments": Role.VIEWER,
-    "PUT /environments/{name}": Role.ADMIN,
-    "POST /llms/{name}/versions/{number}/archive": Role.APPROVER,
-    "POST /llms/{name}/versions/{number}/restore": Role.APPROVER,
-    "POST /llms/{name}/aliases/{alias}/freeze": Role.APPROVER,
-    "POST /llms/{name}/aliases/{alias}/unfreeze": Role.APPROVER,
-    "POST /llms/{name}/aliases/{alias}/rollback": Role.APPROVER,
-    "GET /deployments": Role.VIEWER,
-    "GET /audit": Role.APPROVER,
-    "GET /audit/verify": Role.APPROVER,
-    "GET /audit/lines": Role.APPROVER,
-    "POST /audit/roots": Role.APPROVER,
-    "GET /signing/keys": Role.VIEWER,
-    "POST /signing/rotate": Role.ADMIN,
-    "POST /signing/keys/{key_id}/revoke": Role.ADMIN,
-    "GET /accounts": Role.ADMIN,
-    "POST /accounts": Role.ADMIN,
-    "GET /keys": Role.ADMIN,
-    "POST /keys": Role.ADMIN,
-    "DELETE /keys/{key_id}": Role.ADMIN,
-    "GET /status": Role.VIEWER,
-    "GET /provider-presets": Role.VIEWER,
-    "GET /providers": Role.VIEWER,
-    "POST /providers": Role.ADMIN,
-    "GET /providers/{name}": Role.VIEWER,
-    "PATCH /providers/{name}": Role.ADMIN,
-    "DELETE /providers/{name}": Role.ADMIN,
-    "POST /providers/{name}/test": Role.ADMIN,
-    "GET /providers/{name}/checks": Role.VIEWER,
-    "POST /providers/{name}/sync": Role.ADMIN,
-    "GET /providers/{name}/models": Role.VIEWER,
-    "GET /providers/{name}/keys": Role.VIEWER,
-    "PUT /providers/{name}/keys/{key}": Role.ADMIN,
-    "PATCH /providers/{name}/keys/{key}": Role.ADMIN,
-    "DELETE /providers/{name}/keys/{key}": Role.ADMIN,
-    "POST /master-key/rotate": Role.ADMIN,
-    "GET /prices": Role.VIEWER,
-    "PUT /prices/{provider}/{model}": Role.ADMIN,
-    "DELETE /prices/{provider}/{model}": Role.ADMIN,
-    "GET /routes": Role.VIEWER,
-    "GET /routes/{name}": Role.VIEWER,
-    "PUT /routes/{name}": Role.OPERATOR,
-    "PATCH /routes/{name}": Role.OPERATOR,
-    "DELETE /routes/{name}": Role.OPERATOR,
-    "GET /presets": Role.VIEWER,
-    "GET /presets/{name}": Role.VIEWER,
-    "PUT /presets/{name}": Role.OPERATOR,
-    "DELETE /presets/{name}": Role.OPERATOR,
-    "GET /teams": Role.APPROVER,
-    "POST /teams": Role.ADMIN,
-    "PATCH /teams/{name}": Role.ADMIN,
-    "PATCH /accounts/{name}": Role.ADMIN,
-    "GET /accounts/{name}/limits": Role.APPROVER,  # of others; everyone may see their own
-    "GET /tiers": Role.VIEWER,
-    "PUT /tiers/{name}": Role.ADMIN,
-    "GET /budgets": Role.VIEWER,
-    "PUT /budgets/{subject}/{period}": Role.ADMIN,
-    "DELETE /budgets/{subject}/{period}": Role.ADMIN,
-    "GET /usage": Role.VIEWER,
-    "GET /usage/records": Role.VIEWER,
-    "GET /usage/anomalies": Role.VIEWER,
-    "GET /usage.csv": Role.VIEWER,
-    "GET /traces": Role.VIEWER,
-    "GET /traces/{request_id}": Role.VIEWER,
-    "GET /feedback": Role.VIEWER,
-    "POST /feedback": Role.VIEWER,
-}
-"""Each may be called by this role and the ones above it, and by nobody else."""
 
 
 @pytest.fixture
@@ -256,7 +92,7 @@ def operations(client: TestClient) -> list[tuple[str, str]]:
 
 def call(client: TestClient, method: str, path: str, key: str | None) -> Response:
     """The operation with ids of nothing and an empty body: past the door it finds nothing."""
-    for name in ("pipeline_id", "job_id", "run_id", "key_id", "upload_id", "promotion_id"):
+    for name in ("pipeline_id", "job_id", "run_id", "key_id", "upload_id", "promotion_id", "session_id"):
         path = path.replace(f"{{{name}}}", NOBODY)
     for name in ("name", "key", "provider", "model", "alias"):
         path = path.replace(f"{{{name}}}", "nobody")
@@ -265,27 +101,40 @@ def call(client: TestClient, method: str, path: str, key: str | None) -> Respons
     return client.request(method, path, headers=headers, json={} if method == "POST" else None)
 
 
-def test_every_route_but_health_asks_for_a_key(stranger: TestClient) -> None:
-    open_routes = []
-    for method, path in operations(stranger):
-        if path == "/readyz":  # asks Ray Serve, which would be started for it: see tests/e2e
-            continue
-        answers = [call(stranger, method, path, key).status_code for key in (None, "rm-wrong")]
-        if answers != [401, 401]:
-            open_routes.append(f"{method} {path}")
-    assert open_routes == ["GET /healthz"]
-
-
-def test_every_route_lets_in_exactly_the_roles_of_the_table(stranger: TestClient, world: World) -> None:
+def test_every_route_lets_in_exactly_whom_the_table_says(stranger: TestClient, world: World) -> None:
     keys = {role: world.add_key(role) for role in Role}
-    lowest: dict[str, Role | None] = {}
+    found: dict[str, Role | None] = {}
     for method, path in operations(stranger):
-        if not path.startswith(API):
+        row = row_of(method, path)
+        if path == "/readyz":  # asks Ray Serve, which would be started for it: see tests/e2e
+            found[row] = OPEN
             continue
-        allowed = [role for role in Role if call(stranger, method, path, keys[role]).status_code != 403]
-        assert allowed == list(Role)[-len(allowed) :]  # the ones above may too
-        lowest[f"{method} {path.removeprefix(API)}"] = allowed[0] if allowed else None
-    assert lowest == LOWEST_ROLE
+        without = call(stranger, method, path, None)
+        if without.status_code != 401 or (method != "HEAD" and "send the header" not in without.text):
+            found[row] = OPEN
+            continue
+        wrong = [call(stranger, method, path, key).status_code for key in ("rm-wrong", "a.b.c")]
+        assert wrong == [401, 401], row
+        answers = {role: call(stranger, method, path, keys[role]) for role in Role}
+        # Past its door a route may say no for another reason.
+        allowed = [
+            role
+            for role, each in answers.items()
+            if each.status_code != 403 or (method != "HEAD" and "this takes" not in each.text)
+        ]
+        assert allowed == list(Role)[-len(allowed) :], row  # the ones above may too
+        found[row] = allowed[0]
+    assert found == ACCESS
+
+
+def test_a_route_without_a_row_or_that_does_not_ask_keeps_the_application_from_starting(app: FastAPI) -> None:
+    with pytest.raises(RuntimeError, match=r"\['GET /nobodys'\]"):
+        check_complete([*app.routes, APIRoute(f"{API}/nobodys", lambda: None)], caller)
+    others = [route for route in app.routes if getattr(route, "path", "") != f"{API}/whoami"]
+    with pytest.raises(RuntimeError, match=r"\['GET /whoami'\]"):
+        check_complete(others, caller)
+    with pytest.raises(RuntimeError, match=r"these routes ask who calls .*\['GET /whoami'\]"):
+        check_complete([*others, APIRoute(f"{API}/whoami", lambda: None)], caller)
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic YTpi", "rm-wrong", "Bearer é"])

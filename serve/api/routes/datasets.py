@@ -16,7 +16,7 @@ from raymill.registry import datasets as sets
 from raymill.registry.database import clock
 from raymill.registry.jobs import JobSpec
 from raymill.serve.api import wire
-from raymill.serve.api.context import Admin, Caller, IdempotencyKey, Operator, PartsDep, SessionDep, Viewer
+from raymill.serve.api.context import Caller, IdempotencyKey, PartsDep, SessionDep, Who
 from raymill.serve.api.dataset_files import located, read_rows
 from raymill.serve.api.dataset_planning import job_config, plan_dataset, plan_traffic
 from raymill.serve.api.paging import Cursor, Limit, page
@@ -32,7 +32,7 @@ Number = Annotated[int | None, Query(ge=1, description="Which version; the newes
 
 @router.get("")
 def list_(
-    _: Viewer,
+    _: Who,
     opened: SessionDep,
     name: str | None = None,
     limit: Limit = 50,
@@ -48,7 +48,7 @@ def list_(
 @router.post("", status_code=202)
 def add(
     body: dataset_types.DatasetRequest,
-    who: Operator,
+    who: Who,
     opened: SessionDep,
     found: PartsDep,
     idempotency_key: IdempotencyKey = None,
@@ -70,7 +70,7 @@ def add(
 @router.post("/validate", status_code=202)
 def validate(
     body: dataset_types.CheckRequest,
-    who: Operator,
+    who: Who,
     opened: SessionDep,
     found: PartsDep,
     idempotency_key: IdempotencyKey = None,
@@ -84,7 +84,7 @@ def validate(
 
 @router.post("/from-traffic", status_code=202)
 def from_traffic(
-    body: dataset_types.TrafficRequest, who: Admin, opened: SessionDep, idempotency_key: IdempotencyKey = None
+    body: dataset_types.TrafficRequest, who: Who, opened: SessionDep, idempotency_key: IdempotencyKey = None
 ) -> types.Pipeline:
     """Make a set of kept requests of a route. Takes an admin, who alone sees everyone's prompts."""
     asked = body.model_copy(update={"until": body.until or clock(opened)}).model_dump(mode="json")
@@ -100,7 +100,7 @@ def from_traffic(
 
 
 @router.get("/{name}")
-def get(name: str, _: Viewer, opened: SessionDep, number: Number = None) -> dataset_types.DatasetDetail:
+def get(name: str, _: Who, opened: SessionDep, number: Number = None) -> dataset_types.DatasetDetail:
     """One version of a data set, with its statistics."""
     row = sets.find(opened, name, number)
     return dataset_types.DatasetDetail.model_validate(row, from_attributes=True)
@@ -109,7 +109,7 @@ def get(name: str, _: Viewer, opened: SessionDep, number: Number = None) -> data
 @router.get("/{name}/rows")
 def rows(
     name: str,
-    _: Viewer,
+    _: Who,
     opened: SessionDep,
     found: PartsDep,
     number: Number = None,
@@ -126,7 +126,7 @@ def rows(
 def token_stats(
     name: str,
     body: dataset_types.TokenRequest,
-    who: Operator,
+    who: Who,
     opened: SessionDep,
     idempotency_key: IdempotencyKey = None,
 ) -> types.Job:
@@ -138,7 +138,7 @@ def token_stats(
 def preview(
     name: str,
     body: dataset_types.TokenRequest,
-    who: Operator,
+    who: Who,
     opened: SessionDep,
     idempotency_key: IdempotencyKey = None,
 ) -> types.Job:

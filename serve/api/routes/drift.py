@@ -20,7 +20,8 @@ from raymill.registry import drift, tables
 from raymill.registry.artifacts import sha256_file
 from raymill.registry.drift_config import DriftConfig
 from raymill.registry.tables import Role
-from raymill.serve.api.context import RANK, Caller, Operator, SessionDep, Viewer
+from raymill.serve.api.access import RANK
+from raymill.serve.api.context import Caller, SessionDep, Who
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.threads import ThreadRoute
 
@@ -30,14 +31,14 @@ Name = Annotated[str, Path(pattern=NAME)]
 
 
 @router.get("")
-def list_(_: Viewer, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None) -> Page[types.DriftWatch]:
+def list_(_: Who, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None) -> Page[types.DriftWatch]:
     """Newest first."""
     rows = select(tables.DriftWatch)
     return page(opened, rows, tables.DriftWatch.id, lambda row: wire(opened, row), limit=limit, cursor=cursor)
 
 
 @router.post("", status_code=201)
-def create(body: types.DriftRequest, who: Operator, opened: SessionDep) -> types.DriftWatch:
+def create(body: types.DriftRequest, who: Who, opened: SessionDep) -> types.DriftWatch:
     """A new watch; one that freezes an alias or rolls it back takes an approver."""
     _may(who, body.config)
     config = _with_digest(body.config)
@@ -46,7 +47,7 @@ def create(body: types.DriftRequest, who: Operator, opened: SessionDep) -> types
 
 @router.get("/events")
 def events(
-    _: Viewer,
+    _: Who,
     opened: SessionDep,
     watch: Annotated[str | None, Query(pattern=NAME)] = None,
     limit: Limit = 50,
@@ -60,20 +61,20 @@ def events(
 
 
 @router.get("/{name}")
-def get(name: Name, _: Viewer, opened: SessionDep) -> types.DriftWatch:
+def get(name: Name, _: Who, opened: SessionDep) -> types.DriftWatch:
     """One watch, and what it found last."""
     return wire(opened, drift.find(opened, name))
 
 
 @router.patch("/{name}")
-def change(name: Name, body: Switch, who: Operator, opened: SessionDep) -> types.DriftWatch:
+def change(name: Name, body: Switch, who: Who, opened: SessionDep) -> types.DriftWatch:
     """Let it look by its schedule, or not."""
     _may(who, drift.config_of(drift.find(opened, name)))
     return wire(opened, drift.enable(opened, name, who.actor, enabled=body.enabled))
 
 
 @router.delete("/{name}")
-def remove(name: Name, who: Operator, opened: SessionDep) -> types.DriftWatch:
+def remove(name: Name, who: Who, opened: SessionDep) -> types.DriftWatch:
     """Forget it, and what it found; the audit log keeps that it did."""
     row = drift.find(opened, name)
     _may(who, drift.config_of(row))
@@ -83,7 +84,7 @@ def remove(name: Name, who: Operator, opened: SessionDep) -> types.DriftWatch:
 
 
 @router.post("/{name}/run", status_code=202)
-def run(name: Name, body: types.LookRequest, who: Operator, opened: SessionDep) -> types.Look:
+def run(name: Name, body: types.LookRequest, who: Who, opened: SessionDep) -> types.Look:
     """Have it look now; while one is under way, that one is it."""
     row = drift.find(opened, name, lock=True)
     _may(who, drift.config_of(row))
@@ -92,7 +93,7 @@ def run(name: Name, body: types.LookRequest, who: Operator, opened: SessionDep) 
 
 @router.get("/{name}/runs")
 def runs(
-    name: Name, _: Viewer, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
+    name: Name, _: Who, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
 ) -> Page[types.DriftRun]:
     """What each look found, newest first."""
     row = drift.find(opened, name)

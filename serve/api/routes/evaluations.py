@@ -15,16 +15,9 @@ from raymill.policies.errors import Denied
 from raymill.registry import jobs
 from raymill.registry.tables import Role
 from raymill.serve.api import evaluations, wire
+from raymill.serve.api.access import RANK
 from raymill.serve.api.chart import MEDIA
-from raymill.serve.api.context import (
-    RANK,
-    Caller,
-    IdempotencyKey,
-    Operator,
-    PartsDep,
-    SessionDep,
-    Viewer,
-)
+from raymill.serve.api.context import Caller, IdempotencyKey, PartsDep, SessionDep, Who
 from raymill.serve.api.interval_chart import draw_comparison, draw_leaderboard
 from raymill.serve.api.judge_planning import plan_judgement
 from raymill.serve.api.target_planning import plan_target
@@ -51,7 +44,7 @@ Format = Annotated[ImageFormat, Query(alias="format")]
 
 @router.post("", status_code=202)
 def run(
-    body: TargetEvaluation, who: Operator, opened: SessionDep, idempotency_key: IdempotencyKey = None
+    body: TargetEvaluation, who: Who, opened: SessionDep, idempotency_key: IdempotencyKey = None
 ) -> Pipeline:
     """Measure a target: a pipeline of one step. An address that is asked takes an admin, as a provider's does."""
     _may_name(who, body.target)
@@ -68,9 +61,7 @@ def run(
 
 
 @router.post("/judge", status_code=202)
-def judge(
-    body: Judgement, who: Operator, opened: SessionDep, idempotency_key: IdempotencyKey = None
-) -> Pipeline:
+def judge(body: Judgement, who: Who, opened: SessionDep, idempotency_key: IdempotencyKey = None) -> Pipeline:
     """Have a model judge answers that evaluations have kept: a pipeline of one step."""
     _may_name(who, body.target)
     plan = plan_judgement(opened, body)
@@ -96,7 +87,7 @@ def _may_name(who: Caller, target: str) -> None:
 
 @router.get("/compare")
 def compare(
-    _: Viewer, opened: SessionDep, found: PartsDep, a: Version, b: Version, task: Task = None
+    _: Who, opened: SessionDep, found: PartsDep, a: Version, b: Version, task: Task = None
 ) -> types.VersionComparison:
     """A verdict on A against B, for each task that both were measured on."""
     return evaluations.compare(opened, found.settings.artifacts, a, b, task)
@@ -104,7 +95,7 @@ def compare(
 
 @router.get("/compare/plot", **PICTURE)
 def compare_plot(
-    _: Viewer,
+    _: Who,
     opened: SessionDep,
     found: PartsDep,
     a: Version,
@@ -119,7 +110,7 @@ def compare_plot(
 
 @router.get("/leaderboard")
 def leaderboard(
-    _: Viewer,
+    _: Who,
     opened: SessionDep,
     found: PartsDep,
     task: Task = None,
@@ -132,7 +123,7 @@ def leaderboard(
 
 @router.get("/leaderboard/plot", **PICTURE)
 def leaderboard_plot(
-    _: Viewer,
+    _: Who,
     opened: SessionDep,
     found: PartsDep,
     task: Task = None,

@@ -16,7 +16,7 @@ from raymill.client import types, usage_types
 from raymill.registry import feedback, identity, tables, usage
 from raymill.registry.tables import Role
 from raymill.registry.usage_records import Position
-from raymill.serve.api.context import SessionDep, Viewer
+from raymill.serve.api.context import SessionDep, Who
 from raymill.serve.api.paging import Cursor, Limit
 from raymill.serve.api.scope import only_own, sees_all
 from raymill.serve.api.threads import ThreadRoute
@@ -30,7 +30,7 @@ RequestId = Annotated[str, Path(max_length=128, description="The x-request-id of
 
 @router.get("/traces", tags=["traces"])
 def traces(
-    who: Viewer, opened: SessionDep, route: Text = None, limit: Limit = 50, cursor: Cursor = None
+    who: Who, opened: SessionDep, route: Text = None, limit: Limit = 50, cursor: Cursor = None
 ) -> types.Page[usage_types.Trace]:
     """Prompts and answers of routes that keep them, personal data masked; newest first."""
     own = only_own(opened, who, Role.ADMIN)
@@ -42,7 +42,7 @@ def traces(
 
 
 @router.get("/traces/{request_id:path}", tags=["traces"])
-def trace(request_id: RequestId, who: Viewer, opened: SessionDep) -> usage_types.TraceDetail:
+def trace(request_id: RequestId, who: Who, opened: SessionDep) -> usage_types.TraceDetail:
     """With the feedback on it."""
     own = only_own(opened, who, Role.ADMIN)
     row = feedback.find_trace(opened, request_id, account_id=own)
@@ -53,7 +53,7 @@ def trace(request_id: RequestId, who: Viewer, opened: SessionDep) -> usage_types
 
 @router.get("/feedback", tags=["feedback"])
 def list_feedback(
-    who: Viewer, opened: SessionDep, request_id: Text = None, limit: Limit = 50, cursor: Cursor = None
+    who: Who, opened: SessionDep, request_id: Text = None, limit: Limit = 50, cursor: Cursor = None
 ) -> types.Page[usage_types.Feedback]:
     """Newest first."""
     found = feedback.feedback_list(
@@ -69,7 +69,7 @@ def list_feedback(
 
 
 @router.post("/feedback", status_code=201, tags=["feedback"])
-def give_feedback(body: usage_types.FeedbackRequest, who: Viewer, opened: SessionDep) -> usage_types.Feedback:
+def give_feedback(body: usage_types.FeedbackRequest, who: Who, opened: SessionDep) -> usage_types.Feedback:
     """On an answer to the caller's account; for administrators on any. Giving it again replaces it."""
     row = feedback.attach(
         opened,

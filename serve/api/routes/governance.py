@@ -10,7 +10,7 @@ from sqlalchemy import select
 from raymill.client import types
 from raymill.registry import audit_export, tables
 from raymill.serve.api import wire
-from raymill.serve.api.context import Approver, PartsDep, SessionDep, Viewer
+from raymill.serve.api.context import PartsDep, SessionDep, Who
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.threads import ThreadRoute
 
@@ -20,7 +20,7 @@ AUDIT_LINES = 2000
 
 
 @router.get("/deployments", tags=["deployments"])
-def deployments(_: Viewer, opened: SessionDep) -> types.Page[types.Deployment]:
+def deployments(_: Who, opened: SessionDep) -> types.Page[types.Deployment]:
     """What should be served, and whether it is."""
     rows = opened.scalars(select(tables.Deployment).order_by(tables.Deployment.updated_at.desc()))
     return types.Page(data=[wire.deployment(opened, row) for row in rows])
@@ -28,7 +28,7 @@ def deployments(_: Viewer, opened: SessionDep) -> types.Page[types.Deployment]:
 
 @router.get("/audit", tags=["audit"])
 def audit(
-    _: Approver, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
+    _: Who, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
 ) -> types.Page[types.AuditEvent]:
     """Who changed what, newest first."""
     rows = select(tables.AuditEvent)
@@ -36,7 +36,7 @@ def audit(
 
 
 @router.get("/audit/verify", tags=["audit"])
-def verify_audit(_: Approver, opened: SessionDep, found: PartsDep) -> types.AuditCheck:
+def verify_audit(_: Who, opened: SessionDep, found: PartsDep) -> types.AuditCheck:
     """Walk the whole log: its chain of hashes, and the roots that are kept here. 409 when it is broken; the message says
     where."""
     checked = found.settings.audit_roots.verify(opened)
@@ -47,14 +47,14 @@ def verify_audit(_: Approver, opened: SessionDep, found: PartsDep) -> types.Audi
 
 
 @router.post("/audit/roots", status_code=201, tags=["audit"])
-def take_audit_root(_: Approver, opened: SessionDep, found: PartsDep) -> types.AuditRoot:
+def take_audit_root(_: Who, opened: SessionDep, found: PartsDep) -> types.AuditRoot:
     """Sign a root of the log as it is now; it is kept here too. 409 when the log is broken."""
     return types.AuditRoot(envelope=found.settings.audit_roots.take(opened))
 
 
 @router.get("/audit/lines", tags=["audit"])
 def audit_lines(
-    _: Approver,
+    _: Who,
     opened: SessionDep,
     after: Annotated[int, Query(ge=0, le=2**62)] = 0,
     limit: Annotated[int, Query(ge=1, le=AUDIT_LINES)] = AUDIT_LINES,

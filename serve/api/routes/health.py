@@ -8,7 +8,7 @@ from ray.serve.schema import ApplicationStatus
 from sqlalchemy import text
 
 from raymill.policies.errors import Unavailable
-from raymill.serve.api.context import PartsDep, Viewer
+from raymill.serve.api.context import PartsDep, Who
 from raymill.serve.api.threads import ThreadRoute
 from raymill.serve.gateway import scrape
 
@@ -35,7 +35,7 @@ def readyz(found: PartsDep) -> dict[str, str]:
 
 
 @router.get("/metrics", response_class=Response)
-def metrics(_: Viewer, found: PartsDep) -> Response:
+def metrics(_: Who, found: PartsDep) -> Response:
     """The gateway's numbers in Prometheus' text form. A scraper sends a viewer's key: they tell models and spend."""
     return Response(
         scrape.joined(found.settings.metrics_dir), media_type="text/plain; version=0.0.4; charset=utf-8"

@@ -14,7 +14,8 @@ from raymill.policies.errors import Denied
 from raymill.registry import hooks, tables
 from raymill.registry.tables import Role
 from raymill.serve.api import wire as job_wire
-from raymill.serve.api.context import RANK, Caller, Operator, PartsDep, SessionDep, Viewer
+from raymill.serve.api.access import RANK
+from raymill.serve.api.context import Caller, PartsDep, SessionDep, Who
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.threads import ThreadRoute
 
@@ -24,13 +25,13 @@ Name = Annotated[str, Path(pattern=NAME)]
 
 
 @router.get("")
-def list_(_: Viewer, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None) -> Page[types.Hook]:
+def list_(_: Who, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None) -> Page[types.Hook]:
     """Newest first."""
     return page(opened, select(tables.Hook), tables.Hook.id, wire, limit=limit, cursor=cursor)
 
 
 @router.post("", status_code=201)
-def create(body: types.HookRequest, who: Operator, opened: SessionDep, found: PartsDep) -> types.NewHook:
+def create(body: types.HookRequest, who: Who, opened: SessionDep, found: PartsDep) -> types.NewHook:
     """A new hook; one that moves aliases takes an approver. The secret of a webhook is in this answer alone."""
     _may(who, body.action)
     row, secret = hooks.create(
@@ -48,29 +49,27 @@ def create(body: types.HookRequest, who: Operator, opened: SessionDep, found: Pa
 
 
 @router.get("/{name}")
-def get(name: Name, _: Viewer, opened: SessionDep) -> types.Hook:
+def get(name: Name, _: Who, opened: SessionDep) -> types.Hook:
     """One hook."""
     return wire(hooks.find(opened, name))
 
 
 @router.patch("/{name}")
-def change(name: Name, body: types.Switch, who: Operator, opened: SessionDep) -> types.Hook:
+def change(name: Name, body: types.Switch, who: Who, opened: SessionDep) -> types.Hook:
     """Let it act, or not; one that moves aliases takes an approver."""
     _may(who, hooks.find(opened, name).action)
     return wire(hooks.enable(opened, name, who.actor, enabled=body.enabled))
 
 
 @router.delete("/{name}")
-def remove(name: Name, who: Operator, opened: SessionDep) -> types.Hook:
+def remove(name: Name, who: Who, opened: SessionDep) -> types.Hook:
     """What it has not done yet ends as failed."""
     _may(who, hooks.find(opened, name).action)
     return wire(hooks.remove(opened, name, who.actor))
 
 
 @router.get("/{name}/deliveries")
-def deliveries(
-    name: Name, _: Viewer, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
-) -> Page[Job]:
+def deliveries(name: Name, _: Who, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None) -> Page[Job]:
     """The jobs that it wrote, newest first: each is retried, cancelled and read as any job."""
     row = hooks.find(opened, name)
     rows = select(tables.Job).where(

@@ -12,7 +12,7 @@ from raymill.client import types
 from raymill.registry import identity, tables
 from raymill.registry.tables import Role
 from raymill.serve.api import wire
-from raymill.serve.api.context import Admin, SessionDep
+from raymill.serve.api.context import SessionDep, Who
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.threads import ThreadRoute
 
@@ -21,14 +21,14 @@ router = APIRouter(tags=["identity"], route_class=ThreadRoute)
 
 @router.get("/accounts")
 def accounts(
-    _: Admin, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
+    _: Who, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
 ) -> types.Page[types.Account]:
     """Newest first."""
     return page(opened, select(tables.Account), tables.Account.id, wire.account, limit=limit, cursor=cursor)
 
 
 @router.post("/accounts", status_code=201)
-def create_account(body: types.AccountRequest, who: Admin, opened: SessionDep) -> types.Account:
+def create_account(body: types.AccountRequest, who: Who, opened: SessionDep) -> types.Account:
     """A person or a service."""
     made = identity.create_account(
         opened, body.name, Role(body.role), who.actor, team=body.team, tier=body.tier
@@ -37,13 +37,13 @@ def create_account(body: types.AccountRequest, who: Admin, opened: SessionDep) -
 
 
 @router.get("/keys")
-def keys(_: Admin, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None) -> types.Page[types.ApiKey]:
+def keys(_: Who, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None) -> types.Page[types.ApiKey]:
     """Newest first; the keys themselves are not kept."""
     return page(opened, select(tables.ApiKey), tables.ApiKey.id, wire.api_key, limit=limit, cursor=cursor)
 
 
 @router.post("/keys", status_code=201)
-def create_key(body: types.ApiKeyRequest, who: Admin, opened: SessionDep) -> types.NewApiKey:
+def create_key(body: types.ApiKeyRequest, who: Who, opened: SessionDep) -> types.NewApiKey:
     """The key is in this answer and never again."""
     expires_at = None
     if body.expires_in_days is not None:
@@ -54,6 +54,6 @@ def create_key(body: types.ApiKeyRequest, who: Admin, opened: SessionDep) -> typ
 
 
 @router.delete("/keys/{key_id}")
-def revoke_key(key_id: uuid.UUID, who: Admin, opened: SessionDep) -> types.ApiKey:
+def revoke_key(key_id: uuid.UUID, who: Who, opened: SessionDep) -> types.ApiKey:
     """It stops working within a second."""
     return wire.api_key(identity.revoke_key(opened, key_id, who.actor))

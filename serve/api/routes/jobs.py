@@ -19,7 +19,7 @@ from raymill.registry.jobs import JobSpec, history
 from raymill.registry.jobs.stats import queue_stats
 from raymill.registry.tables import Job, JobState, Queue
 from raymill.serve.api import control_wire, events, wire
-from raymill.serve.api.context import IdempotencyKey, Operator, PartsDep, SessionDep, Viewer
+from raymill.serve.api.context import IdempotencyKey, PartsDep, SessionDep, Who
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.threads import ThreadRoute
 
@@ -30,7 +30,7 @@ MAX_LOG_BYTES = 256 << 10
 
 @router.get("")
 def list_(
-    _: Viewer,
+    _: Who,
     opened: SessionDep,
     state: JobState | None = None,
     kind: str | None = None,
@@ -57,7 +57,7 @@ def list_(
 )
 def submit(
     body: control_types.JobRequest,
-    who: Operator,
+    who: Who,
     opened: SessionDep,
     response: Response,
     idempotency_key: IdempotencyKey = None,
@@ -86,13 +86,13 @@ def submit(
 
 
 @router.get("/stats")
-def stats(_: Viewer, opened: SessionDep) -> control_types.JobStats:
+def stats(_: Who, opened: SessionDep) -> control_types.JobStats:
     """How every queue is doing: what waits, runs and lies there, and how fast jobs are started."""
     return control_wire.job_stats(queue_stats(opened))
 
 
 @router.post("/redrive")
-def redrive(body: control_types.Redrive, who: Operator, opened: SessionDep) -> control_types.Redriven:
+def redrive(body: control_types.Redrive, who: Who, opened: SessionDep) -> control_types.Redriven:
     """Run the jobs again that ended badly and match, oldest first; those that cannot be stay as they are."""
     ids = jobs.redrive_matching(
         opened,
@@ -107,32 +107,32 @@ def redrive(body: control_types.Redrive, who: Operator, opened: SessionDep) -> c
 
 
 @router.get("/{job_id}")
-def get(job_id: uuid.UUID, _: Viewer, opened: SessionDep) -> types.Job:
+def get(job_id: uuid.UUID, _: Who, opened: SessionDep) -> types.Job:
     """One job; also one that was moved to the history."""
     moved = None if opened.get(Job, job_id) is not None else history.find(opened, job_id)
     return wire.job(_row(opened, job_id) if moved is None else history.as_job(moved))
 
 
 @router.post("/{job_id}/cancel")
-def cancel(job_id: uuid.UUID, who: Operator, opened: SessionDep) -> types.Job:
+def cancel(job_id: uuid.UUID, who: Who, opened: SessionDep) -> types.Job:
     """No effect of it commits once this is answered."""
     return wire.job(jobs.cancel_job(opened, job_id, who.actor))
 
 
 @router.post("/{job_id}/pause")
-def pause(job_id: uuid.UUID, who: Operator, opened: SessionDep) -> types.Job:
+def pause(job_id: uuid.UUID, who: Who, opened: SessionDep) -> types.Job:
     """Let it rest: at once when it waits, else once its worker has stopped."""
     return wire.job(jobs.pause_job(opened, job_id, who.actor))
 
 
 @router.post("/{job_id}/resume")
-def resume(job_id: uuid.UUID, who: Operator, opened: SessionDep) -> types.Job:
+def resume(job_id: uuid.UUID, who: Who, opened: SessionDep) -> types.Job:
     """Let it go on, from its last checkpoint where it left one."""
     return wire.job(jobs.resume_job(opened, job_id, who.actor))
 
 
 @router.post("/{job_id}/retry")
-def retry(job_id: uuid.UUID, who: Operator, opened: SessionDep) -> types.Job:
+def retry(job_id: uuid.UUID, who: Who, opened: SessionDep) -> types.Job:
     """Run one again that ended badly, with all its tries, and with it the steps that its end had ended."""
     return wire.job(jobs.redrive(opened, job_id, who.actor))
 
@@ -140,7 +140,7 @@ def retry(job_id: uuid.UUID, who: Operator, opened: SessionDep) -> types.Job:
 @router.get("/{job_id}/events", response_class=StreamingResponse)
 def follow(
     job_id: uuid.UUID,
-    _: Viewer,
+    _: Who,
     opened: SessionDep,
     found: PartsDep,
     request: Request,
@@ -156,7 +156,7 @@ def follow(
 @router.get("/{job_id}/logs")
 def logs(
     job_id: uuid.UUID,
-    _: Viewer,
+    _: Who,
     opened: SessionDep,
     found: PartsDep,
     after: Annotated[int, Query(ge=0, le=1 << 60)] = 0,

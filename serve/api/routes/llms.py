@@ -18,7 +18,7 @@ from raymill.registry.promotion import attestation_of
 from raymill.registry.signing import verify_directory
 from raymill.registry.signing_keys import KeyRing
 from raymill.serve.api import wire
-from raymill.serve.api.context import PartsDep, SessionDep, Viewer
+from raymill.serve.api.context import PartsDep, SessionDep, Who
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.threads import ThreadRoute
 
@@ -39,7 +39,7 @@ def find(opened: Session, name: str) -> tables.Llm:
 
 @router.get("")
 def list_(
-    _: Viewer, opened: SessionDep, as_of: AsOf = None, limit: Limit = 50, cursor: Cursor = None
+    _: Who, opened: SessionDep, as_of: AsOf = None, limit: Limit = 50, cursor: Cursor = None
 ) -> types.Page[types.Llm]:
     """Newest first."""
     rows = select(tables.Llm)
@@ -49,14 +49,14 @@ def list_(
 
 
 @router.get("/{name}")
-def get(name: str, _: Viewer, opened: SessionDep, as_of: AsOf = None) -> types.Llm:
+def get(name: str, _: Who, opened: SessionDep, as_of: AsOf = None) -> types.Llm:
     """One model with its aliases."""
     return wire.llm(opened, find(opened, name), as_of)
 
 
 @router.get("/{name}/versions")
 def versions(
-    name: str, _: Viewer, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
+    name: str, _: Who, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
 ) -> types.Page[types.Version]:
     """Newest first."""
     rows = select(tables.LlmVersion).where(tables.LlmVersion.llm_id == find(opened, name).id)
@@ -66,13 +66,13 @@ def versions(
 
 
 @router.get("/{name}/versions/{number}")
-def version(name: str, number: int, _: Viewer, opened: SessionDep) -> types.Version:
+def version(name: str, number: int, _: Who, opened: SessionDep) -> types.Version:
     """One version."""
     return wire.version(opened, find_version(opened, name, number))
 
 
 @router.get("/{name}/versions/{number}/lineage")
-def lineage(name: str, number: int, _: Viewer, opened: SessionDep) -> types.Lineage:
+def lineage(name: str, number: int, _: Who, opened: SessionDep) -> types.Lineage:
     """The chain behind a version: data, base, run, scores, files, decisions, signatures."""
     row = find_version(opened, name, number)
     job = opened.get_one(tables.Job, row.job_id)
@@ -121,7 +121,7 @@ def lineage(name: str, number: int, _: Viewer, opened: SessionDep) -> types.Line
 
 
 @router.get("/{name}/versions/{number}/verify")
-def verify(name: str, number: int, _: Viewer, opened: SessionDep, found: PartsDep) -> types.Verification:
+def verify(name: str, number: int, _: Who, opened: SessionDep, found: PartsDep) -> types.Verification:
     """Read every byte of a version and compare it with what was registered and signed."""
     row = find_version(opened, name, number)
     names = {
@@ -144,7 +144,7 @@ def verify(name: str, number: int, _: Viewer, opened: SessionDep, found: PartsDe
 
 
 @router.get("/{name}/versions/{number}/sbom")
-def sbom(name: str, number: int, _: Viewer, opened: SessionDep) -> types.SbomOfVersion:
+def sbom(name: str, number: int, _: Who, opened: SessionDep) -> types.SbomOfVersion:
     """The packages, Python and code that made a version, with their licences: CycloneDX."""
     digest = find_version(opened, name, number).sbom_digest
     row = opened.get(tables.Sbom, digest) if digest is not None else None
@@ -155,7 +155,7 @@ def sbom(name: str, number: int, _: Viewer, opened: SessionDep) -> types.SbomOfV
 
 @router.get("/{name}/aliases/history")
 def alias_history(
-    name: str, _: Viewer, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
+    name: str, _: Who, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
 ) -> types.Page[types.AliasMove]:
     """What each alias pointed to when, newest first."""
     rows = select(tables.AliasMove).where(tables.AliasMove.llm_id == find(opened, name).id)

@@ -16,7 +16,7 @@ from raymill.policies.errors import NotFound
 from raymill.registry import jobs
 from raymill.registry.tables import JobState, Pipeline
 from raymill.serve.api import events, wire
-from raymill.serve.api.context import IdempotencyKey, Operator, PartsDep, SessionDep, Viewer
+from raymill.serve.api.context import IdempotencyKey, PartsDep, SessionDep, Who
 from raymill.serve.api.machine import refuse_what_the_cluster_lacks
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.planning import plan
@@ -28,7 +28,7 @@ router = APIRouter(prefix="/pipelines", tags=["pipelines"], route_class=ThreadRo
 @router.post("", status_code=202, response_model=types.Pipeline)
 def create(
     body: types.PipelineRequest,
-    who: Operator,
+    who: Who,
     opened: SessionDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Any:
@@ -54,7 +54,7 @@ def create(
 
 @router.get("")
 def list_(
-    _: Viewer,
+    _: Who,
     opened: SessionDep,
     state: JobState | None = None,
     name: str | None = None,
@@ -71,31 +71,31 @@ def list_(
 
 
 @router.get("/{pipeline_id}")
-def get(pipeline_id: uuid.UUID, _: Viewer, opened: SessionDep) -> types.Pipeline:
+def get(pipeline_id: uuid.UUID, _: Who, opened: SessionDep) -> types.Pipeline:
     """With its jobs."""
     return wire.pipeline_with_jobs(opened, _row(opened, pipeline_id))
 
 
 @router.post("/{pipeline_id}/cancel")
-def cancel(pipeline_id: uuid.UUID, who: Operator, opened: SessionDep) -> types.Pipeline:
+def cancel(pipeline_id: uuid.UUID, who: Who, opened: SessionDep) -> types.Pipeline:
     """No effect of it commits once this is answered."""
     return wire.pipeline_with_jobs(opened, jobs.cancel_pipeline(opened, pipeline_id, who.actor))
 
 
 @router.post("/{pipeline_id}/pause")
-def pause(pipeline_id: uuid.UUID, who: Operator, opened: SessionDep) -> types.Pipeline:
+def pause(pipeline_id: uuid.UUID, who: Who, opened: SessionDep) -> types.Pipeline:
     """Let its steps rest: those that wait at once, one that runs once its worker has stopped."""
     return wire.pipeline_with_jobs(opened, jobs.pause_pipeline(opened, pipeline_id, who.actor))
 
 
 @router.post("/{pipeline_id}/resume")
-def resume(pipeline_id: uuid.UUID, who: Operator, opened: SessionDep) -> types.Pipeline:
+def resume(pipeline_id: uuid.UUID, who: Who, opened: SessionDep) -> types.Pipeline:
     """Let its paused steps go on."""
     return wire.pipeline_with_jobs(opened, jobs.resume_pipeline(opened, pipeline_id, who.actor))
 
 
 @router.post("/{pipeline_id}/retry")
-def retry(pipeline_id: uuid.UUID, who: Operator, opened: SessionDep) -> types.Pipeline:
+def retry(pipeline_id: uuid.UUID, who: Who, opened: SessionDep) -> types.Pipeline:
     """Run the steps again that ended badly, and those that waited for them."""
     return wire.pipeline_with_jobs(opened, jobs.retry_pipeline(opened, pipeline_id, who.actor))
 
@@ -103,7 +103,7 @@ def retry(pipeline_id: uuid.UUID, who: Operator, opened: SessionDep) -> types.Pi
 @router.get("/{pipeline_id}/events", response_class=StreamingResponse)
 def follow(
     pipeline_id: uuid.UUID,
-    _: Viewer,
+    _: Who,
     opened: SessionDep,
     found: PartsDep,
     request: Request,

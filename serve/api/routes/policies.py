@@ -13,7 +13,7 @@ from raymill.client import policy_types as types
 from raymill.client.types import Page
 from raymill.policies.errors import Invalid
 from raymill.registry import policy_rows, requests, tables
-from raymill.serve.api.context import Admin, Operator, PartsDep, SessionDep, Viewer
+from raymill.serve.api.context import PartsDep, SessionDep, Who
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.threads import ThreadRoute
 
@@ -21,13 +21,13 @@ router = APIRouter(route_class=ThreadRoute)
 
 
 @router.get("/policies", tags=["policies"])
-def list_(_: Viewer, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None) -> Page[types.Policy]:
+def list_(_: Who, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None) -> Page[types.Policy]:
     """Every version, newest first."""
     return page(opened, select(tables.Policy), tables.Policy.id, wire, limit=limit, cursor=cursor)
 
 
 @router.post("/policies", status_code=201, tags=["policies"])
-def save(body: types.PolicyRequest, who: Admin, found: PartsDep) -> types.Policy:
+def save(body: types.PolicyRequest, who: Who, found: PartsDep) -> types.Policy:
     """The next version of a policy. It must compile, pass its tests, and refuse what nothing is known of."""
     failed = [each for each in policy_rows.checked(body.files) if not each.passed]
     if failed:
@@ -40,21 +40,21 @@ def save(body: types.PolicyRequest, who: Admin, found: PartsDep) -> types.Policy
 
 @router.get("/policies/{name}", tags=["policies"])
 def get(
-    name: str, _: Viewer, opened: SessionDep, number: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None
+    name: str, _: Who, opened: SessionDep, number: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None
 ) -> types.Policy:
     """A version of a policy, by default the newest."""
     return wire(policy_rows.find_policy(opened, name, number))
 
 
 @router.post("/policies/test", tags=["policies"])
-def run_tests(body: types.PolicyFiles, _: Operator) -> types.PolicyTests:
+def run_tests(body: types.PolicyFiles, _: Who) -> types.PolicyTests:
     """Compile rules and run their `test_` rules. Nothing is kept."""
     outcomes = [types.RuleOutcome(**asdict(each)) for each in policy_rows.checked(body.files)]
     return types.PolicyTests(passed=all(each.passed for each in outcomes), tests=outcomes)
 
 
 @router.post("/policies/dry-run", tags=["policies"])
-def dry_run(body: types.DryRunRequest, _: Operator, opened: SessionDep) -> types.DryRun:
+def dry_run(body: types.DryRunRequest, _: Who, opened: SessionDep) -> types.DryRun:
     """On which of the newest promotions these rules would have decided otherwise."""
     policy_rows.checked(body.files)
     rows = select(tables.Promotion).order_by(tables.Promotion.id.desc()).limit(body.limit)
@@ -76,7 +76,7 @@ def dry_run(body: types.DryRunRequest, _: Operator, opened: SessionDep) -> types
 
 
 @router.get("/promotions/{promotion_id}/explanation", tags=["promotions"])
-def explain(promotion_id: uuid.UUID, _: Viewer, opened: SessionDep) -> types.Explanation:
+def explain(promotion_id: uuid.UUID, _: Who, opened: SessionDep) -> types.Explanation:
     """Which rules stand against a promotion, and what they looked at."""
     row = requests.find(opened, promotion_id)
     rules = policy_rows.rules_behind(opened, row)
@@ -85,7 +85,7 @@ def explain(promotion_id: uuid.UUID, _: Viewer, opened: SessionDep) -> types.Exp
 
 
 @router.get("/promotions/{promotion_id}/replay", tags=["promotions"])
-def replay(promotion_id: uuid.UUID, _: Viewer, opened: SessionDep) -> types.Replay:
+def replay(promotion_id: uuid.UUID, _: Who, opened: SessionDep) -> types.Replay:
     """Make a stored decision again, by the rules and from the input that are stored with it."""
     row = requests.find(opened, promotion_id)
     rules = policy_rows.rules_behind(opened, row)

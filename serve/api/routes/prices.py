@@ -9,14 +9,14 @@ from raymill.client import gateway_types as types
 from raymill.client.types import Page
 from raymill.registry import prices, tables
 from raymill.serve.api import gateway_wire as wire
-from raymill.serve.api.context import Admin, SessionDep, Viewer
+from raymill.serve.api.context import SessionDep, Who
 from raymill.serve.api.threads import ThreadRoute
 
 router = APIRouter(prefix="/prices", tags=["prices"], route_class=ThreadRoute)
 
 
 @router.get("")
-def list_(_: Viewer, opened: SessionDep) -> Page[types.ModelPrice]:
+def list_(_: Who, opened: SessionDep) -> Page[types.ModelPrice]:
     """The overrides, then what the table says for the providers there are where no override stands."""
     overridden = opened.scalars(
         select(tables.Price).order_by(tables.Price.provider, tables.Price.model)
@@ -33,7 +33,7 @@ def list_(_: Viewer, opened: SessionDep) -> Page[types.ModelPrice]:
 
 @router.put("/{provider}/{model:path}")
 def set_(
-    provider: str, model: str, body: types.PriceRequest, who: Admin, opened: SessionDep
+    provider: str, model: str, body: types.PriceRequest, who: Who, opened: SessionDep
 ) -> types.ModelPrice:
     """Make or replace an override; `*` is any provider, or any model."""
     cached = body.cached_input_micro_usd
@@ -47,6 +47,6 @@ def set_(
 
 
 @router.delete("/{provider}/{model:path}")
-def remove(provider: str, model: str, who: Admin, opened: SessionDep) -> types.ModelPrice:
+def remove(provider: str, model: str, who: Who, opened: SessionDep) -> types.ModelPrice:
     """Take an override back; the table holds again."""
     return wire.override(prices.remove_price(opened, provider, model, who.actor))

@@ -13,7 +13,7 @@ from raymill.client import promotion_types, types
 from raymill.client.control_types import NAME
 from raymill.registry import aliases, archive, environments, promotion, requests, tables
 from raymill.serve.api import wire
-from raymill.serve.api.context import Admin, Approver, Operator, Parts, PartsDep, SessionDep, Viewer
+from raymill.serve.api.context import Parts, PartsDep, SessionDep, Who
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.threads import ThreadRoute
 
@@ -24,7 +24,7 @@ Name = Annotated[str, Path(pattern=NAME)]
 
 @router.get("/promotions", tags=["promotions"])
 def promotions(
-    _: Viewer,
+    _: Who,
     opened: SessionDep,
     llm: str | None = None,
     waiting: bool = False,
@@ -44,7 +44,7 @@ def promotions(
 
 
 @router.post("/promotions", status_code=201, tags=["promotions"])
-def promote(body: types.PromotionRequest, who: Approver, found: PartsDep) -> types.Promotion:
+def promote(body: types.PromotionRequest, who: Who, found: PartsDep) -> types.Promotion:
     """Ask the policy and, when it allows, sign the version and move the alias. A refusal is an answer.
 
     Where the environment asks for approvals, the answer is a request that waits for them.
@@ -63,13 +63,13 @@ def promote(body: types.PromotionRequest, who: Approver, found: PartsDep) -> typ
 
 
 @router.get("/promotions/{promotion_id}", tags=["promotions"])
-def get(promotion_id: uuid.UUID, _: Viewer, opened: SessionDep) -> types.Promotion:
+def get(promotion_id: uuid.UUID, _: Who, opened: SessionDep) -> types.Promotion:
     """One promotion with its approvals."""
     return wire.promotion(requests.find(opened, promotion_id))
 
 
 @router.post("/promotions/{promotion_id}/approve", tags=["promotions"])
-def approve(promotion_id: uuid.UUID, who: Operator, found: PartsDep) -> types.Promotion:
+def approve(promotion_id: uuid.UUID, who: Who, found: PartsDep) -> types.Promotion:
     """Agree to somebody else's request. The last approval that it takes executes it.
 
     An approval stays where the execution is refused, such as for a frozen alias: `execute` does it later.
@@ -84,14 +84,14 @@ def approve(promotion_id: uuid.UUID, who: Operator, found: PartsDep) -> types.Pr
 
 @router.post("/promotions/{promotion_id}/reject", tags=["promotions"])
 def reject(
-    promotion_id: uuid.UUID, who: Operator, opened: SessionDep, body: promotion_types.Reason
+    promotion_id: uuid.UUID, who: Who, opened: SessionDep, body: promotion_types.Reason
 ) -> types.Promotion:
     """End a request that waits, or take one's own back."""
     return wire.promotion(requests.reject(opened, promotion_id, who.role, who.actor, body.reason))
 
 
 @router.post("/promotions/{promotion_id}/execute", tags=["promotions"])
-def execute(promotion_id: uuid.UUID, who: Approver, found: PartsDep) -> types.Promotion:
+def execute(promotion_id: uuid.UUID, who: Who, found: PartsDep) -> types.Promotion:
     """Move the alias for a request that is approved. One that was executed already is answered as it is."""
     row = requests.execute(
         found.database,
@@ -104,7 +104,7 @@ def execute(promotion_id: uuid.UUID, who: Approver, found: PartsDep) -> types.Pr
 
 
 @router.get("/environments", tags=["environments"])
-def list_environments(_: Viewer, opened: SessionDep) -> types.Page[promotion_types.Environment]:
+def list_environments(_: Who, opened: SessionDep) -> types.Page[promotion_types.Environment]:
     """What a move of the aliases of each name takes besides the policy's consent."""
     rows = environments.environments(opened)
     return types.Page(data=[wire.environment(row) for row in rows])
@@ -112,7 +112,7 @@ def list_environments(_: Viewer, opened: SessionDep) -> types.Page[promotion_typ
 
 @router.put("/environments/{name}", tags=["environments"])
 def set_environment(
-    name: Name, body: promotion_types.EnvironmentSettings, who: Admin, opened: SessionDep
+    name: Name, body: promotion_types.EnvironmentSettings, who: Who, opened: SessionDep
 ) -> promotion_types.Environment:
     """Replace what an environment asks for. Requests that wait keep what was asked of them."""
     row = environments.set_environment(
@@ -130,21 +130,21 @@ def set_environment(
 
 @router.post("/llms/{name}/aliases/{alias}/freeze", tags=["llms"])
 def freeze(
-    name: str, alias: str, who: Approver, opened: SessionDep, body: promotion_types.Reason
+    name: str, alias: str, who: Who, opened: SessionDep, body: promotion_types.Reason
 ) -> promotion_types.Alias:
     """Hold an alias where it is: promotions and roll backs are answered with 409."""
     return wire.alias(aliases.freeze(opened, name, alias, who.actor, body.reason))
 
 
 @router.post("/llms/{name}/aliases/{alias}/unfreeze", tags=["llms"])
-def unfreeze(name: str, alias: str, who: Approver, opened: SessionDep) -> promotion_types.Alias:
+def unfreeze(name: str, alias: str, who: Who, opened: SessionDep) -> promotion_types.Alias:
     """Let an alias move again."""
     return wire.alias(aliases.unfreeze(opened, name, alias, who.actor))
 
 
 @router.post("/llms/{name}/aliases/{alias}/rollback", tags=["llms"])
 def roll_back(
-    name: str, alias: str, who: Approver, found: PartsDep, body: promotion_types.Reason
+    name: str, alias: str, who: Who, found: PartsDep, body: promotion_types.Reason
 ) -> types.Promotion:
     """Move an alias back to the version before; takes no approvals. A refusal by the policy is an answer."""
     row = promotion.roll_back(
@@ -161,14 +161,14 @@ def roll_back(
 
 @router.post("/llms/{name}/versions/{number}/archive", tags=["llms"])
 def archive_version(
-    name: str, number: int, who: Approver, opened: SessionDep, body: promotion_types.Reason
+    name: str, number: int, who: Who, opened: SessionDep, body: promotion_types.Reason
 ) -> types.Version:
     """Put a version away: it can be neither promoted nor served. 409 while an alias points to it."""
     return wire.version(opened, archive.archive(opened, name, number, who.actor, body.reason))
 
 
 @router.post("/llms/{name}/versions/{number}/restore", tags=["llms"])
-def restore_version(name: str, number: int, who: Approver, opened: SessionDep) -> types.Version:
+def restore_version(name: str, number: int, who: Who, opened: SessionDep) -> types.Version:
     """Let it be promoted and served again."""
     return wire.version(opened, archive.restore(opened, name, number, who.actor))
 

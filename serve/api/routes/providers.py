@@ -16,7 +16,7 @@ from raymill.registry import named, prices, provider_keys, providers, tables
 from raymill.registry.provider_settings import ProviderSettings, merge_patch, presets
 from raymill.registry.secrets import SecretBox
 from raymill.serve.api import gateway_wire as wire
-from raymill.serve.api.context import Admin, Parts, PartsDep, SessionDep, Viewer
+from raymill.serve.api.context import Parts, PartsDep, SessionDep, Who
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.threads import ThreadRoute
 from raymill.serve.gateway import probe
@@ -25,13 +25,13 @@ router = APIRouter(tags=["providers"], route_class=ThreadRoute)
 
 
 @router.get("/provider-presets")
-def provider_presets(_: Viewer) -> Page[types.ProviderPreset]:
+def provider_presets(_: Who) -> Page[types.ProviderPreset]:
     """Providers that the gateway knows how to speak to."""
     return Page(data=[wire.provider_preset(name, preset) for name, preset in presets().items()])
 
 
 @router.get("/providers")
-def list_(_: Viewer, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None) -> Page[types.Provider]:
+def list_(_: Who, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None) -> Page[types.Provider]:
     """Newest first."""
     return page(
         opened,
@@ -44,7 +44,7 @@ def list_(_: Viewer, opened: SessionDep, limit: Limit = 50, cursor: Cursor = Non
 
 
 @router.post("/providers", status_code=201)
-def add(body: types.ProviderRequest, who: Admin, opened: SessionDep) -> types.Provider:
+def add(body: types.ProviderRequest, who: Who, opened: SessionDep) -> types.Provider:
     """A new provider, without a key."""
     known = providers.preset_of(body.preset).settings.model_dump(mode="json")
     row = providers.add(
@@ -61,13 +61,13 @@ def add(body: types.ProviderRequest, who: Admin, opened: SessionDep) -> types.Pr
 
 
 @router.get("/providers/{name}")
-def get(name: str, _: Viewer, opened: SessionDep) -> types.Provider:
+def get(name: str, _: Who, opened: SessionDep) -> types.Provider:
     """One provider with its keys, which stay secret."""
     return wire.provider(opened, providers.find(opened, name))
 
 
 @router.patch("/providers/{name}")
-def change(name: str, body: types.ProviderChange, who: Admin, opened: SessionDep) -> types.Provider:
+def change(name: str, body: types.ProviderChange, who: Who, opened: SessionDep) -> types.Provider:
     """Change its address, its settings, or whether it is used."""
     settings = None
     if body.settings is not None:
@@ -80,7 +80,7 @@ def change(name: str, body: types.ProviderChange, who: Admin, opened: SessionDep
 
 
 @router.delete("/providers/{name}")
-def remove(name: str, who: Admin, opened: SessionDep) -> types.Provider:
+def remove(name: str, who: Who, opened: SessionDep) -> types.Provider:
     """With its keys, models, checks and prices. 409 while a route sends requests to it."""
     found = wire.provider(opened, providers.find(opened, name, lock=True))
     providers.remove(opened, name, who.actor)
@@ -90,7 +90,7 @@ def remove(name: str, who: Admin, opened: SessionDep) -> types.Provider:
 @router.post("/providers/{name}/test")
 def ask(
     name: str,
-    _: Admin,
+    _: Who,
     opened: SessionDep,
     found: PartsDep,
     key: Annotated[str | None, Query(max_length=64, description="The oldest enabled one by default.")] = None,
@@ -104,7 +104,7 @@ def ask(
 
 @router.get("/providers/{name}/checks")
 def checks(
-    name: str, _: Viewer, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
+    name: str, _: Who, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
 ) -> Page[types.ProviderCheck]:
     """What tests found, newest first."""
     row = providers.find(opened, name)
@@ -113,7 +113,7 @@ def checks(
 
 
 @router.post("/providers/{name}/sync")
-def sync(name: str, who: Admin, opened: SessionDep, found: PartsDep) -> types.Sync:
+def sync(name: str, who: Who, opened: SessionDep, found: PartsDep) -> types.Sync:
     """Read its list of models, and keep it. When it does not answer, the models that are known stay."""
     row = providers.find(opened, name)
     probed = _probed(opened, found.settings.secret_box, row, None)
@@ -129,7 +129,7 @@ def sync(name: str, who: Admin, opened: SessionDep, found: PartsDep) -> types.Sy
 
 
 @router.get("/providers/{name}/models")
-def models(name: str, _: Viewer, opened: SessionDep) -> Page[types.ProviderModel]:
+def models(name: str, _: Who, opened: SessionDep) -> Page[types.ProviderModel]:
     """What it said it has at the last sync, and the entry that prices each."""
     row = providers.find(opened, name)
     overridden = {(each.provider, each.model): each for each in opened.scalars(select(tables.Price))}
@@ -149,7 +149,7 @@ def models(name: str, _: Viewer, opened: SessionDep) -> Page[types.ProviderModel
 
 
 @router.get("/providers/{name}/keys")
-def keys(name: str, _: Viewer, opened: SessionDep) -> Page[types.ProviderKey]:
+def keys(name: str, _: Who, opened: SessionDep) -> Page[types.ProviderKey]:
     """Oldest first, which is the order of their use; the secrets are not shown."""
     row = providers.find(opened, name)
     rows = select(tables.ProviderKey).where(tables.ProviderKey.provider_id == row.id)
@@ -159,7 +159,7 @@ def keys(name: str, _: Viewer, opened: SessionDep) -> Page[types.ProviderKey]:
 
 @router.put("/providers/{name}/keys/{key}")
 def set_key(
-    name: str, key: str, body: types.SecretBody, who: Admin, opened: SessionDep, found: PartsDep
+    name: str, key: str, body: types.SecretBody, who: Who, opened: SessionDep, found: PartsDep
 ) -> types.ProviderKey:
     """Add a key, or put another secret in its place. The secret is not in any answer."""
     secret = body.secret.get_secret_value()
@@ -169,20 +169,20 @@ def set_key(
 
 
 @router.patch("/providers/{name}/keys/{key}")
-def enable_key(name: str, key: str, body: types.Enabled, who: Admin, opened: SessionDep) -> types.ProviderKey:
+def enable_key(name: str, key: str, body: types.Enabled, who: Who, opened: SessionDep) -> types.ProviderKey:
     """Use it or leave it alone."""
     row = provider_keys.enable_key(opened, name, key, who.actor, enabled=body.enabled)
     return wire.provider_key(row)
 
 
 @router.delete("/providers/{name}/keys/{key}")
-def remove_key(name: str, key: str, who: Admin, opened: SessionDep) -> types.ProviderKey:
+def remove_key(name: str, key: str, who: Who, opened: SessionDep) -> types.ProviderKey:
     """The secret is gone from here; revoke it at the provider too."""
     return wire.provider_key(provider_keys.remove_key(opened, name, key, who.actor))
 
 
 @router.post("/master-key/rotate")
-def rotate_master_key(who: Admin, opened: SessionDep, found: PartsDep) -> types.MasterKey:
+def rotate_master_key(who: Who, opened: SessionDep, found: PartsDep) -> types.MasterKey:
     """Make a new master key and seal every key with it. The old ones stay, so nothing becomes unreadable."""
     box = found.settings.secret_box
     box.rotate()

@@ -11,7 +11,7 @@ from raymill.client import control_types as types
 from raymill.client.types import Page
 from raymill.registry import jobs, tables
 from raymill.serve.api import control_wire as wire
-from raymill.serve.api.context import Operator, SessionDep, Viewer
+from raymill.serve.api.context import SessionDep, Who
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.threads import ThreadRoute
 
@@ -21,13 +21,13 @@ Name = Annotated[str, Path(pattern=types.NAME)]
 
 
 @router.get("")
-def list_(_: Viewer, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None) -> Page[types.Queue]:
+def list_(_: Who, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None) -> Page[types.Queue]:
     """By name, the last one first. How they are doing is told by `/api/v1/jobs/stats`."""
     return page(opened, select(tables.Queue), tables.Queue.name, wire.queue, limit=limit, cursor=cursor)
 
 
 @router.put("/{name}")
-def set_(name: Name, body: types.QueueSettings, who: Operator, opened: SessionDep) -> types.Queue:
+def set_(name: Name, body: types.QueueSettings, who: Who, opened: SessionDep) -> types.Queue:
     """Make a queue, or change how many of its jobs run at once."""
     known = opened.get(tables.Queue, name)
     runner = body.runner or (known.runner if known is not None else "short")
@@ -37,12 +37,12 @@ def set_(name: Name, body: types.QueueSettings, who: Operator, opened: SessionDe
 
 
 @router.post("/{name}/pause")
-def pause(name: Name, who: Operator, opened: SessionDep) -> types.Queue:
+def pause(name: Name, who: Who, opened: SessionDep) -> types.Queue:
     """Nothing of it is started any more; what runs goes on."""
     return wire.queue(jobs.pause_queue(opened, name, who.actor))
 
 
 @router.post("/{name}/resume")
-def resume(name: Name, who: Operator, opened: SessionDep) -> types.Queue:
+def resume(name: Name, who: Who, opened: SessionDep) -> types.Queue:
     """Its jobs are started again."""
     return wire.queue(jobs.resume_queue(opened, name, who.actor))

@@ -14,7 +14,7 @@ from raymill.policies.errors import Invalid, NotFound
 from raymill.registry.tables import Job, JobState
 from raymill.serve.api import runs
 from raymill.serve.api.chart import MEDIA, draw_runs
-from raymill.serve.api.context import Operator, PartsDep, SessionDep, Viewer
+from raymill.serve.api.context import PartsDep, SessionDep, Who
 from raymill.serve.api.paging import Cursor, Limit, rows_of_page
 from raymill.serve.api.threads import ThreadRoute
 from raymill.train.card import card
@@ -26,7 +26,7 @@ METRICS = r"^[a-z][a-z0-9_]{0,63}(,[a-z][a-z0-9_]{0,63}){0,7}$"
 
 @router.get("")
 def list_(
-    _: Viewer,
+    _: Who,
     opened: SessionDep,
     state: JobState | None = None,
     name: str | None = None,
@@ -45,20 +45,20 @@ def list_(
 
 @router.get("/compare")
 def compare(
-    _: Viewer, opened: SessionDep, ids: Annotated[str, Query(max_length=400)]
+    _: Who, opened: SessionDep, ids: Annotated[str, Query(max_length=400)]
 ) -> run_types.RunComparison:
     """2 to 8 runs side by side, their ids with commas between."""
     return runs.compare(opened, ids_of(ids))
 
 
 @router.get("/{run_id}")
-def get(run_id: uuid.UUID, _: Viewer, opened: SessionDep) -> run_types.RunDetail:
+def get(run_id: uuid.UUID, _: Who, opened: SessionDep) -> run_types.RunDetail:
     """One run, with its configuration."""
     return runs.detail(opened, runs.find(opened, run_id))
 
 
 @router.get("/{run_id}/points")
-def points(run_id: uuid.UUID, _: Viewer, opened: SessionDep) -> run_types.RunPoints:
+def points(run_id: uuid.UUID, _: Who, opened: SessionDep) -> run_types.RunPoints:
     """Its curves, also while it goes on."""
     job = runs.find(opened, run_id)
     return run_types.RunPoints(id=job.id, name=job.name, points=runs.points_of(opened, job))
@@ -67,7 +67,7 @@ def points(run_id: uuid.UUID, _: Viewer, opened: SessionDep) -> run_types.RunPoi
 @router.get("/{run_id}/plot", response_class=Response)
 def plot(
     run_id: uuid.UUID,
-    _: Viewer,
+    _: Who,
     opened: SessionDep,
     metric: Annotated[str, Query(pattern=METRICS)] = "loss",
     others: Annotated[str, Query(alias="with", max_length=400)] = "",
@@ -80,7 +80,7 @@ def plot(
 
 
 @router.get("/{run_id}/card", response_class=PlainTextResponse)
-def model_card(run_id: uuid.UUID, _: Viewer, opened: SessionDep) -> Response:
+def model_card(run_id: uuid.UUID, _: Who, opened: SessionDep) -> Response:
     """The model card, with what is known of the model by now."""
     text = card(runs.facts_of(opened, runs.find(opened, run_id)))
     return PlainTextResponse(text, media_type="text/markdown; charset=utf-8")
@@ -88,7 +88,7 @@ def model_card(run_id: uuid.UUID, _: Viewer, opened: SessionDep) -> Response:
 
 @router.post("/{run_id}/exports")
 def export(
-    run_id: uuid.UUID, body: run_types.RunExportRequest, who: Operator, opened: SessionDep
+    run_id: uuid.UUID, body: run_types.RunExportRequest, who: Who, opened: SessionDep
 ) -> run_types.RunExport:
     """What there is to fetch of its model. A GGUF file that nobody made yet is made by a job: ask again at its end."""
     return runs.export(opened, runs.find(opened, run_id), body.form, body.type, who.actor)
@@ -97,7 +97,7 @@ def export(
 @router.get("/{run_id}/file", response_class=FileResponse)
 def file(
     run_id: uuid.UUID,
-    _: Operator,
+    _: Who,
     opened: SessionDep,
     found: PartsDep,
     form: run_types.ExportForm,

@@ -14,7 +14,7 @@ from raymill.registry import trials
 from raymill.registry.tables import Job, Trial
 from raymill.registry.trials import Tally
 from raymill.serve.api.chart import MEDIA
-from raymill.serve.api.context import SessionDep, Viewer
+from raymill.serve.api.context import SessionDep, Who
 from raymill.serve.api.paging import Cursor, Limit, rows_of_page
 from raymill.serve.api.search_chart import draw_search
 from raymill.serve.api.threads import ThreadRoute
@@ -25,7 +25,7 @@ router = APIRouter(prefix="/searches", tags=["searches"], route_class=ThreadRout
 
 @router.get("")
 def list_(
-    _: Viewer, opened: SessionDep, name: str | None = None, limit: Limit = 50, cursor: Cursor = None
+    _: Who, opened: SessionDep, name: str | None = None, limit: Limit = 50, cursor: Cursor = None
 ) -> Page[types.Search]:
     """Newest first, without their trials."""
     rows = select(Job).where(Job.kind == trials.KIND)
@@ -38,7 +38,7 @@ def list_(
 
 
 @router.get("/{search_id}")
-def get(search_id: uuid.UUID, _: Viewer, opened: SessionDep) -> types.Search:
+def get(search_id: uuid.UUID, _: Who, opened: SessionDep) -> types.Search:
     """With its trials. `search_id` is that of its job or of its pipeline."""
     job = trials.find_search(opened, search_id)
     rows = trials.trials_of(opened, job)
@@ -53,7 +53,7 @@ def get(search_id: uuid.UUID, _: Viewer, opened: SessionDep) -> types.Search:
 )
 def plot(
     search_id: uuid.UUID,
-    _: Viewer,
+    _: Who,
     opened: SessionDep,
     kind: types.PlotKind = "curves",
     format: ImageFormat = "svg",

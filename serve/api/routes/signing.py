@@ -11,20 +11,20 @@ from raymill.registry import audit
 from raymill.registry.aliases import ALIAS_CHANNEL
 from raymill.registry.jobs import notify
 from raymill.registry.signing_keys import KeyRing, KnownKey
-from raymill.serve.api.context import Admin, Parts, PartsDep, SessionDep, Viewer
+from raymill.serve.api.context import Parts, PartsDep, SessionDep, Who
 from raymill.serve.api.threads import ThreadRoute
 
 router = APIRouter(prefix="/signing", tags=["signing"], route_class=ThreadRoute)
 
 
 @router.get("/keys")
-def keys(_: Viewer, found: PartsDep) -> types.Page[types.SigningKey]:
+def keys(_: Who, found: PartsDep) -> types.Page[types.SigningKey]:
     """Every key that ever signed here, the oldest first, with its public half."""
     return types.Page(data=[_shown(key) for key in _ring(found).known()])
 
 
 @router.post("/rotate", status_code=201)
-def rotate(body: types.RotateRequest, who: Admin, opened: SessionDep, found: PartsDep) -> types.SigningKey:
+def rotate(body: types.RotateRequest, who: Who, opened: SessionDep, found: PartsDep) -> types.SigningKey:
     """Sign with a new key from now on. What the old one signed stays valid."""
     ring = _ring(found)
     before = ring.key_id()
@@ -42,7 +42,7 @@ def rotate(body: types.RotateRequest, who: Admin, opened: SessionDep, found: Par
 
 @router.post("/keys/{key_id}/revoke")
 def revoke(
-    key_id: str, body: types.RevokeRequest, who: Admin, opened: SessionDep, found: PartsDep
+    key_id: str, body: types.RevokeRequest, who: Who, opened: SessionDep, found: PartsDep
 ) -> types.SigningKey:
     """What the key signed counts no more: versions that only it vouches for are no longer served. Today's key is
     replaced first."""

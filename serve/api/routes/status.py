@@ -11,14 +11,14 @@ from sqlalchemy import func, select, text
 from raymill.client import types
 from raymill.registry import tables
 from raymill.serve.api import wire
-from raymill.serve.api.context import SessionDep, Viewer
+from raymill.serve.api.context import SessionDep, Who
 from raymill.serve.api.threads import ThreadRoute
 
 router = APIRouter(tags=["status"], route_class=ThreadRoute)
 
 
 @router.get("/status")
-def status(_: Viewer, opened: SessionDep) -> types.Status:
+def status(_: Who, opened: SessionDep) -> types.Status:
     """What there is and how it is doing."""
     counts = opened.execute(select(tables.Job.state, func.count()).group_by(tables.Job.state)).all()
     rows = opened.scalars(select(tables.Deployment))

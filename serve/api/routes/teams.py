@@ -16,7 +16,7 @@ from raymill.client import types, usage_types
 from raymill.registry import budgets, identity, limits, tables, teams
 from raymill.registry.tables import BudgetPeriod
 from raymill.serve.api import wire
-from raymill.serve.api.context import Admin, Approver, SessionDep, Viewer
+from raymill.serve.api.context import SessionDep, Who
 from raymill.serve.api.scope import account_in_reach, sees_all
 from raymill.serve.api.threads import ThreadRoute
 
@@ -26,28 +26,26 @@ Subject = Annotated[str, Path(max_length=120, description="account:NAME, team:NA
 
 
 @router.get("/teams", tags=["teams"])
-def list_teams(_: Approver, opened: SessionDep) -> types.Page[usage_types.Team]:
+def list_teams(_: Who, opened: SessionDep) -> types.Page[usage_types.Team]:
     """All of them, by name, with their accounts."""
     return types.Page(data=[_team(team, members) for team, members in teams.list_teams(opened)])
 
 
 @router.post("/teams", status_code=201, tags=["teams"])
-def create_team(body: usage_types.TeamRequest, who: Admin, opened: SessionDep) -> usage_types.Team:
+def create_team(body: usage_types.TeamRequest, who: Who, opened: SessionDep) -> usage_types.Team:
     """A team without accounts; `PATCH /accounts/{name}` puts them in."""
     return _team(teams.create_team(opened, body.name, who.actor), [])
 
 
 @router.patch("/teams/{name}", tags=["teams"])
-def update_team(name: str, body: usage_types.TeamUpdate, who: Admin, opened: SessionDep) -> usage_types.Team:
+def update_team(name: str, body: usage_types.TeamUpdate, who: Who, opened: SessionDep) -> usage_types.Team:
     """Disable a team, or enable it again. Its accounts are refused within a second."""
     team = teams.set_disabled(opened, name, body.disabled, who.actor)
     return _team(team, teams.members_of(opened, team))
 
 
 @router.patch("/accounts/{name}", tags=["identity"])
-def update_account(
-    name: str, body: usage_types.AccountUpdate, who: Admin, opened: SessionDep
-) -> types.Account:
+def update_account(name: str, body: usage_types.AccountUpdate, who: Who, opened: SessionDep) -> types.Account:
     """Team, tier, limits, disabled: what is left out of the body stays as it is."""
     account = identity.find_account(opened, name, lock=True)
     given = body.model_fields_set
@@ -65,7 +63,7 @@ def update_account(
 
 
 @router.get("/accounts/{name}/limits", tags=["limits"])
-def account_limits(name: str, who: Viewer, opened: SessionDep) -> usage_types.AccountLimits:
+def account_limits(name: str, who: Who, opened: SessionDep) -> usage_types.AccountLimits:
     """What an account may use and has used. Anyone's for approvers, else one's own."""
     account = account_in_reach(opened, who, name)
     now = dt.datetime.now(dt.UTC)
@@ -94,21 +92,19 @@ def account_limits(name: str, who: Viewer, opened: SessionDep) -> usage_types.Ac
 
 
 @router.get("/tiers", tags=["limits"])
-def list_tiers(_: Viewer, opened: SessionDep) -> types.Page[usage_types.Tier]:
+def list_tiers(_: Who, opened: SessionDep) -> types.Page[usage_types.Tier]:
     """By name."""
     return types.Page(data=[_tier(tier) for tier in limits.list_tiers(opened)])
 
 
 @router.put("/tiers/{name}", tags=["limits"])
-def set_tier(name: str, body: usage_types.TierRequest, who: Admin, opened: SessionDep) -> usage_types.Tier:
+def set_tier(name: str, body: usage_types.TierRequest, who: Who, opened: SessionDep) -> usage_types.Tier:
     """Replace the limits of a tier; its accounts follow within a second."""
     return _tier(limits.set_tier_limits(opened, name, body.limits, who.actor))
 
 
 @router.get("/budgets", tags=["budgets"])
-def list_budgets(
-    who: Viewer, opened: SessionDep, subject: str | None = None
-) -> types.Page[usage_types.Budget]:
+def list_budgets(who: Who, opened: SessionDep, subject: str | None = None) -> types.Page[usage_types.Budget]:
     """With what is spent now. All of them for approvers, else those that bind the caller."""
     now = dt.datetime.now(dt.UTC)
     if sees_all(who):
@@ -121,7 +117,7 @@ def list_budgets(
 
 @router.put("/budgets/{subject}/{period}", tags=["budgets"])
 def set_budget(
-    subject: Subject, period: BudgetPeriod, body: usage_types.BudgetRequest, who: Admin, opened: SessionDep
+    subject: Subject, period: BudgetPeriod, body: usage_types.BudgetRequest, who: Who, opened: SessionDep
 ) -> usage_types.Budget:
     """What was spent in the period before there was a budget counts."""
     found = budgets.find_subject(opened, subject)
@@ -130,9 +126,7 @@ def set_budget(
 
 
 @router.delete("/budgets/{subject}/{period}", tags=["budgets"])
-def remove_budget(
-    subject: Subject, period: BudgetPeriod, who: Admin, opened: SessionDep
-) -> usage_types.Budget:
+def remove_budget(subject: Subject, period: BudgetPeriod, who: Who, opened: SessionDep) -> usage_types.Budget:
     """No limit from now on. Answers the budget as it was."""
     found = budgets.find_subject(opened, subject)
     budgets.find_budget(opened, found, period)

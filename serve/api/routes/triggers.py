@@ -17,15 +17,7 @@ from raymill.client.recipe import parse_recipe
 from raymill.client.types import JsonObject, Page
 from raymill.policies.errors import Conflict, Invalid, NotFound
 from raymill.registry import named, tables, triggers, webhooks
-from raymill.serve.api.context import (
-    IdempotencyKey,
-    Operator,
-    Parts,
-    PartsDep,
-    SessionDep,
-    Unauthenticated,
-    Viewer,
-)
+from raymill.serve.api.context import IdempotencyKey, Parts, PartsDep, SessionDep, Unauthenticated, Who
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.threads import ThreadRoute, in_thread
 
@@ -37,7 +29,7 @@ NO_ENTRY = "no webhook trigger of that name, or the signature is not of its secr
 
 @router.get("")
 def list_(
-    _: Viewer,
+    _: Who,
     opened: SessionDep,
     on: types.TriggerKind | None = None,
     limit: Limit = 50,
@@ -51,9 +43,7 @@ def list_(
 
 
 @router.post("", status_code=201)
-def create(
-    body: types.TriggerRequest, who: Operator, opened: SessionDep, found: PartsDep
-) -> types.NewTrigger:
+def create(body: types.TriggerRequest, who: Who, opened: SessionDep, found: PartsDep) -> types.NewTrigger:
     """A new trigger. The secret of a webhook is in this answer and in no other."""
     parse_recipe(body.recipe, folder=FilePath(body.recipe_dir) if body.recipe_dir else None)
     row, secret = triggers.create(
@@ -71,34 +61,32 @@ def create(
 
 
 @router.post("/events", status_code=202)
-def tell(body: types.DriftEvent, who: Operator, opened: SessionDep) -> types.Told:
+def tell(body: types.DriftEvent, who: Who, opened: SessionDep) -> types.Told:
     """Tell that something has drifted. It starts the triggers that watch for it, within a second or so."""
     data = {**body.data, "by": who.actor.name}
     return types.Told(new=triggers.happened(opened, body.on, body.subject, body.key, data))
 
 
 @router.get("/{name}")
-def get(name: Name, _: Viewer, opened: SessionDep) -> types.Trigger:
+def get(name: Name, _: Who, opened: SessionDep) -> types.Trigger:
     """One trigger, and what came of it last."""
     return wire(triggers.find(opened, name))
 
 
 @router.patch("/{name}")
-def change(name: Name, body: types.Switch, who: Operator, opened: SessionDep) -> types.Trigger:
+def change(name: Name, body: types.Switch, who: Who, opened: SessionDep) -> types.Trigger:
     """Let it start pipelines, or not."""
     return wire(triggers.enable(opened, name, who.actor, enabled=body.enabled))
 
 
 @router.delete("/{name}")
-def remove(name: Name, who: Operator, opened: SessionDep) -> types.Trigger:
+def remove(name: Name, who: Who, opened: SessionDep) -> types.Trigger:
     """The pipelines that it started stay."""
     return wire(triggers.remove(opened, name, who.actor))
 
 
 @router.post("/{name}/fire", status_code=202)
-def fire(
-    name: Name, who: Operator, opened: SessionDep, idempotency_key: IdempotencyKey = None
-) -> types.Trigger:
+def fire(name: Name, who: Who, opened: SessionDep, idempotency_key: IdempotencyKey = None) -> types.Trigger:
     """Start it now, whatever it waits for. Its pipeline is there within a second or so."""
     return wire(triggers.fire_by_hand(opened, name, who.actor, idempotency_key or uuid.uuid4().hex))
 

@@ -26,7 +26,8 @@ from raymill.client import dataset_types as types
 from raymill.policies.errors import Invalid, Unavailable
 from raymill.registry import uploads
 from raymill.registry.tables import Role, Upload
-from raymill.serve.api.context import RANK, Caller, Operator, Parts, PartsDep, SessionDep
+from raymill.serve.api.access import RANK
+from raymill.serve.api.context import Caller, Parts, PartsDep, SessionDep, Who
 from raymill.serve.api.threads import ThreadRoute, in_thread
 
 router = APIRouter(prefix="/uploads", tags=["uploads"], route_class=ThreadRoute)
@@ -37,7 +38,7 @@ SILENT_S = 60.0
 
 
 @router.post("", status_code=201)
-def begin(body: types.UploadRequest, who: Operator, opened: SessionDep, found: PartsDep) -> types.Upload:
+def begin(body: types.UploadRequest, who: Who, opened: SessionDep, found: PartsDep) -> types.Upload:
     """Announce a file. One that was announced before goes on; one that is here already is whole at once."""
     row = uploads.begin(
         opened,
@@ -52,13 +53,13 @@ def begin(body: types.UploadRequest, who: Operator, opened: SessionDep, found: P
 
 
 @router.get("/{upload_id}")
-def get(upload_id: uuid.UUID, who: Operator, opened: SessionDep, found: PartsDep) -> types.Upload:
+def get(upload_id: uuid.UUID, who: Who, opened: SessionDep, found: PartsDep) -> types.Upload:
     """How much has arrived."""
     return _wire(found, _find(opened, upload_id, who))
 
 
 @router.head("/{upload_id}")
-def head(upload_id: uuid.UUID, who: Operator, opened: SessionDep, found: PartsDep) -> Response:
+def head(upload_id: uuid.UUID, who: Who, opened: SessionDep, found: PartsDep) -> Response:
     """The same in headers: Upload-Offset, Upload-Length."""
     row = _find(opened, upload_id, who)
     offset = uploads.arrived(found.settings.uploads_dir, row)
@@ -66,7 +67,7 @@ def head(upload_id: uuid.UUID, who: Operator, opened: SessionDep, found: PartsDe
 
 
 @router.delete("/{upload_id}", status_code=204)
-def abandon(upload_id: uuid.UUID, who: Operator, opened: SessionDep, found: PartsDep) -> None:
+def abandon(upload_id: uuid.UUID, who: Who, opened: SessionDep, found: PartsDep) -> None:
     """Throw it away."""
     uploads.abandon(opened, found.settings.uploads_dir, _find(opened, upload_id, who))
 
@@ -75,7 +76,7 @@ def abandon(upload_id: uuid.UUID, who: Operator, opened: SessionDep, found: Part
 async def receive(
     upload_id: uuid.UUID,
     request: Request,
-    who: Operator,
+    who: Who,
     opened: SessionDep,
     found: PartsDep,
     upload_offset: Annotated[int, Header(ge=0)],

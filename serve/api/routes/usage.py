@@ -20,7 +20,7 @@ from raymill.registry import usage, usage_anomalies
 from raymill.registry.database import Database
 from raymill.registry.usage_filters import Filters
 from raymill.registry.usage_records import Position, Record, records
-from raymill.serve.api.context import PartsDep, SessionDep, Viewer
+from raymill.serve.api.context import PartsDep, SessionDep, Who
 from raymill.serve.api.paging import Cursor, Limit
 from raymill.serve.api.scope import account_in_reach, only_own
 from raymill.serve.api.threads import ThreadRoute
@@ -52,7 +52,7 @@ class Asked(NamedTuple):
 
 
 def asked(
-    who: Viewer,
+    who: Who,
     opened: SessionDep,
     since: Moment = None,
     until: Moment = None,

@@ -1,0 +1,50 @@
+"""The calls of logins and passwords as data, for both clients. Sends nothing."""
+
+from __future__ import annotations
+
+from raymill.client import identity_types as types
+from raymill.client.endpoints import Call, Id, at
+from raymill.client.types import Page
+
+
+def log_in(body: types.LoginRequest) -> Call[types.Tokens]:
+    return Call(method="POST", path=at("sessions"), body=body, returns=types.Tokens, repeatable=False)
+
+
+def sessions(account: str | None) -> Call[Page[types.LoginSession]]:
+    return Call(path=at("sessions"), query={"account": account}, returns=Page[types.LoginSession])
+
+
+def end_session(session_id: Id) -> Call[types.LoginSession]:
+    return Call(method="DELETE", path=at("sessions", session_id), returns=types.LoginSession)
+
+
+def whoami() -> Call[types.Me]:
+    return Call(path=at("whoami"), returns=types.Me)
+
+
+def set_password(account: str, body: types.PasswordRequest) -> Call[types.PasswordSet]:
+    path = at("accounts", account, "password")
+    return Call(method="PUT", path=path, body=body, returns=types.PasswordSet, repeatable=False)
+
+
+def change_password(body: types.PasswordChange) -> Call[types.PasswordSet]:
+    return Call(method="PUT", path=at("password"), body=body, returns=types.PasswordSet, repeatable=False)
+
+
+def start_oidc(body: types.OidcStart) -> Call[types.OidcStarted]:
+    return Call(method="POST", path=at("oidc", "start"), body=body, returns=types.OidcStarted)
+
+
+def finish_oidc(body: types.OidcFinish) -> Call[types.Tokens]:
+    path = at("oidc", "finish")
+    return Call(method="POST", path=path, body=body, returns=types.Tokens, repeatable=False)
+
+
+def link_identity(account: str, body: types.IdentityRequest) -> Call[types.Identity]:
+    return Call(method="PUT", path=at("accounts", account, "identity"), body=body, returns=types.Identity)
+
+
+def unlink_identity(account: str, subject: str) -> Call[types.Identity]:
+    path = at("accounts", account, "identity")
+    return Call(method="DELETE", path=path, query={"subject": subject}, returns=types.Identity)

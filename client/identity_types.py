@@ -1,0 +1,139 @@
+"""The wire types of logins: passwords, sessions, who one is. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from raymill.client.types import RoleName, Wire
+
+MAX_PASSWORD_CHARS = 1024
+
+
+class LoginRequest(BaseModel):
+    """Body of `POST /api/v1/sessions`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    account: str = Field(max_length=64)
+    password: str = Field(max_length=MAX_PASSWORD_CHARS, repr=False)
+
+
+class RefreshRequest(BaseModel):
+    """Body of `POST /api/v1/sessions/refresh`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    refresh_token: str = Field(max_length=200, repr=False)
+
+
+class Tokens(Wire):
+    """What a login is kept by. A refresh token works once."""
+
+    session_id: uuid.UUID
+    account: str
+    role: RoleName
+    access_token: str = Field(repr=False)
+    """Send it as `Authorization: Bearer …`."""
+
+    expires_at: dt.datetime
+    """Of the access token."""
+
+    refresh_token: str = Field(repr=False)
+    session_expires_at: dt.datetime
+
+
+class LoginSession(Wire):
+    """A login that has not ended."""
+
+    id: uuid.UUID
+    account: str
+    method: str
+    """password or oidc."""
+
+    address: str | None
+    created_at: dt.datetime
+    used_at: dt.datetime
+    expires_at: dt.datetime
+    revoked_at: dt.datetime | None = None
+    current: bool = False
+    """The one that asks."""
+
+
+class Me(Wire):
+    """Who the caller is."""
+
+    account: str
+    role: RoleName
+    team: str | None
+    session_id: uuid.UUID | None
+    """None: the caller has an API key."""
+
+
+class PasswordRequest(BaseModel):
+    """Body of `PUT /api/v1/accounts/{name}/password`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    password: str = Field(max_length=MAX_PASSWORD_CHARS, repr=False)
+
+
+class PasswordChange(PasswordRequest):
+    """Body of `PUT /api/v1/password`: one's own."""
+
+    current: str = Field(max_length=MAX_PASSWORD_CHARS, repr=False)
+
+
+class PasswordSet(Wire):
+    """A password was set; the sessions that it ended."""
+
+    account: str
+    ended_sessions: int
+
+
+class OidcStart(BaseModel):
+    """Body of `POST /api/v1/oidc/start`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    redirect_uri: str = Field(max_length=200)
+    """`http://127.0.0.1:PORT/callback`, where the client listens."""
+
+
+class OidcStarted(Wire):
+    """A login that has begun."""
+
+    url: str
+    """Where the browser has to go."""
+
+    state: str
+    """What it brings back."""
+
+
+class OidcFinish(BaseModel):
+    """Body of `POST /api/v1/oidc/finish`: what the browser brought back."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: str = Field(max_length=200)
+    code: str = Field(max_length=4096, repr=False)
+    iss: str | None = Field(default=None, max_length=200)
+    """The issuer, where it says so (RFC 9207)."""
+
+
+class IdentityRequest(BaseModel):
+    """Body of `PUT /api/v1/accounts/{name}/identity`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    subject: str = Field(min_length=1, max_length=255)
+
+
+class Identity(Wire):
+    """Who an account is at the identity provider."""
+
+    account: str
+    issuer: str
+    subject: str
