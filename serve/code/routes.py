@@ -25,7 +25,7 @@ from raymill.registry.tables import (
     Pipeline,
 )
 from raymill.serve.api import events
-from raymill.serve.api.context import Admin, Caller, IdempotencyKey, Operator, PartsDep, SessionDep, Viewer
+from raymill.serve.api.context import Caller, IdempotencyKey, PartsDep, SessionDep, Who
 from raymill.serve.api.paging import Cursor, Limit, page, rows_of_page
 from raymill.serve.api.scope import only_own
 from raymill.serve.api.threads import ThreadRoute
@@ -40,7 +40,7 @@ router = APIRouter(tags=["code"], route_class=ThreadRoute)
 @router.post("/submissions", status_code=202)
 def submit(
     body: types.SubmissionRequest,
-    who: Viewer,
+    who: Who,
     opened: SessionDep,
     found: PartsDep,
     idempotency_key: IdempotencyKey = None,
@@ -56,7 +56,7 @@ def submit(
 
 @router.get("/submissions")
 def list_(
-    who: Viewer, opened: SessionDep, state: JobState | None = None, limit: Limit = 50, cursor: Cursor = None
+    who: Who, opened: SessionDep, state: JobState | None = None, limit: Limit = 50, cursor: Cursor = None
 ) -> Page[types.Submission]:
     """Newest first."""
     rows = select(CodeSubmission)
@@ -77,20 +77,20 @@ def list_(
 
 
 @router.get("/submissions/{submission_id}")
-def get(submission_id: uuid.UUID, who: Viewer, opened: SessionDep) -> types.SubmissionDetail:
+def get(submission_id: uuid.UUID, who: Who, opened: SessionDep) -> types.SubmissionDetail:
     """With findings, dossier, rebuilt code and report, as far as there are any."""
     return wire.detail(opened, _row(opened, who, submission_id))
 
 
 @router.get("/submissions/{submission_id}/answers")
-def answers(submission_id: uuid.UUID, who: Viewer, opened: SessionDep) -> Page[types.CodeAnswer]:
+def answers(submission_id: uuid.UUID, who: Who, opened: SessionDep) -> Page[types.CodeAnswer]:
     """Every answer of a model, also those that could not be used, in their order."""
     row = _row(opened, who, submission_id)
     return Page(data=[wire.answer(each, cost) for each, cost in code.answers_of(opened, row.id)])
 
 
 @router.post("/submissions/{submission_id}/cancel")
-def cancel(submission_id: uuid.UUID, who: Viewer, opened: SessionDep) -> types.SubmissionDetail:
+def cancel(submission_id: uuid.UUID, who: Who, opened: SessionDep) -> types.SubmissionDetail:
     """No effect of a step commits once this is answered; what steps have left stays."""
     row = _row(opened, who, submission_id)
     jobs.cancel_pipeline(opened, row.pipeline_id, who.actor)
@@ -98,7 +98,7 @@ def cancel(submission_id: uuid.UUID, who: Viewer, opened: SessionDep) -> types.S
 
 
 @router.delete("/submissions/{submission_id}")
-def delete(submission_id: uuid.UUID, who: Viewer, opened: SessionDep) -> types.SubmissionDetail:
+def delete(submission_id: uuid.UUID, who: Who, opened: SessionDep) -> types.SubmissionDetail:
     """Forget the code and all that was found and said of it, once it is over. Its last answer."""
     row = _row(opened, who, submission_id)
     last = wire.detail(opened, row)
@@ -107,7 +107,7 @@ def delete(submission_id: uuid.UUID, who: Viewer, opened: SessionDep) -> types.S
 
 
 @router.post("/submissions/{submission_id}/retry")
-def retry(submission_id: uuid.UUID, who: Viewer, opened: SessionDep) -> types.SubmissionDetail:
+def retry(submission_id: uuid.UUID, who: Who, opened: SessionDep) -> types.SubmissionDetail:
     """Run the steps again that ended badly, and those that waited for them."""
     row = _row(opened, who, submission_id)
     jobs.retry_pipeline(opened, row.pipeline_id, who.actor)
@@ -117,7 +117,7 @@ def retry(submission_id: uuid.UUID, who: Viewer, opened: SessionDep) -> types.Su
 @router.get("/submissions/{submission_id}/events", response_class=StreamingResponse)
 def follow(
     submission_id: uuid.UUID,
-    who: Viewer,
+    who: Who,
     opened: SessionDep,
     found: PartsDep,
     request: Request,
@@ -133,7 +133,7 @@ def follow(
 
 
 @router.get("/steps")
-def steps(_: Viewer, opened: SessionDep) -> Page[types.CodeStepVersion]:
+def steps(_: Who, opened: SessionDep) -> Page[types.CodeStepVersion]:
     """The version of each step that is in use; a step without one is left out."""
     used = [code_steps.active(opened, step) for step in code.STEPS]
     return Page(data=[_version(opened, row) for row in used if row is not None])
@@ -141,7 +141,7 @@ def steps(_: Viewer, opened: SessionDep) -> Page[types.CodeStepVersion]:
 
 @router.put("/steps/{step}")
 def set_step(
-    step: types.Step, body: types.CodeStepSettings, who: Operator, opened: SessionDep
+    step: types.Step, body: types.CodeStepSettings, who: Who, opened: SessionDep
 ) -> types.CodeStepVersion:
     """Another version, used by every step that starts from now on; or, with `use` false, to be tried first."""
     try:
@@ -155,14 +155,14 @@ def set_step(
 
 
 @router.get("/steps/{step}/versions")
-def step_versions(step: types.Step, _: Viewer, opened: SessionDep) -> Page[types.CodeStepVersion]:
+def step_versions(step: types.Step, _: Who, opened: SessionDep) -> Page[types.CodeStepVersion]:
     """Newest first."""
     return Page(data=[_version(opened, row) for row in code_steps.versions(opened, step)])
 
 
 @router.post("/steps/{step}/use")
 def use_step(
-    step: types.Step, body: types.CodeStepUse, who: Operator, opened: SessionDep
+    step: types.Step, body: types.CodeStepUse, who: Who, opened: SessionDep
 ) -> types.CodeStepVersion:
     """Use an earlier version again, or one that was tried."""
     return _version(opened, code_steps.use(opened, step, body.version, who.actor))
@@ -170,7 +170,7 @@ def use_step(
 
 @router.put("/steps/{step}/canary")
 def set_canary(
-    step: types.Step, body: types.CodeCanary, who: Operator, opened: SessionDep
+    step: types.Step, body: types.CodeCanary, who: Who, opened: SessionDep
 ) -> Page[types.CodeTrial]:
     """Try a version on a share of the submissions, or end that."""
     code_steps.set_canary(opened, step, body.version, body.share, who.actor)
@@ -178,14 +178,14 @@ def set_canary(
 
 
 @router.get("/steps/{step}/canary")
-def canary(step: types.Step, _: Viewer, opened: SessionDep) -> Page[types.CodeTrial]:
+def canary(step: types.Step, _: Who, opened: SessionDep) -> Page[types.CodeTrial]:
     """What was measured of the submissions of each version, side by side; the newest first."""
     return _trials(opened, step)
 
 
 @router.post("/experiments", status_code=201)
 def start_experiment(
-    body: types.CodeExperimentRequest, who: Admin, opened: SessionDep, found: PartsDep
+    body: types.CodeExperimentRequest, who: Who, opened: SessionDep, found: PartsDep
 ) -> types.CodeExperiment:
     """Put a fault into the steps for a while. Refused under RAYMILL_PRODUCTION."""
     if found.settings.production:
@@ -196,7 +196,7 @@ def start_experiment(
 
 @router.get("/experiments")
 def experiments(
-    _: Viewer, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
+    _: Who, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
 ) -> Page[types.CodeExperiment]:
     """Newest first; those that have ended too."""
 
@@ -207,7 +207,7 @@ def experiments(
 
 
 @router.post("/experiments/{experiment_id}/stop")
-def stop_experiment(experiment_id: uuid.UUID, who: Admin, opened: SessionDep) -> types.CodeExperiment:
+def stop_experiment(experiment_id: uuid.UUID, who: Who, opened: SessionDep) -> types.CodeExperiment:
     """End it now."""
     row = code_experiments.stop(opened, experiment_id, who.actor)
     return types.CodeExperiment.model_validate(row, from_attributes=True)
