@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 FILE = "session.json"
 
@@ -34,7 +35,8 @@ class SessionFile:
     def get(self, url: str) -> StoredSession | None:
         """None: there is no login for that address, or what is kept is damaged."""
         try:
-            return StoredSession(**self._all()[url])
+            kept: dict[str, Any] = self._all()[url]
+            return StoredSession(**kept)
         except (KeyError, TypeError):
             return None
 

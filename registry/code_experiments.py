@@ -23,8 +23,9 @@ def start(
     row = CodeExperiment(fault=fault, share=share, delay_s=delay_s, until=until, started_by=actor.name)
     session.add(row)
     session.flush()
+    what = f"code_experiment/{row.id}"
     given = {"fault": fault, "share": share, "delay_s": delay_s, "seconds": seconds}
-    audit.record(session, actor, "code_experiment.start", f"code_experiment/{row.id}", **given)
+    audit.record(session, actor, "code_experiment.start", what, after=given)
     return row
 
 
