@@ -52,8 +52,9 @@ def converter_script(name: str = SCRIPT) -> Path:
     """
     directory, version = converter_directory(), installed_version()
     stamp = directory / STAMP
-    there = stamp.is_file() and (directory / name).is_file()
-    found = stamp.read_text(encoding="utf-8").strip() if there else "none"
+    found = stamp.read_text(encoding="utf-8").strip() if stamp.is_file() else "none"
+    if found == version and not (directory / name).is_file():
+        found += f" without {name}"
     if found != version:
         raise Unavailable(
             f"llama.cpp's converter is of version {found}, {PACKAGE} of {version}: "
