@@ -41,6 +41,8 @@ def ask_engine() -> Ask:
         try:
             if application not in handles:
                 handle = serve.get_deployment_handle(ENGINE, application)
+                # The service's handles work in the event loop of who asks, and threads have none. Ray has no public way.
+                handle._init(_run_router_in_separate_loop=True)
                 handles[application] = handle.options(
                     method_name="chat", request_serialization="pickle", response_serialization="pickle"
                 )
