@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -24,6 +25,8 @@ from raymill.serve.llm.spec import ENGINE
 AT_ONCE = 4
 ANSWER_S = 300.0
 
+_STARTING = threading.Lock()
+
 Ask = Callable[[str, JsonObject], Reply]
 """Serve application, body of a chat request -> the answer."""
 
@@ -39,13 +42,15 @@ def ask_engine() -> Ask:
         from ray import serve
 
         try:
-            if application not in handles:
-                handle = serve.get_deployment_handle(ENGINE, application)
-                # The service's handles work in the event loop of who asks, and threads have none. Ray has no public way.
-                handle._init(_run_router_in_separate_loop=True)
-                handles[application] = handle.options(
-                    method_name="chat", request_serialization="pickle", response_serialization="pickle"
-                )
+            with _STARTING:
+                if application not in handles:
+                    handle = serve.get_deployment_handle(ENGINE, application)  # one in each process
+                    # The service's handles work in the event loop of who asks; threads have none. Ray has no public way.
+                    if not handle.is_initialized:
+                        handle._init(_run_router_in_separate_loop=True)
+                    handles[application] = handle.options(
+                        method_name="chat", request_serialization="pickle", response_serialization="pickle"
+                    )
             reply: Reply = handles[application].remote(body).result(timeout_s=ANSWER_S)
         except Exception as error:  # broad: whatever an engine raises, it does not answer
             raise Unavailable(f"{application} does not answer right now: {error}") from error
