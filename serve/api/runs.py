@@ -257,12 +257,12 @@ def exported(
         raise Invalid(f"run {job.id} tuned all weights and has no adapter: export it as hf", param="form")
     if form == "adapter":
         return _artifact(session, result["adapter"]), None
-    quantized = session.scalar(
+    of_version = (
         select(Quantization)
         .join(LlmVersion, Quantization.version_id == LlmVersion.id)
         .where(LlmVersion.artifact_name == result["artifact"], Quantization.type == kind)
     )
-    if quantized is not None and form == "gguf":
+    if form == "gguf" and (quantized := session.scalar(of_version)) is not None:
         return _artifact(session, quantized.artifact_name), {quantized.file}
     made_by, config = _gguf_job(session, job, form, kind)
     made = session.scalar(
