@@ -176,6 +176,9 @@ def measure(texts: Sequence[tuple[str, str, str]], plan: Plan, folder: Path) -> 
         with ThreadPoolExecutor(plan.parallel) as pool:
             work = [pool.submit(one, number) for number in range(plan.submissions)]
             while ends.count < plan.kill_after * plan.submissions:
+                for each in work:
+                    if each.done():
+                        each.result()  # raises what kept it from being submitted
                 time.sleep(POLL_S)
             before = ends.count / (time.monotonic() - begun)
             engine.kill()

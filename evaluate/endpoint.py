@@ -41,6 +41,9 @@ TELL_S = 1.0
 BASE_S, CAP_S = 0.5, 30.0
 """The wait before try n is random, up to BASE_S * 2^n, and never above CAP_S (full jitter)."""
 
+LEAST_REST_S = 0.02
+"""After a 429, also one that says 0: all requests would come again at once."""
+
 REFUSALS = 8
 """So many refused questions and not one answer are no fault of the questions."""
 
@@ -291,7 +294,9 @@ class Asker:
         if response.status_code == 429:
             asked = {name.lower(): value for name, value in response.headers.raw}
             wait_s = retry_after_s(asked)
-            raise _Again(said, 1.0 + random.random() if wait_s is None else wait_s, limited=True)
+            raise _Again(
+                said, 1.0 + random.random() if wait_s is None else max(wait_s, LEAST_REST_S), limited=True
+            )
         if response.status_code in AGAIN:
             raise _Again(said)
         if (final := self._final(response.status_code, said)) is not None:

@@ -187,9 +187,10 @@ def program_of(problem: Problem, answer: str) -> str:
     is taken for the function's body."""
     fenced = FENCED.search(answer)
     code = fenced[1] if fenced is not None else answer
-    if f"def {problem.entry_point}" not in code:
+    head = f"def {problem.entry_point}("  # not `def add10` for `add1`
+    if head not in code:
         return problem.prompt + code
-    return problem.prompt.partition(f"def {problem.entry_point}")[0].removesuffix("async ") + code
+    return problem.prompt.partition(head)[0].removesuffix("async ") + code
 
 
 def run_all(sandbox: Sandbox, solutions: Sequence[tuple[Problem, str]], programs: int) -> list[Verdict]:

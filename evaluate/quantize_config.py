@@ -17,12 +17,11 @@ from raymill.evaluate.base_config import Config
 GgufType = Literal["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K"]
 
 QUANTIZATION_TYPES: tuple[GgufType, ...] = get_args(GgufType)
+"""llama.cpp's file types that we make, the largest first."""
 
 AdapterType = Literal["F32", "F16", "BF16", "Q8_0"]
 ADAPTER_TYPES: tuple[AdapterType, ...] = get_args(AdapterType)
 """Of adapters by themselves."""
-
-"""llama.cpp's file types that we make, the largest first."""
 
 
 WITHOUT_IMPORTANCE: frozenset[GgufType] = frozenset({"F16", "BF16", "Q8_0"})

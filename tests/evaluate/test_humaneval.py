@@ -21,7 +21,15 @@ from raymill.evaluate.actors import ActorPool
 from raymill.evaluate.config import EvaluateConfig, HumanEvalTask, LmEvalTask, SandboxConfig
 from raymill.evaluate.gguf_model import GgufModel
 from raymill.evaluate.hf_model import HfModel
-from raymill.evaluate.humaneval import STOPS, metrics_of, pass_at_k, read_problems, run_all, solution_of
+from raymill.evaluate.humaneval import (
+    STOPS,
+    metrics_of,
+    pass_at_k,
+    program_of,
+    read_problems,
+    run_all,
+    solution_of,
+)
 from raymill.evaluate.llama_cpp_runner import LlamaCppRunner
 from raymill.evaluate.lm_eval_tasks import LmEvalTasks
 from raymill.evaluate.prompts import completion_ids, load_tokenizer
@@ -288,3 +296,13 @@ def test_the_public_solutions_pass_and_empty_ones_fail(step: int) -> None:
     ] == []
     empty = run_all(sandbox, [(each, each.prompt + "    return None\n") for each in some[::3]], 2)
     assert not any(verdict.passed for verdict in empty)
+
+
+def test_a_body_with_a_helper_of_a_longer_name_is_still_a_body(tmp_path: Path) -> None:
+    (problem,) = read_problems(written(tmp_path, [row(1)]))
+    body = "    return add10(x) - 9\n\ndef add10(x):\n    return x + 10\n"
+    assert program_of(problem, body) == problem.prompt + body
+    assert (
+        program_of(problem, "def add(x):\n    return x + 1\n")
+        == "import math\n\ndef add(x):\n    return x + 1\n"
+    )
