@@ -192,8 +192,7 @@ def register(session: Session, job: Job, result: JsonObject) -> None:
         register_decision(session, job, result, actor)
         return
     llm, alias = result["llm"], result["alias"]
-    aliases.take_turn(session, aliases.find_alias(session, llm, alias).llm_id)
-    if aliases.find_alias(session, llm, alias).version.number != leaves:
+    if aliases.alias_in_turn(session, llm, alias).version.number != leaves:
         # Somebody has promoted another one while we looked: theirs stays.
         result["skipped"] = f"{alias} has moved on from version {leaves}"
         del result["envelopes"]

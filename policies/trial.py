@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,9 @@ from regopy import Interpreter, LogLevel
 from raymill.policies.engine import TESTS, UNREADABLE, Decision, PolicyEngine
 from raymill.policies.errors import Invalid
 from raymill.policies.explain import Finding, explain
+
+ENVIRONMENT = {"PYTHONUTF8": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+"""Of that process, and nothing of ours: rules can read it (`opa.runtime`), and say it in their reasons."""
 
 TIMEOUT_S = 60.0
 PACKAGE = re.compile(r"^package\s+([\w.]+)", re.MULTILINE)
@@ -69,6 +73,7 @@ def try_rules(files: Mapping[str, str], questions: Sequence[Mapping[str, Any]] =
             text=True,
             timeout=TIMEOUT_S,
             check=False,
+            env=ENVIRONMENT,
         )
     except subprocess.TimeoutExpired:
         raise Invalid(f"the rules took more than {TIMEOUT_S:.0f} s: make them simpler") from None

@@ -50,7 +50,7 @@ def freeze(session: Session, llm: str, name: str, actor: Actor, reason: str | No
     Raises:
         NotFound: there is no such alias.
     """
-    row = _alias_in_turn(session, llm, name)
+    row = alias_in_turn(session, llm, name)
     if row.frozen_at is None:
         row.frozen_at, row.frozen_by, row.frozen_reason = dt.datetime.now(dt.UTC), actor.name, reason
         audit.record(session, actor, "alias.freeze", f"llm/{llm}@{name}", reason=reason)
@@ -59,7 +59,7 @@ def freeze(session: Session, llm: str, name: str, actor: Actor, reason: str | No
 
 def unfreeze(session: Session, llm: str, name: str, actor: Actor) -> Alias:
     """Let an alias move again. Raises NotFound."""
-    row = _alias_in_turn(session, llm, name)
+    row = alias_in_turn(session, llm, name)
     if row.frozen_at is not None:
         row.frozen_at = row.frozen_by = row.frozen_reason = None
         audit.record(session, actor, "alias.unfreeze", f"llm/{llm}@{name}")
@@ -145,7 +145,8 @@ def aliases_at(session: Session, llm_id: uuid.UUID, moment: dt.datetime | None =
     return {row.alias: row.number for row in session.execute(last)}
 
 
-def _alias_in_turn(session: Session, llm: str, name: str) -> Alias:
+def alias_in_turn(session: Session, llm: str, name: str) -> Alias:
+    """As it is now, and stays until the caller's commit. Raises NotFound."""
     take_turn(session, find_alias(session, llm, name).llm_id)
     return find_alias(session, llm, name)
 

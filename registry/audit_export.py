@@ -60,8 +60,7 @@ class Roots:
 
     def take_if_due(self, session: Session, every_s: float) -> bool:
         """As `take`, where rows have come since the newest root and that is old enough. Returns whether it was done."""
-        kept = audit_roots.kept(self.folder, self._ring.public_keys(), self._ring.revoked())
-        newest = max(kept, key=lambda root: root.at, default=None)
+        newest = audit_roots.newest(self.folder, self._ring.public_keys(), self._ring.revoked())
         if newest is not None:
             age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(newest.at)
             if age.total_seconds() < every_s:

@@ -78,3 +78,13 @@ def kept(folder: Path, public_keys: Sequence[str], revoked: Mapping[str, str]) -
         except Revoked:
             continue
     return tuple(found)
+
+
+def newest(folder: Path, public_keys: Sequence[str], revoked: Mapping[str, str]) -> Root | None:
+    """The last of them, without a look at the others; their names are in the order of their times."""
+    for path in sorted(folder.glob("*.json"), reverse=True):
+        try:
+            return read_root(path, public_keys, revoked=revoked)
+        except Revoked:
+            continue
+    return None

@@ -31,6 +31,7 @@ from raymill.registry.tables import (
     Meter,
     Pipeline,
     Usage,
+    new_id,
 )
 
 PIPELINE = "code"
@@ -98,7 +99,7 @@ def submit(
         Conflict: the key was used with other code, or for a submission that was deleted.
         LimitReached: the account has submitted as often as it may until midnight UTC.
     """
-    submission_id = jobs.JobSpec(kind=PIPELINE).id
+    submission_id = new_id()
     config = {"submission_id": str(submission_id)}
     pipeline = jobs.create_pipeline(
         session,

@@ -191,6 +191,9 @@ def _act(session: Session, watch: DriftWatch, row: DriftRun, config: DriftConfig
     llm, _, alias = (config.target or "").partition("@")
     reason = reason_of(watch.name, row.severity, row.reasons)
     if row.action == "freeze":
+        at = aliases.alias_in_turn(session, llm, alias).version.number
+        if row.version not in {None, at}:
+            return  # it has moved on from what had drifted
         aliases.freeze(session, llm, alias, Actor(name=watch.created_by), reason)
         return
     leaves = row.version or aliases.find_alias(session, llm, alias).version.number

@@ -110,7 +110,8 @@ def _unset(name: str) -> Environment:
 def _check_no_circle(session: Session, name: str, after: str | None) -> None:
     path = [name]
     while after is not None:
+        if after in path:
+            told = " after ".join([*path, after])
+            raise Invalid(f"{told} is a circle: let one of them come first", param="after")
         path.append(after)
-        if after == name:
-            raise Invalid(f"{' after '.join(path)} is a circle: let one of them come first", param="after")
         after = environment_of(session, after).after

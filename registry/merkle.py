@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 
-DIGEST_BYTES = 32
-
 
 class Tree:
     """Grows by one leaf at a time; its root may be asked for at any size."""

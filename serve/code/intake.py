@@ -18,6 +18,7 @@ from raymill.registry.tables import JsonObject
 from raymill.registry.uploads import TooLarge
 
 NAME = re.compile(r"[\w.@+ -]+(/[\w.@+ -]+)*")
+HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 MOST_CONTROL_SHARE = 0.01
 BYTE_ORDER_MARK = "\ufeff"
@@ -75,19 +76,28 @@ def from_patch(patch: str) -> list[CodeFile]:
         Invalid: it is none.
     """
     found: dict[str, list[str]] = {}
-    name, inside = "", False
-    for line in patch.splitlines():
-        if line.startswith("+++ "):
+    name, old, new = "", 0, 0
+    # By the numbers of lines that a hunk's head names: what a line within looks like says nothing of where it ends.
+    for line in patch.split("\n"):
+        if old > 0 or new > 0:
+            kind = line[:1].strip() or " "
+            if kind == "\\":
+                continue
+            if kind not in {"+", "-", " "}:
+                raise Invalid(
+                    f"patch has {line[:40]!r} within a hunk: send the output of `git diff` as it is",
+                    param="patch",
+                )
+            old -= kind != "+"
+            new -= kind != "-"
+            if kind != "-" and name not in {"", "/dev/null"}:
+                found.setdefault(name, []).append(line[1:])
+        elif line.startswith("+++ "):
             name = line[4:].split("\t")[0].strip().removeprefix("b/")
-            inside = False
-        elif line.startswith("@@"):
-            inside = bool(name) and name != "/dev/null"
         elif line.startswith("diff "):
-            name, inside = "", False
-        elif inside and line[:1] in ("+", " ", ""):
-            found.setdefault(name, []).append(line[1:])
-        elif inside and line[:1] not in ("-", "\\"):
-            inside = False
+            name = ""
+        elif hunk := HUNK.match(line):
+            old, new = (1 if count is None else int(count) for count in hunk.groups())
     if not found:
         raise Invalid(
             "patch is no unified diff with changed lines: send the output of `git diff`", param="patch"

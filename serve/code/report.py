@@ -7,6 +7,7 @@ changes none of it; the rating is never above what was measured allows.
 from __future__ import annotations
 
 import difflib
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -41,7 +42,7 @@ def said_findings(answer: ForensicAnswer, texts: dict[str, str]) -> list[Finding
     for each in answer.findings:
         if each.file not in texts:
             continue
-        lines = texts[each.file].splitlines()
+        lines = texts[each.file].split("\n")  # as the model was shown them
         if 1 <= each.line_start <= len(lines):
             kept.append(_finding(each, lines))
     return kept
@@ -133,8 +134,8 @@ def unified(before: Sequence[JsonObject], after: Sequence[JsonObject]) -> str:
     pieces: list[str] = []
     for file in after:
         lines = difflib.unified_diff(
-            old.get(file["name"], "").splitlines(keepends=True),
-            file["text"].splitlines(keepends=True),
+            lines_of(old.get(file["name"], "")),
+            lines_of(file["text"]),
             f"a/{file['name']}",
             f"b/{file['name']}",
         )
@@ -142,6 +143,11 @@ def unified(before: Sequence[JsonObject], after: Sequence[JsonObject]) -> str:
             line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
         ]
     return "".join(pieces)
+
+
+def lines_of(text: str) -> list[str]:
+    """With their ends, as `patch` counts them: `splitlines` also ends one at a form feed and the like."""
+    return io.StringIO(text).readlines()
 
 
 def measured(

@@ -51,3 +51,12 @@ def test_each_sentence_is_led_back_to_its_rule_and_what_it_looked_at() -> None:
     assert finding.looked_at["require"] == {"heldout": {"at_least": 0.9}}
     file, _, line = finding.rule.partition(":")
     assert files[file].splitlines()[int(line) - 1].startswith("refused contains")
+
+
+def test_rules_see_nothing_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYMILL_TARGET_KEY_PROBE", "sk-probe")
+    rule = "package raymill.promotion\n\nrefused contains s if { s := opa.runtime().env.RAYMILL_TARGET_KEY_PROBE }\n"
+    files = {**read_rules(RULES), "house.rego": rule}
+    (decision,) = try_rules(files, [{"to": "production", "require": {}}]).decisions
+    assert not decision.allowed
+    assert "sk-probe" not in str(decision)

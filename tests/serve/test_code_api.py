@@ -18,12 +18,15 @@ from tests.serve.scripted_upstream import USAGE, error, says
 
 from raymill.client import code_types as types
 from raymill.cluster.settings import Settings
+from raymill.policies.errors import Invalid
 from raymill.registry import code_steps, identity, limits
 from raymill.registry.audit import SYSTEM
 from raymill.registry.database import clock
 from raymill.registry.tables import CodeSubmission, Job, JobState, Meter, Role
 from raymill.serve.api.context import Parts
 from raymill.serve.code.faults import FAULTS
+from raymill.serve.code.intake import from_patch
+from raymill.serve.code.report import unified
 
 
 @pytest.fixture
@@ -185,6 +188,22 @@ def test_a_patch_is_looked_at_by_what_it_leaves(lab: Lab) -> None:
     shown = lab.run(patch=patch)
     assert shown["files"] == ["app.py"]
     assert {(each["line_start"], each["cwe"]) for each in shown["findings"]} >= {(2, "CWE-78")}
+
+
+def test_no_line_of_a_patch_hides_those_after_it() -> None:
+    head = "--- a/app.py\n+++ b/app.py\n"
+    (file,) = from_patch(head + "@@ -1 +1,4 @@\n a = 1\n+++ b\n+os.system(x)\n+z = 2\n")
+    assert file.text == "a = 1\n++ b\nos.system(x)\nz = 2\n"
+    (file,) = from_patch(head + "@@ -1,2 +1,2 @@\n \x0cint q;\n-a\n+b\n\\ No newline at end of file\n")
+    assert file.text == "\x0cint q;\nb\n"
+    with pytest.raises(Invalid, match="within a hunk"):
+        from_patch(head + "@@ -1,2 +1,2 @@\n a\nb\n")
+
+
+def test_a_difference_counts_lines_as_patch_does() -> None:
+    before, after = ({"name": "a.c", "text": f"int a;\x0cint {name};\n"} for name in "bc")
+    assert unified([before], [after]).splitlines(keepends=False)[2:3] == ["@@ -1 +1 @@"]
+    assert "No newline" not in unified([before], [after])
 
 
 # --- models -----------------------------------------------------------------------------------------------
