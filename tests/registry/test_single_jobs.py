@@ -467,8 +467,14 @@ def test_beats_and_ends_of_the_same_jobs_do_not_wait_for_each_other(database: Da
         beating = [threads.submit(beat) for _ in range(2)]
         try:
             both_beat.wait()
+            # A row that a beat changes at each of its tries is left to the caller, who goes on (see `complete`).
+            end_by = time.monotonic() + 60
             for start in range(0, 200, 20):
-                assert len(complete(database, *taken[start : start + 20])) == 20
+                left = taken[start : start + 20]
+                while left:
+                    assert time.monotonic() < end_by
+                    ended = complete(database, *left)
+                    left = [job for job in left if job.id not in ended]
         finally:
             stop.set()
         assert all(each.result() > 0 for each in beating)
