@@ -67,3 +67,23 @@ class Passwords(Resource):
         """One's own. All other sessions end."""
         body = checked(types.PasswordChange, {"current": current, "password": password})
         return await self._http.send(calls.change_password(body))
+
+
+class MasterKeys(Resource):
+    """Versions of the key that seals secrets; for administrators."""
+
+    async def list(self) -> Sequence[types.MasterKey]:
+        """The newest first."""
+        return (await self._http.send(calls.master_keys())).data
+
+    async def rotate(self) -> types.Resealed:
+        """Make a new one, and seal every secret with it. The old ones stay."""
+        return await self._http.send(calls.rotate_master_key())
+
+    async def rewrap(self) -> types.Resealed:
+        """Seal with the current one what is still under an older one: goes on with a rotation that was cut short."""
+        return await self._http.send(calls.rewrap())
+
+    async def retire(self, key_id: str) -> Sequence[types.MasterKey]:
+        """Delete an old one that seals nothing any more. Returns those that are left."""
+        return (await self._http.send(calls.retire_master_key(key_id))).data

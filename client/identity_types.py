@@ -137,3 +137,20 @@ class Identity(Wire):
     account: str
     issuer: str
     subject: str
+
+
+class MasterKey(Wire):
+    """A version of the key that seals secrets."""
+
+    id: str
+    current: bool
+    created_at: dt.datetime
+    secrets: int
+    """How many are sealed under it."""
+
+
+class Resealed(Wire):
+    """The current master key, and how many secrets were sealed anew with it."""
+
+    id: str
+    resealed: int
