@@ -16,7 +16,7 @@ from raymill.client.aio_drift import Drift
 from raymill.client.aio_evaluations import Evaluations
 from raymill.client.aio_gateway import Presets, Prices, Providers, Routes
 from raymill.client.aio_http import AsyncHttp
-from raymill.client.aio_identity import MasterKeys, Passwords, Sessions
+from raymill.client.aio_identity import MasterKeys, Passwords, People, Sessions
 from raymill.client.aio_policies import Policies
 from raymill.client.aio_promotions import Aliases, Environments, Promotions
 from raymill.client.aio_runs import Runs
@@ -195,6 +195,7 @@ class AsyncRaymill:
         self.sessions = Sessions(self._http)
         self.passwords = Passwords(self._http)
         self.master_keys = MasterKeys(self._http)
+        self.people = People(self._http)
         self.audit = Audit(self._http)
         self.signing = Signing(self._http)
         self.chat = Chat(self._http)

@@ -8,6 +8,7 @@ from raymill.client import identity_endpoints as calls
 from raymill.client import identity_types as types
 from raymill.client.aio_control import Resource
 from raymill.client.endpoints import Id
+from raymill.client.types import JsonObject
 from raymill.client.validation import checked
 
 
@@ -87,3 +88,22 @@ class MasterKeys(Resource):
     async def retire(self, key_id: str) -> Sequence[types.MasterKey]:
         """Delete an old one that seals nothing any more. Returns those that are left."""
         return (await self._http.send(calls.retire_master_key(key_id))).data
+
+
+class People(Resource):
+    """Who is behind accounts: one's own, or any for administrators."""
+
+    async def get(self, account: str) -> types.Person:
+        return await self._http.send(calls.person(account))
+
+    async def update(self, account: str, **fields: str | None) -> types.Person:
+        """`display_name` and `email`: what is not given stays, None forgets."""
+        return await self._http.send(calls.set_person(account, checked(types.PersonUpdate, {**fields})))
+
+    async def export(self, account: str) -> JsonObject:
+        """All that is kept of an account."""
+        return (await self._http.send(calls.export(account))).model_dump(mode="json")
+
+    async def erase(self, account: str) -> types.Erased:
+        """For administrators, and for good: nothing personal is left, the account is disabled."""
+        return await self._http.send(calls.erase(account))

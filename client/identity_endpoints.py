@@ -72,3 +72,21 @@ def rewrap() -> Call[types.Resealed]:
 def retire_master_key(key_id: str) -> Call[Page[types.MasterKey]]:
     path = at("master-keys", key_id)
     return Call(method="DELETE", path=path, returns=Page[types.MasterKey], repeatable=False)
+
+
+def person(account: str) -> Call[types.Person]:
+    return Call(path=at("accounts", account, "person"), returns=types.Person)
+
+
+def set_person(account: str, body: types.PersonUpdate) -> Call[types.Person]:
+    path = at("accounts", account, "person")
+    return Call(method="PATCH", path=path, body=body, returns=types.Person)
+
+
+def export(account: str) -> Call[types.Export]:
+    path = at("accounts", account, "export")
+    return Call(path=path, returns=types.Export, timeout_s=REWRAP_TIMEOUT_S)
+
+
+def erase(account: str) -> Call[types.Erased]:
+    return Call(method="POST", path=at("accounts", account, "erase"), returns=types.Erased)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 FILE = "session.json"
 
@@ -62,7 +63,7 @@ class SessionFile:
                 return
             yield True
 
-    def _all(self) -> dict[str, dict[str, str]]:
+    def _all(self) -> dict[str, Any]:
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError):

@@ -19,7 +19,7 @@ from raymill.client.sync_datasets import Datasets, Uploads
 from raymill.client.sync_drift import Drift
 from raymill.client.sync_evaluations import Evaluations
 from raymill.client.sync_gateway import Presets, Prices, Providers, Routes
-from raymill.client.sync_identity import MasterKeys, Passwords, Sessions
+from raymill.client.sync_identity import MasterKeys, Passwords, People, Sessions
 from raymill.client.sync_policies import Policies
 from raymill.client.sync_promotions import Aliases, Environments, Promotions
 from raymill.client.sync_runs import Runs
@@ -194,6 +194,7 @@ class Raymill:
         self.sessions = Sessions(self._http)
         self.passwords = Passwords(self._http)
         self.master_keys = MasterKeys(self._http)
+        self.people = People(self._http)
         self.audit = Audit(self._http)
         self.signing = Signing(self._http)
         self.chat = Chat(self._http)

@@ -17,6 +17,7 @@ from raymill.registry.database import Database
 from raymill.registry.home import default_home
 from raymill.registry.oidc import OidcConfig
 from raymill.registry.postgres import EmbeddedPostgres
+from raymill.registry.retention import Retention
 from raymill.registry.secrets import SecretBox
 from raymill.registry.sessions import Lifetimes
 from raymill.registry.tables import Role
@@ -77,6 +78,15 @@ class Settings(BaseSettings):
     audit_root_s: float = Field(default=3600.0, ge=1)
     """How often a root is taken, where rows have come since the last one."""
 
+    trace_days: int | None = Field(default=None, ge=1)
+    """Kept prompts and answers are deleted after so long; unset, never."""
+
+    usage_days: int | None = Field(default=None, ge=62)
+    """Records of single requests are deleted after so long; unset, never. Two months, so that budgets can be counted."""
+
+    feedback_days: int | None = Field(default=None, ge=1)
+    """Feedback is deleted after so long; unset, never."""
+
     access_token_s: float = Field(default=600.0, ge=60, le=86_400)
     """How long an access token opens; a session's client trades its refresh token for the next one by itself."""
 
@@ -104,6 +114,12 @@ class Settings(BaseSettings):
             client_id=self.oidc_client_id,
             client_secret=secret.get_secret_value() if secret is not None else None,
             create_role=self.oidc_create_role,
+        )
+
+    @property
+    def retention(self) -> Retention:
+        return Retention(
+            trace_days=self.trace_days, usage_days=self.usage_days, feedback_days=self.feedback_days
         )
 
     @property

@@ -94,11 +94,12 @@ def begin(database: Database, attempt: Attempt, actor: Actor, now: dt.datetime |
         for subject, allowed in attempt.subjects():
             quiet = now - dt.timedelta(seconds=WINDOW_S)
             row = session.execute(_COUNT, {"subject": subject, "now": now, "quiet": quiet}).one()
-            if row.locked_until is not None and row.locked_until > now:
-                wait_s = max(wait_s, (row.locked_until - now).total_seconds())
-            elif row.count >= allowed:
+            count, locked_until = int(row[0]), row[1]
+            if locked_until is not None and locked_until > now:
+                wait_s = max(wait_s, (locked_until - now).total_seconds())
+            elif count >= allowed:
                 # This attempt may still be made; the next one waits.
-                lock_s = min(FIRST_LOCK_S * 2 ** min(row.count - allowed, 10), LONGEST_LOCK_S)
+                lock_s = min(FIRST_LOCK_S * 2 ** min(count - allowed, 10), LONGEST_LOCK_S)
                 session.execute(_LOCK, {"subject": subject, "until": now + dt.timedelta(seconds=lock_s)})
                 audit.record(session, actor, "login.lock", f"login/{subject[:12]}", seconds=lock_s)
     if wait_s:

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, LargeBinary, func, literal, select, text
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import Session
 
 from raymill.policies.errors import Conflict, NotFound, RaymillError
-from raymill.registry import audit
+from raymill.registry import audit, personal
 from raymill.registry.audit import Actor
 from raymill.registry.database import Database
 from raymill.registry.failpoints import failpoint
 from raymill.registry.gateway_config import tell_gateways
 from raymill.registry.secrets import ID_BYTES, VERSION, SecretBox
-from raymill.registry.tables import Hook, ProviderKey, Trigger
+from raymill.registry.tables import Base, Hook, ProviderKey, Subject, Trigger
 
 BATCH_ROWS = 50
 
@@ -32,16 +32,30 @@ BATCH_ROWS = 50
 class Place(NamedTuple):
     """A column of sealed secrets."""
 
-    id: InstrumentedAttribute[uuid.UUID]
-    sealed: InstrumentedAttribute[Any]
+    table: type[Base]
+    key: str
+    """Its primary key, a UUID."""
+
+    column: str
     bound_to: Callable[[Any], tuple[str, str]]
     """Row -> owner and id of its secret, which the envelope names."""
 
+    @property
+    def id(self) -> ColumnElement[uuid.UUID]:
+        found: ColumnElement[uuid.UUID] = getattr(self.table, self.key)
+        return found
+
+    @property
+    def sealed(self) -> ColumnElement[bytes | None]:
+        found: ColumnElement[bytes | None] = getattr(self.table, self.column)
+        return found
+
 
 PLACES = (
-    Place(ProviderKey.id, ProviderKey.sealed, lambda row: (str(row.provider_id), str(row.id))),
-    Place(Trigger.id, Trigger.secret, lambda row: (str(row.id), Trigger.__tablename__)),
-    Place(Hook.id, Hook.secret, lambda row: (str(row.id), Hook.__tablename__)),
+    Place(ProviderKey, "id", "sealed", lambda row: (str(row.provider_id), str(row.id))),
+    Place(Trigger, "id", "secret", lambda row: (str(row.id), Trigger.__tablename__)),
+    Place(Hook, "id", "secret", lambda row: (str(row.id), Hook.__tablename__)),
+    Place(Subject, "account_id", "sealed_key", personal.bound_to),
 )
 """Wherever secrets lie."""
 
@@ -138,7 +152,7 @@ def retire(session: Session, box: SecretBox, key_id: str, actor: Actor, *, quiet
         )
     # Waits for whoever is writing secrets, and keeps others out until the file is gone.
     for place in PLACES:
-        session.execute(text(f"LOCK TABLE {place.id.class_.__tablename__} IN SHARE MODE"))
+        session.execute(text(f"LOCK TABLE {place.table.__tablename__} IN SHARE MODE"))
     used = _used(session)[key_id]
     if used:
         raise Conflict(
@@ -152,7 +166,7 @@ def _rewrap_batch(
     session: Session, box: SecretBox, place: Place, after: uuid.UUID, batch_rows: int
 ) -> tuple[int, uuid.UUID | None, list[RaymillError]]:
     """Of at most `batch_rows` rows after `after`: how many were sealed anew, the last one's id, what did not open."""
-    table, current = place.id.class_, bytes.fromhex(box.current_id())
+    table, current = place.table, bytes.fromhex(box.current_id())
     rows = session.scalars(
         select(table)
         .where(place.id > after, place.sealed.is_not(None), _key_of(place) != literal(current, LargeBinary()))
@@ -164,12 +178,12 @@ def _rewrap_batch(
     for row in rows:
         owner, secret_id = place.bound_to(row)
         try:
-            resealed = box.reseal(getattr(row, place.sealed.key), owner=owner, secret_id=secret_id)
+            resealed = box.reseal(getattr(row, place.column), owner=owner, secret_id=secret_id)
         except RaymillError as error:
             errors.append(error)
         else:
-            setattr(row, place.sealed.key, resealed)
-    last = rows[-1].id if rows else None
+            setattr(row, place.column, resealed)
+    last: uuid.UUID | None = getattr(rows[-1], place.key) if rows else None
     return len(rows) - len(errors), last, errors
 
 

@@ -54,6 +54,7 @@ from raymill.registry.tables.login import (
     OidcLogin,
     Password,
     SpentRefresh,
+    Subject,
 )
 from raymill.registry.tables.trials import Trial, TrialState
 from raymill.registry.tables.triggers import Hook, Trigger, TriggerEvent
@@ -115,6 +116,7 @@ __all__ = [
     "Route",
     "Sbom",
     "SpentRefresh",
+    "Subject",
     "Team",
     "Tier",
     "Trace",

@@ -187,7 +187,7 @@ def test_a_forged_access_token_opens_nothing(database: Database, box: SecretBox)
     key_id, key = box.derived(sessions.PURPOSE)
     header = {"kid": key_id, "typ": sessions.TYPE}
     forged = {
-        "unsigned": jwt.encode(claims, None, algorithm="none", headers=header),
+        "unsigned": jwt.encode(claims, "", algorithm="none", headers=header),
         "another key": jwt.encode(claims, b"k" * 32, algorithm="HS256", headers=header),
         "no such key": jwt.encode(claims, key, algorithm="HS256", headers={**header, "kid": "0" * 16}),
         "a path": jwt.encode(claims, key, algorithm="HS256", headers={**header, "kid": "../" + key_id}),

@@ -23,6 +23,7 @@ from tests.serve.oidc_provider import CLIENT, SECRET, OidcProvider
 from raymill.client.cli.main import run
 from raymill.cluster.settings import Settings
 from raymill.registry import oidc
+from raymill.registry.sessions import NotLoggedIn
 from raymill.registry.tables import Role
 from raymill.serve.api.context import Parts
 
@@ -135,7 +136,7 @@ def test_rotated_keys_are_fetched_and_forged_ones_do_not_make_us_ask_again_and_a
     assert provider.jwks_reads == 2
     monkeypatch.setattr(oidc, "REFETCH_S", 60.0)
     known = oidc.provider_of(oidc.OidcConfig(issuer=provider.issuer, client_id=CLIENT, client_secret=SECRET))
-    claims = {"iss": provider.issuer, "sub": provider.person, "aud": CLIENT, "nonce": "n"}
+    claims: dict[str, Any] = {"iss": provider.issuer, "sub": provider.person, "aud": CLIENT, "nonce": "n"}
     claims |= {"iat": int(time.time()), "exp": int(time.time()) + 60}
     forged = [
         jwt.encode(claims, OidcProvider().keys.popitem()[1], algorithm="RS256", headers={"kid": "unknown"}),
@@ -144,7 +145,7 @@ def test_rotated_keys_are_fetched_and_forged_ones_do_not_make_us_ask_again_and_a
         "no.token",
     ]
     for token in forged:
-        with pytest.raises(oidc.NotLoggedIn):
+        with pytest.raises(NotLoggedIn):
             known.verified(token, "n")
     assert provider.jwks_reads == 2
 
