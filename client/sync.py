@@ -90,11 +90,11 @@ class Keys(Resource):
         name: str,
         *,
         expires_in_days: int | None = None,
+        scopes: Sequence[types.Scope] = (),
         idempotency_key: str | None = None,
     ) -> types.NewApiKey:
-        body = checked(
-            types.ApiKeyRequest, {"account": account, "name": name, "expires_in_days": expires_in_days}
-        )
+        given = {"account": account, "name": name, "expires_in_days": expires_in_days}
+        body = checked(types.ApiKeyRequest, {**given, "scopes": list(scopes)})
         return self._http.send(endpoints.create_key(body), idempotency_key)
 
     def revoke(self, key_id: Id) -> types.ApiKey:

@@ -71,6 +71,12 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=20 << 30, ge=1)
     """The largest data set file that is taken over HTTP."""
 
+    max_body_bytes: int = Field(default=16 << 20, ge=1024)
+    """The largest body that the control plane reads, apart from uploads."""
+
+    cors_origins: tuple[str, ...] = ()
+    """Web pages whose scripts may call the control plane, such as `["https://console.example"]`. None by default."""
+
     audit_dir: Path | None = None
     """Where signed roots of the audit log are kept, `home/audit` by default. A disk that the database's owner cannot
     write to is the right place."""

@@ -362,8 +362,10 @@ async def _stop(*tasks: asyncio.Task[None]) -> None:
 
 def _is_viewer(database: Database, key: str) -> bool:
     with database.transaction() as session:
-        account = identity.authenticate(session, key)
-        return account is not None and RANK[account.role] >= RANK[Role.VIEWER]
+        row = identity.authenticate(session, key)
+        return (
+            row is not None and identity.allows(row, "read") and RANK[row.account.role] >= RANK[Role.VIEWER]
+        )
 
 
 def _subject(database: Database, key: Key) -> events.Subject:

@@ -1,4 +1,4 @@
-"""Logins: passwords, sessions, attempts, identities at a provider; personal data under keys of their own"""
+"""Logins: passwords, sessions, attempts, identities at a provider; personal data under keys of their own; scopes of API keys"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,6 +18,9 @@ def _account(table: str) -> sa.ForeignKeyConstraint:
 
 
 def upgrade() -> None:
+    scopes = sa.ARRAY(sa.String(length=16))
+    op.add_column("api_key", sa.Column("scopes", scopes, server_default=sa.text("'{}'"), nullable=False))
+    op.add_column("api_key", sa.Column("used_at", TIME, nullable=True))
     op.create_table(
         "password",
         sa.Column("account_id", sa.Uuid(), nullable=False),
@@ -113,3 +116,5 @@ def downgrade() -> None:
         "password",
     ):
         op.drop_table(table)
+    for column in ("used_at", "scopes"):
+        op.drop_column("api_key", column)
