@@ -89,6 +89,29 @@ def set_disabled(session: Session, account: Account, disabled: bool, actor: Acto
     return account
 
 
+def set_role(session: Session, account: Account, role: Role, actor: Actor) -> Account:
+    """What an account may do from now on. What is so already changes nothing.
+
+    Raises:
+        Conflict: the caller would change the own role, and might leave nobody who can change it back.
+    """
+    if account.role == role:
+        return account
+    if account.name == actor.name:
+        raise Conflict(f"{account.name!r} is your own account: another administrator can change its role")
+    before, account.role = account.role, role
+    audit.record(
+        session,
+        actor,
+        "account.role",
+        f"account/{account.name}",
+        before={"role": before.value},
+        after={"role": role.value},
+    )
+    tell_gateways(session)
+    return account
+
+
 def create_key(
     session: Session,
     account_name: str,

@@ -43,6 +43,18 @@ def create(
     out_json(account) if as_json else out(f"{account.name} is {account.role}")
 
 
+@app.command("set-role")
+def set_role(
+    name: AccountName,
+    role: Annotated[RoleName, typer.Argument(help="What it may do.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Change what an account may do, from now on."""
+    with connect() as client:
+        account = client.accounts.update(name, role=role)
+    out_json(account) if as_json else out(f"{account.name} is {account.role}")
+
+
 @app.command("set-password")
 def set_password(name: AccountName, password_stdin: PasswordStdin = False, as_json: Json = False) -> None:
     """Give an account a password, or another one. Its logins end; its keys stay."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import time
@@ -17,6 +18,8 @@ from tests.registry.making import ADA, World
 from tests.serve.listening import listening
 
 from raymill.client.cli.main import run
+from raymill.client.sdk import AsyncRaymill, Raymill
+from raymill.client.session_auth import stored
 from raymill.client.session_file import FILE, SessionFile, StoredSession
 from raymill.registry import identity, passwords
 from raymill.registry.secrets import SecretBox
@@ -103,6 +106,18 @@ def test_a_new_password_ends_the_other_sessions(stranger: TestClient, world: Wor
     assert log_in(stranger).status_code == 201
 
 
+def test_a_role_is_changed_from_now_on_but_not_ones_own(stranger: TestClient, world: World) -> None:
+    headers = bearer(log_in(stranger).json())
+    admin = {"authorization": f"Bearer {world.add_key(Role.ADMIN)}"}
+    assert (
+        stranger.patch(f"{API}/accounts/bob", json={"role": "viewer"}, headers=admin).json()["role"]
+        == "viewer"
+    )
+    assert stranger.get(f"{API}/whoami", headers=headers).json()["role"] == "viewer"
+    own = stranger.patch(f"{API}/accounts/admin", json={"role": "viewer"}, headers=admin)
+    assert (own.status_code, "your own account" in own.text) == (409, True)
+
+
 # --- the command ------------------------------------------------------------------------------------------
 
 
@@ -141,3 +156,22 @@ def test_the_command_logs_in_renews_by_itself_and_logs_out(
     file.put(url, StoredSession(**{**vars(second), "expires_at": 0.0}))
     assert run(["whoami"]) == 1
     assert "has ended: log in again" in capsys.readouterr().err
+
+
+def test_clients_that_share_a_login_renew_it_once(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYMILL_HOME", str(tmp_path))
+    file = SessionFile(tmp_path)
+    with Raymill(url, "none") as client:
+        tokens = client.sessions.create("bob", PASSWORD)
+    file.put(url, StoredSession(**{**vars(stored(tokens)), "expires_at": 0.0}))
+
+    async def all_at_once() -> list[str]:
+        async with AsyncRaymill(url) as one, AsyncRaymill(url) as other:
+            asked = [one.sessions.whoami(), other.sessions.whoami(), one.sessions.whoami()]
+            return [me.account for me in await asyncio.gather(*asked)]
+
+    assert asyncio.run(all_at_once()) == ["bob"] * 3
+    with Raymill(url) as client:
+        assert [str(each.id) for each in client.sessions.list()] == [str(tokens.session_id)]
