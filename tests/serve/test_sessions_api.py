@@ -69,7 +69,9 @@ def test_a_login_opens_what_its_role_may_and_ends_with_logout(stranger: TestClie
     assert (row.actor, row.address) == ("bob", "192.0.2.9")
 
 
-def test_nothing_tells_whether_an_account_exists_and_guessing_is_stopped(stranger: TestClient) -> None:
+def test_nothing_tells_whether_an_account_exists_and_guessing_is_stopped(
+    stranger: TestClient, world: World
+) -> None:
     def wrong(account: str) -> list[tuple[int, str]]:
         answers = [log_in(stranger, account, "wrong", "192.0.2.1") for _ in range(6)]
         assert answers[-1].headers["retry-after"] == "30"
@@ -78,6 +80,10 @@ def test_nothing_tells_whether_an_account_exists_and_guessing_is_stopped(strange
     assert wrong("bob") == wrong("nobody")
     assert [each[0] for each in wrong("eve")] == [401] * 5 + [429]
     assert log_in(stranger).status_code == 429  # the right password has to wait too
+    admin = {"authorization": f"Bearer {world.add_key(Role.ADMIN)}"}
+    body = {"password": PASSWORD}
+    stranger.put(f"{API}/accounts/bob/password", json=body, headers=admin).raise_for_status()
+    assert log_in(stranger).status_code == 201
 
 
 def test_a_used_refresh_token_ends_the_session_for_both(stranger: TestClient) -> None:
