@@ -136,7 +136,7 @@ async def _known(
     request_id, address = request.state.request_id, address_of(request)
     if reads and (known := found.keys.get(key)) is not None:
         return replace(known, actor=replace(known.actor, request_id=request_id, address=address))
-    proof = await in_thread(_proof_of, opened, found.settings.secret_box, key)
+    proof = await in_thread(proof_of, opened, found.settings.secret_box, key)
     account = proof.account
     if isinstance(proof, ApiKey):
         if not identity.allows(proof, scope := "read" if reads else "write"):
@@ -154,7 +154,8 @@ async def _known(
     return who
 
 
-def _proof_of(opened: Session, box: SecretBox, token: str) -> ApiKey | LoginSession:
+def proof_of(opened: Session, box: SecretBox, token: str) -> ApiKey | LoginSession:
+    """The live API key, or the live login whose access token it is. Raises Unauthenticated."""
     if token.count(".") == 2:
         row = sessions.session_of(opened, box, token)
         if row is None:

@@ -62,6 +62,8 @@ def test_a_login_opens_what_its_role_may_and_ends_with_logout(stranger: TestClie
     assert stranger.get(f"{API}/whoami", headers=admin).json()["session_id"] is None
     assert len(stranger.get(f"{API}/sessions?account=bob", headers=admin).json()["data"]) == 1
     assert stranger.get(f"{API}/sessions?account=admin", headers=headers).status_code == 403
+    with stranger.websocket_connect(f"{API}/ws", headers=headers) as socket:
+        assert socket.receive_json() == {"type": "ready"}
     assert stranger.delete(f"{API}/sessions/{me['session_id']}", headers=headers).status_code == 200
     assert stranger.get(f"{API}/whoami", headers=headers).status_code == 401
     with world.database.transaction() as session:
