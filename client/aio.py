@@ -17,7 +17,7 @@ from raymill.client.aio_drift import Drift
 from raymill.client.aio_evaluations import Evaluations
 from raymill.client.aio_gateway import Presets, Prices, Providers, Routes
 from raymill.client.aio_http import AsyncHttp
-from raymill.client.aio_identity import Passwords, Sessions
+from raymill.client.aio_identity import MasterKeys, Passwords, People, Sessions
 from raymill.client.aio_policies import Policies
 from raymill.client.aio_promotions import Aliases, Environments, Promotions
 from raymill.client.aio_runs import Runs
@@ -91,11 +91,11 @@ class Keys(Resource):
         name: str,
         *,
         expires_in_days: int | None = None,
+        scopes: Sequence[types.Scope] = (),
         idempotency_key: str | None = None,
     ) -> types.NewApiKey:
-        body = checked(
-            types.ApiKeyRequest, {"account": account, "name": name, "expires_in_days": expires_in_days}
-        )
+        given = {"account": account, "name": name, "expires_in_days": expires_in_days}
+        body = checked(types.ApiKeyRequest, {**given, "scopes": list(scopes)})
         return await self._http.send(endpoints.create_key(body), idempotency_key)
 
     async def revoke(self, key_id: Id) -> types.ApiKey:
@@ -196,6 +196,8 @@ class AsyncRaymill:
         self.keys = Keys(self._http)
         self.sessions = Sessions(self._http)
         self.passwords = Passwords(self._http)
+        self.master_keys = MasterKeys(self._http)
+        self.people = People(self._http)
         self.audit = Audit(self._http)
         self.signing = Signing(self._http)
         self.chat = Chat(self._http)

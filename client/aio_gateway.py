@@ -34,10 +34,6 @@ class ProviderKeys(GatewayResource):
     async def remove(self, provider: str, key: str) -> types.ProviderKey:
         return await self._http.send(endpoints.remove_provider_key(provider, key))
 
-    async def rotate_master(self) -> types.MasterKey:
-        """Make a new master key, and seal every key of every provider with it."""
-        return await self._http.send(endpoints.rotate_master_key())
-
 
 class Providers(GatewayResource):
     """Outside services that answer for models."""

@@ -8,6 +8,7 @@ from raymill.client import identity_endpoints as calls
 from raymill.client import identity_types as types
 from raymill.client.aio_control import Resource
 from raymill.client.endpoints import Id
+from raymill.client.types import JsonObject
 from raymill.client.validation import checked
 
 
@@ -67,3 +68,42 @@ class Passwords(Resource):
         """One's own. All other sessions end."""
         body = checked(types.PasswordChange, {"current": current, "password": password})
         return await self._http.send(calls.change_password(body))
+
+
+class MasterKeys(Resource):
+    """Versions of the key that seals secrets; for administrators."""
+
+    async def list(self) -> Sequence[types.MasterKey]:
+        """The newest first."""
+        return (await self._http.send(calls.master_keys())).data
+
+    async def rotate(self) -> types.Resealed:
+        """Make a new one, and seal every secret with it. The old ones stay."""
+        return await self._http.send(calls.rotate_master_key())
+
+    async def rewrap(self) -> types.Resealed:
+        """Seal with the current one what is still under an older one: goes on with a rotation that was cut short."""
+        return await self._http.send(calls.rewrap())
+
+    async def retire(self, key_id: str) -> Sequence[types.MasterKey]:
+        """Delete an old one that seals nothing any more. Returns those that are left."""
+        return (await self._http.send(calls.retire_master_key(key_id))).data
+
+
+class People(Resource):
+    """Who is behind accounts: one's own, or any for administrators."""
+
+    async def get(self, account: str) -> types.Person:
+        return await self._http.send(calls.person(account))
+
+    async def update(self, account: str, **fields: str | None) -> types.Person:
+        """`display_name` and `email`: what is not given stays, None forgets."""
+        return await self._http.send(calls.set_person(account, checked(types.PersonUpdate, {**fields})))
+
+    async def export(self, account: str) -> JsonObject:
+        """All that is kept of an account."""
+        return (await self._http.send(calls.export(account))).model_dump(mode="json")
+
+    async def erase(self, account: str) -> types.Erased:
+        """For administrators, and for good: nothing personal is left, the account is disabled."""
+        return await self._http.send(calls.erase(account))

@@ -73,11 +73,6 @@ def remove_provider_key(name: str, key: str) -> Call[types.ProviderKey]:
     return Call(method="DELETE", path=path, returns=types.ProviderKey, repeatable=False)
 
 
-def rotate_master_key() -> Call[types.MasterKey]:
-    path = at("master-key", "rotate")
-    return Call(method="POST", path=path, returns=types.MasterKey, repeatable=False)
-
-
 # Prices
 
 

@@ -155,13 +155,6 @@ class Sync(Wire):
     models: list[str]
 
 
-class MasterKey(Wire):
-    """A new master key, and how many provider keys were sealed anew with it."""
-
-    id: str
-    resealed: int
-
-
 class Route(Wire):
     """A model name of ours, and who answers for it."""
 

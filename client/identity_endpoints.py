@@ -6,6 +6,9 @@ from raymill.client import identity_types as types
 from raymill.client.endpoints import Call, Id, at
 from raymill.client.types import Page
 
+REWRAP_TIMEOUT_S = 600.0
+"""Sealing hundreds of thousands of secrets anew takes minutes."""
+
 
 def log_in(body: types.LoginRequest) -> Call[types.Tokens]:
     return Call(method="POST", path=at("sessions"), body=body, returns=types.Tokens, repeatable=False)
@@ -48,3 +51,42 @@ def link_identity(account: str, body: types.IdentityRequest) -> Call[types.Ident
 def unlink_identity(account: str, subject: str) -> Call[types.Identity]:
     path = at("accounts", account, "identity")
     return Call(method="DELETE", path=path, query={"subject": subject}, returns=types.Identity)
+
+
+def master_keys() -> Call[Page[types.MasterKey]]:
+    return Call(path=at("master-keys"), returns=Page[types.MasterKey])
+
+
+def rotate_master_key() -> Call[types.Resealed]:
+    path = at("master-keys", "rotate")
+    return Call(
+        method="POST", path=path, returns=types.Resealed, repeatable=False, timeout_s=REWRAP_TIMEOUT_S
+    )
+
+
+def rewrap() -> Call[types.Resealed]:
+    path = at("master-keys", "rewrap")
+    return Call(method="POST", path=path, returns=types.Resealed, timeout_s=REWRAP_TIMEOUT_S)
+
+
+def retire_master_key(key_id: str) -> Call[Page[types.MasterKey]]:
+    path = at("master-keys", key_id)
+    return Call(method="DELETE", path=path, returns=Page[types.MasterKey], repeatable=False)
+
+
+def person(account: str) -> Call[types.Person]:
+    return Call(path=at("accounts", account, "person"), returns=types.Person)
+
+
+def set_person(account: str, body: types.PersonUpdate) -> Call[types.Person]:
+    path = at("accounts", account, "person")
+    return Call(method="PATCH", path=path, body=body, returns=types.Person)
+
+
+def export(account: str) -> Call[types.Export]:
+    path = at("accounts", account, "export")
+    return Call(path=path, returns=types.Export, timeout_s=REWRAP_TIMEOUT_S)
+
+
+def erase(account: str) -> Call[types.Erased]:
+    return Call(method="POST", path=at("accounts", account, "erase"), returns=types.Erased)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from raymill.client.types import RoleName, Wire
 
@@ -137,3 +138,54 @@ class Identity(Wire):
     account: str
     issuer: str
     subject: str
+
+
+class MasterKey(Wire):
+    """A version of the key that seals secrets."""
+
+    id: str
+    current: bool
+    created_at: dt.datetime
+    secrets: int
+    """How many are sealed under it."""
+
+
+class Resealed(Wire):
+    """The current master key, and how many secrets were sealed anew with it."""
+
+    id: str
+    resealed: int
+
+
+class Person(Wire):
+    """Who is behind an account."""
+
+    account: str
+    display_name: str = ""
+    email: str = ""
+
+
+class PersonUpdate(BaseModel):
+    """Body of `PATCH /api/v1/accounts/{name}/person` (RFC 7396): what is left out stays, null forgets."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    display_name: str | None = Field(default=None, max_length=200)
+    email: str | None = Field(default=None, max_length=200)
+
+    @model_serializer(mode="wrap")
+    def _what_is_set(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in whole(self).items() if name in self.model_fields_set}
+
+
+class Export(BaseModel):
+    """All that is kept of an account."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Erased(Wire):
+    """Of this account nothing personal is left."""
+
+    account: str
+    erased_at: dt.datetime

@@ -64,7 +64,7 @@ class SessionFile:
                 return
             yield True
 
-    def _all(self) -> dict[str, dict[str, str]]:
+    def _all(self) -> dict[str, Any]:
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError):

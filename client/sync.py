@@ -20,7 +20,7 @@ from raymill.client.sync_datasets import Datasets, Uploads
 from raymill.client.sync_drift import Drift
 from raymill.client.sync_evaluations import Evaluations
 from raymill.client.sync_gateway import Presets, Prices, Providers, Routes
-from raymill.client.sync_identity import Passwords, Sessions
+from raymill.client.sync_identity import MasterKeys, Passwords, People, Sessions
 from raymill.client.sync_policies import Policies
 from raymill.client.sync_promotions import Aliases, Environments, Promotions
 from raymill.client.sync_runs import Runs
@@ -91,11 +91,11 @@ class Keys(Resource):
         name: str,
         *,
         expires_in_days: int | None = None,
+        scopes: Sequence[types.Scope] = (),
         idempotency_key: str | None = None,
     ) -> types.NewApiKey:
-        body = checked(
-            types.ApiKeyRequest, {"account": account, "name": name, "expires_in_days": expires_in_days}
-        )
+        given = {"account": account, "name": name, "expires_in_days": expires_in_days}
+        body = checked(types.ApiKeyRequest, {**given, "scopes": list(scopes)})
         return self._http.send(endpoints.create_key(body), idempotency_key)
 
     def revoke(self, key_id: Id) -> types.ApiKey:
@@ -195,6 +195,8 @@ class Raymill:
         self.keys = Keys(self._http)
         self.sessions = Sessions(self._http)
         self.passwords = Passwords(self._http)
+        self.master_keys = MasterKeys(self._http)
+        self.people = People(self._http)
         self.audit = Audit(self._http)
         self.signing = Signing(self._http)
         self.chat = Chat(self._http)

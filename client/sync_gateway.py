@@ -33,10 +33,6 @@ class ProviderKeys(GatewayResource):
     def remove(self, provider: str, key: str) -> types.ProviderKey:
         return self._http.send(endpoints.remove_provider_key(provider, key))
 
-    def rotate_master(self) -> types.MasterKey:
-        """Make a new master key, and seal every key of every provider with it."""
-        return self._http.send(endpoints.rotate_master_key())
-
 
 class Providers(GatewayResource):
     """Outside services that answer for models."""

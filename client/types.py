@@ -15,6 +15,9 @@ JsonObject = dict[str, Any]
 State = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled", "dead"]
 TERMINAL: frozenset[State] = frozenset({"succeeded", "failed", "cancelled", "dead"})
 ImageFormat = Literal["png", "svg"]
+Scope = Literal["gateway", "read", "write"]
+"""/v1; looking at /api/v1; changing it, which includes looking."""
+
 RoleName = Literal["viewer", "operator", "approver", "admin"]
 
 
@@ -318,6 +321,12 @@ class ApiKey(Wire):
     account: str
     name: str
     prefix: str
+    scopes: list[str] = Field(default_factory=list)
+    """Some of gateway, read and write; empty: everything that the account may."""
+
+    used_at: dt.datetime | None = None
+    """Of late, to a minute or so; None: never."""
+
     created_at: dt.datetime
     expires_at: dt.datetime | None
     revoked_at: dt.datetime | None
@@ -329,6 +338,8 @@ class ApiKeyRequest(BaseModel):
     account: str
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     expires_in_days: int | None = Field(default=None, ge=1, le=3650)
+    scopes: list[Scope] = Field(default_factory=list)
+    """What it may be used for; empty: everything that the account may."""
 
 
 class NewApiKey(ApiKey):

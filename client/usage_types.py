@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from raymill.client.types import JsonObject, Wire
+from raymill.client.types import JsonObject, RoleName, Wire
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 Period = Literal["day", "month", "total"]
@@ -52,6 +52,7 @@ class AccountUpdate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    role: RoleName = "viewer"
     team: str | None = None
     """Null: out of its team."""
 
@@ -69,6 +70,7 @@ class AccountUpdate(BaseModel):
 class AccountChanges(TypedDict, total=False):
     """The fields of `AccountUpdate` as keyword arguments."""
 
+    role: RoleName
     team: str | None
     tier: str
     limits: dict[str, int | Literal["tier"] | None]

@@ -18,6 +18,7 @@ from raymill.registry.database import Database
 from raymill.registry.home import default_home
 from raymill.registry.oidc import OidcConfig
 from raymill.registry.postgres import EmbeddedPostgres
+from raymill.registry.retention import Retention
 from raymill.registry.secrets import SecretBox
 from raymill.registry.sessions import Lifetimes
 from raymill.registry.tables import Role
@@ -71,6 +72,12 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=20 << 30, ge=1)
     """The largest data set file that is taken over HTTP."""
 
+    max_body_bytes: int = Field(default=16 << 20, ge=1024)
+    """The largest body that the control plane reads, apart from uploads."""
+
+    cors_origins: tuple[str, ...] = ()
+    """Web pages whose scripts may call the control plane, such as `["https://console.example"]`. None by default."""
+
     audit_dir: Path | None = None
     """Where signed roots of the audit log are kept, `home/audit` by default. A disk that the database's owner cannot
     write to is the right place."""
@@ -86,6 +93,15 @@ class Settings(BaseSettings):
 
     code_gateway_url: str | None = None
     """Where the steps of code analysis ask their models, below `/v1`. When unset, this service's own gateway."""
+
+    trace_days: int | None = Field(default=None, ge=1)
+    """Kept prompts and answers are deleted after so long; unset, never."""
+
+    usage_days: int | None = Field(default=None, ge=62)
+    """Records of single requests are deleted after so long; unset, never. Two months, so that budgets can be counted."""
+
+    feedback_days: int | None = Field(default=None, ge=1)
+    """Feedback is deleted after so long; unset, never."""
 
     access_token_s: float = Field(default=600.0, ge=60, le=86_400)
     """How long an access token opens; a session's client trades its refresh token for the next one by itself."""
@@ -114,6 +130,12 @@ class Settings(BaseSettings):
             client_id=self.oidc_client_id,
             client_secret=secret.get_secret_value() if secret is not None else None,
             create_role=self.oidc_create_role,
+        )
+
+    @property
+    def retention(self) -> Retention:
+        return Retention(
+            trace_days=self.trace_days, usage_days=self.usage_days, feedback_days=self.feedback_days
         )
 
     @property

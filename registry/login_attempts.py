@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import ipaddress
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from sqlalchemy import delete, text
+from sqlalchemy.orm import Session
 
 from raymill.policies.errors import RaymillError
 from raymill.registry import audit
@@ -74,7 +76,8 @@ class Attempt:
         found = []
         if self.account is not None:
             found.append((_hash("account", self.account), ALLOWED.account))
-        if self.address is not None:
+        # The loopback interface is a proxy's, which stands for everybody.
+        if self.address is not None and not _is_loopback(self.address):
             found.append((_hash("address", self.address), ALLOWED.address))
         return sorted(found)
 
@@ -93,8 +96,8 @@ def begin(database: Database, attempt: Attempt, actor: Actor, now: dt.datetime |
         )
         for subject, allowed in attempt.subjects():
             quiet = now - dt.timedelta(seconds=WINDOW_S)
-            given = {"subject": subject, "now": now, "quiet": quiet}
-            count, locked_until = session.execute(_COUNT, given).one()
+            row = session.execute(_COUNT, {"subject": subject, "now": now, "quiet": quiet}).one()
+            count, locked_until = int(row[0]), row[1]
             if locked_until is not None and locked_until > now:
                 wait_s = max(wait_s, (locked_until - now).total_seconds())
             elif count >= allowed:
@@ -116,6 +119,18 @@ def succeed(database: Database, attempt: Attempt) -> None:
                 session.execute(delete(LoginAttempts).where(LoginAttempts.subject == subject))
             else:
                 session.execute(_UNCOUNT, {"subject": subject})
+
+
+def forget(session: Session, account: str) -> None:
+    """Let an account log in again at once."""
+    session.execute(delete(LoginAttempts).where(LoginAttempts.subject == _hash("account", account)))
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _hash(kind: str, value: str) -> str:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from raymill.policies.errors import Conflict, NotFound
 from raymill.registry import webhooks
-from raymill.registry.secrets import SecretBox, master_key_id
+from raymill.registry.secrets import SecretBox
 from raymill.registry.tables import DriftWatch, Hook, Trigger
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -19,7 +19,6 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 Named = Trigger | Hook | DriftWatch
 Secretive = Trigger | Hook
 Row = TypeVar("Row", Trigger, Hook, DriftWatch)
-Sealed = TypeVar("Sealed", Trigger, Hook)
 NOUNS = {"drift_watch": "drift"}
 """Table -> what the command calls it, where that is another word."""
 
@@ -60,19 +59,3 @@ def open_secret(box: SecretBox, row: Secretive) -> str:
     """Raises as `SecretBox.open`."""
     assert row.secret is not None, "only webhooks have a secret"
     return box.open(row.secret, owner=str(row.id), secret_id=row.__tablename__)
-
-
-def reseal_all(session: Session, box: SecretBox) -> int:
-    """Seal the secrets of all triggers and hooks under the current master key. Returns how many were sealed anew."""
-    count = _reseal(session, box, Trigger) + _reseal(session, box, Hook)
-    session.flush()
-    return count
-
-
-def _reseal(session: Session, box: SecretBox, table: type[Sealed]) -> int:
-    count = 0
-    for row in session.scalars(select(table).where(table.secret.is_not(None)).with_for_update()):
-        if row.secret is not None and master_key_id(row.secret) != box.current_id():
-            row.secret = box.reseal(row.secret, owner=str(row.id), secret_id=row.__tablename__)
-            count += 1
-    return count

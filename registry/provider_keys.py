@@ -16,7 +16,7 @@ from raymill.registry import audit
 from raymill.registry.audit import Actor
 from raymill.registry.gateway_config import tell_gateways
 from raymill.registry.providers import NAME, find, settings_of
-from raymill.registry.secrets import SecretBox, master_key_id
+from raymill.registry.secrets import SecretBox
 from raymill.registry.tables import Provider, ProviderKey, new_id
 
 SECRET = re.compile(r"[\x21-\x7e]{1,4096}")
@@ -119,27 +119,6 @@ def secret_to_use(session: Session, box: SecretBox, provider: Provider, name: st
             f"`raymill provider key set {provider.name} main --key-stdin` gives it one"
         )
     return None
-
-
-def reseal_all(session: Session, box: SecretBox, actor: Actor) -> int:
-    """Seal every key under the current master key, so that the old ones could be put away.
-
-    Either all of them or none: one that cannot be opened ends it, and nothing has changed.
-
-    Returns:
-        How many were sealed anew.
-
-    Raises:
-        As `SecretBox.open`.
-    """
-    count = 0
-    for row in session.scalars(select(ProviderKey).order_by(ProviderKey.id).with_for_update()):
-        if master_key_id(row.sealed) != box.current_id():
-            row.sealed = _seal(box, row, open_key(box, row))
-            count += 1
-    audit.record(session, actor, "master_key.reseal", f"master_key/{box.current_id()}", keys=count)
-    tell_gateways(session)
-    return count
 
 
 def _seal(box: SecretBox, row: ProviderKey, secret: str) -> bytes:

@@ -12,6 +12,7 @@ database; what it opens it neither logs nor keeps.
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import os
 import re
@@ -24,7 +25,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from raymill.policies.errors import Conflict, Invalid, NotFound
 from raymill.registry.artifacts import Tampered
-from raymill.registry.files import locked, read_or_empty, write_private
+from raymill.registry.files import flush_folder, locked, read_or_empty, write_private
 
 VERSION = b"\x01"
 ID_BYTES = 8
@@ -150,6 +151,22 @@ class SecretBox:
         """Whether there is a master key of that id."""
         return ID.fullmatch(key_id) is not None and self._file_of(key_id).exists()
 
+    def created_at(self) -> dict[str, dt.datetime]:
+        """Master key -> when its file was made."""
+        return {
+            file.stem: dt.datetime.fromtimestamp(file.stat().st_mtime, dt.UTC)
+            for file in self.directory.glob("*.key")
+        }
+
+    def current_since(self) -> float:
+        """When the current master key became that, in Unix seconds."""
+        return self.current_file.stat().st_mtime
+
+    def delete(self, key_id: str) -> None:
+        """Put a master key away for good. What it sealed opens no more. Not for the current one."""
+        self._file_of(key_id).unlink()
+        flush_folder(self.directory)
+
     def _file_of(self, key_id: str) -> Path:
         return self.directory / f"{key_id}.key"
 
@@ -158,7 +175,7 @@ class SecretBox:
         if not file.exists():
             raise NotFound(
                 f"no master key at {file}: restore it from a backup, "
-                "or go on with a new one by `raymill provider rotate-master`"
+                "or go on with a new one by `raymill master-key rotate`"
             )
         mode = file.stat().st_mode & 0o777
         if mode & 0o077:

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 from pydantic import ValidationError
-from sqlalchemy import select, text
+from sqlalchemy import or_, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -112,7 +112,11 @@ def _callers(session: Session) -> dict[str, Caller]:
     rows = session.scalars(
         select(tables.ApiKey)
         .join(tables.Account)
-        .where(tables.ApiKey.revoked_at.is_(None), tables.Account.disabled_at.is_(None))
+        .where(
+            tables.ApiKey.revoked_at.is_(None),
+            tables.Account.disabled_at.is_(None),
+            or_(tables.ApiKey.scopes == [], tables.ApiKey.scopes.contains(["gateway"])),
+        )
     )
     tiers = {tier.name: tier.limits for tier in session.scalars(select(tables.Tier))}
     budgets: dict[str, list[tables.Budget]] = defaultdict(list)

@@ -2,7 +2,7 @@
 
 Every second, and when something has happened, it fires what is due, watches for drift too. As often as the settings say
 it takes a signed root of the audit log. Once an hour it looks for drift in the gateway's
-use, moves finished jobs into the history, drops its oldest months and throws away uploads that nobody finished. It
+use, moves finished jobs into the history, drops its oldest months, deletes what is kept of people for too long and throws away uploads that nobody finished. It
 holds nothing: any number of processes may run one, and one that is killed leaves nothing half done.
 """
 
@@ -20,7 +20,7 @@ from sqlalchemy import select
 from raymill.client.recipe import parse_recipe
 from raymill.cluster.settings import Settings
 from raymill.cluster.wake import Wake
-from raymill.registry import drift, triggers, uploads, usage_anomalies
+from raymill.registry import drift, retention, triggers, uploads, usage_anomalies
 from raymill.registry.database import Database
 from raymill.registry.jobs import history
 from raymill.registry.tables import Trigger
@@ -75,11 +75,21 @@ class TriggerLoop:
             dropped = history.drop_old(session, self._settings.history_months)
             triggers.forget(session)
             swept = uploads.sweep(session, self._settings.uploads_dir)
+        self._forget()
         if swept:
             log.info("%d uploads thrown away", swept)
         if dropped:
             log.info("dropped of the history: %s", ", ".join(dropped))
         return moved
+
+    def _forget(self) -> None:
+        """Delete what is kept of people for longer than it may be."""
+        for _ in range(TIDY_BATCHES):
+            with self._database.transaction() as session:
+                gone = retention.sweep(session, self._settings.retention)
+            if not gone:
+                return
+            log.info("deleted for its age: %s", ", ".join(f"{n} of {table}" for table, n in gone.items()))
 
     def take_root(self) -> bool:
         """Sign a root of the audit log where it is due. Returns whether one was."""

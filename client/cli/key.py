@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from raymill.client.cli.app import DEFAULT_LIMIT, Json, Limit, connect, new_app
 from raymill.client.cli.output import out, out_json, say, table
+
+if TYPE_CHECKING:
+    from raymill.client.types import Scope
 
 app = new_app("API keys.")
 
@@ -20,8 +23,11 @@ def list_keys(limit: Limit = DEFAULT_LIMIT, as_json: Json = False) -> None:
     if as_json:
         out_json(found)
         return
-    rows = [(k.id, k.account, k.name, k.prefix, k.created_at, k.expires_at, k.revoked_at) for k in found]
-    out(table(["ID", "ACCOUNT", "NAME", "PREFIX", "CREATED", "EXPIRES", "REVOKED"], rows))
+    rows = [
+        (k.id, k.account, k.name, k.prefix, k.scopes or "all", k.used_at, k.expires_at, k.revoked_at)
+        for k in found
+    ]
+    out(table(["ID", "ACCOUNT", "NAME", "PREFIX", "SCOPES", "USED", "EXPIRES", "REVOKED"], rows))
 
 
 @app.command()
@@ -29,11 +35,16 @@ def create(
     account: Annotated[str, typer.Argument(help="Account that the key speaks for.", show_default=False)],
     name: Annotated[str, typer.Argument(help="What the key is for, such as laptop.", show_default=False)],
     expires_in_days: Annotated[int | None, typer.Option(min=1, max=3650, help="Never by default.")] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="gateway, read or write; may be given again. By default all that the account may."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a key. It is shown this once; only its hash is kept."""
+    scopes = cast("list[Scope]", scope or [])  # the request's type says which there are
     with connect() as client:
-        made = client.keys.create(account, name, expires_in_days=expires_in_days)
+        made = client.keys.create(account, name, expires_in_days=expires_in_days, scopes=scopes)
     if as_json:
         out_json(made)
         return

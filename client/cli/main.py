@@ -82,6 +82,7 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "limit": Entry("limit", "app", "What accounts may use: show, set, tiers."),
         "budget": Entry("budget", "app", "What may be spent: list, set, remove."),
         "key": Entry("key", "app", "API keys: list, create, revoke."),
+        "master-key": Entry("master_key", "app", "Keys that seal secrets: list, rotate, rewrap, retire."),
         "signing": Entry("signing", "app", "Keys that sign: list, export, rotate, revoke."),
         "audit": Entry("audit", "app", "Who did what, and the proof of it: list, export, verify."),
     },

@@ -187,14 +187,6 @@ def models(name: Name, as_json: Json = False) -> None:
     out(table(["MODEL", "INPUT", "OUTPUT", "PRICE BY", "SEEN"], rows))
 
 
-@app.command("rotate-master")
-def rotate_master(as_json: Json = False) -> None:
-    """Make a new master key, and seal every key of every provider with it. The old master keys stay."""
-    with connect() as client:
-        made = client.providers.keys.rotate_master()
-    out_json(made) if as_json else out(f"master key {made.id} seals {made.resealed} keys anew")
-
-
 def health(provider: Provider) -> str | None:
     return verdict(provider.last_check) if provider.last_check else None
 

@@ -43,6 +43,18 @@ def create(
     out_json(account) if as_json else out(f"{account.name} is {account.role}")
 
 
+@app.command("set-role")
+def set_role(
+    name: AccountName,
+    role: Annotated[RoleName, typer.Argument(help="What it may do.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Change what an account may do, from now on."""
+    with connect() as client:
+        account = client.accounts.update(name, role=role)
+    out_json(account) if as_json else out(f"{account.name} is {account.role}")
+
+
 @app.command("set-password")
 def set_password(name: AccountName, password_stdin: PasswordStdin = False, as_json: Json = False) -> None:
     """Give an account a password, or another one. Its logins end; its keys stay."""
@@ -90,6 +102,44 @@ def unlink(
     with connect() as client:
         gone = client.sessions.unlink(name, subject)
     out_json(gone) if as_json else out(f"{gone.subject} of {gone.issuer} is no longer {gone.account}")
+
+
+@app.command()
+def describe(
+    name: AccountName,
+    display_name: Annotated[str | None, typer.Option(help="Name of the person; empty to forget it.")] = None,
+    email: Annotated[str | None, typer.Option(help="Where to reach them; empty to forget it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say who is behind an account, or show it. Kept sealed, so that it can be erased."""
+    given = {"display_name": display_name, "email": email}
+    fields = {key: value for key, value in given.items() if value is not None}
+    with connect() as client:
+        person = client.people.update(name, **fields) if fields else client.people.get(name)
+    out_json(person) if as_json else out(
+        table(["NAME", "PERSON", "EMAIL"], [(name, person.display_name, person.email)])
+    )
+
+
+@app.command()
+def export(name: AccountName, as_json: Json = False) -> None:  # noqa: ARG001 (it is JSON anyway)
+    """All that is kept of an account, as JSON: one's own, or any for administrators."""
+    with connect() as client:
+        out_json(client.people.export(name))
+
+
+@app.command()
+def erase(
+    name: AccountName,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Destroy what is personal of an account, for good. It is disabled; the audit log stays whole."""
+    if not yes:
+        typer.confirm(f"nothing personal of {name} can be had again. Erase it?", abort=True)
+    with connect() as client:
+        done = client.people.erase(name)
+    out_json(done) if as_json else out(f"{done.account} is erased")
 
 
 @app.command()

@@ -62,6 +62,7 @@ from raymill.registry.tables.login import (
     OidcLogin,
     Password,
     SpentRefresh,
+    Subject,
 )
 from raymill.registry.tables.trials import Trial, TrialState
 from raymill.registry.tables.triggers import Hook, Trigger, TriggerEvent
@@ -129,6 +130,7 @@ __all__ = [
     "Route",
     "Sbom",
     "SpentRefresh",
+    "Subject",
     "Team",
     "Tier",
     "Trace",

@@ -7,6 +7,7 @@ import enum
 import uuid
 
 from sqlalchemy import ForeignKey, String
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from raymill.registry.tables.base import Base, CreatedAt, Id, JsonObject, Name, enum_type
@@ -63,6 +64,12 @@ class ApiKey(Base):
     name: Mapped[Name]
     prefix: Mapped[str] = mapped_column(String(16))  # shown in lists, so that a person can tell keys apart
     key_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list[str]] = mapped_column(
+        ARRAY(String(16)), default=list, server_default="{}"
+    )  # what it may be used for: gateway, read, write; none given: everything that its account may
+    used_at: Mapped[
+        dt.datetime | None
+    ]  # of late, by the control plane; the gateway's records tell of its own
     expires_at: Mapped[dt.datetime | None]
     revoked_at: Mapped[dt.datetime | None]
     created_at: Mapped[CreatedAt]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 
-from sqlalchemy import ForeignKey, String, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from raymill.registry.tables.base import Base, CreatedAt, Digest, Id
@@ -87,3 +87,18 @@ class ExternalIdentity(Base):
     created_at: Mapped[CreatedAt]
 
     account: Mapped[Account] = relationship(lazy="joined", innerjoin=True)
+
+
+class Subject(Base):
+    """A person behind an account. What is personal is sealed with a key of its own; without that key it is noise."""
+
+    __tablename__ = "subject"
+    __table_args__ = (
+        CheckConstraint("erased_at IS NULL OR (sealed_key IS NULL AND sealed IS NULL)", name="erased"),
+    )
+
+    account_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("account.id"), primary_key=True)
+    sealed_key: Mapped[bytes | None]  # 32 bytes, enveloped under a master key
+    sealed: Mapped[bytes | None]  # the fields as JSON: nonce, ciphertext, tag
+    created_at: Mapped[CreatedAt]
+    erased_at: Mapped[dt.datetime | None]

@@ -158,7 +158,14 @@ ACCESS: dict[str, Role | None] = {
     "PUT /providers/{name}/keys/{key}": Role.ADMIN,
     "PATCH /providers/{name}/keys/{key}": Role.ADMIN,
     "DELETE /providers/{name}/keys/{key}": Role.ADMIN,
-    "POST /master-key/rotate": Role.ADMIN,
+    "GET /accounts/{name}/person": Role.VIEWER,  # one's own; others' for administrators
+    "PATCH /accounts/{name}/person": Role.VIEWER,  # one's own; others' for administrators
+    "GET /accounts/{name}/export": Role.VIEWER,  # one's own; others' for administrators
+    "POST /accounts/{name}/erase": Role.ADMIN,
+    "GET /master-keys": Role.ADMIN,
+    "POST /master-keys/rotate": Role.ADMIN,
+    "POST /master-keys/rewrap": Role.ADMIN,
+    "DELETE /master-keys/{key_id}": Role.ADMIN,
     "GET /prices": Role.VIEWER,
     "PUT /prices/{provider}/{model}": Role.ADMIN,
     "DELETE /prices/{provider}/{model}": Role.ADMIN,

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raymill.cluster.settings import Settings
@@ -37,6 +38,7 @@ from raymill.serve.api import ws
 from raymill.serve.api.access import PREFIX, check_complete
 from raymill.serve.api.bell import Bell
 from raymill.serve.api.context import READS, Parts, Unauthenticated, caller, request_id_of
+from raymill.serve.api.hardening import Hardened
 from raymill.serve.api.routes import (
     datasets,
     drift,
@@ -48,7 +50,9 @@ from raymill.serve.api.routes import (
     identity,
     jobs,
     llms,
+    master_keys,
     oidc,
+    personal,
     pipelines,
     policies,
     prices,
@@ -124,6 +128,8 @@ def create_app(parts: Parts) -> FastAPI:
         identity,
         sessions,
         oidc,
+        master_keys,
+        personal,
         status,
         providers,
         prices,
@@ -136,7 +142,17 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(code_routes.router, prefix=code_routes.PREFIX)
     app.include_router(health.router)
     check_complete(app.routes, caller)
-    app.add_middleware(WithRequestId)
+    settings = parts.settings
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "x-request-id"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    app.add_middleware(Hardened, limit_bytes=settings.max_body_bytes)
+    app.add_middleware(WithRequestId)  # the last one is the outermost
     app.add_exception_handler(RaymillError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_bad_request)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 import sys
@@ -12,7 +13,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
-from fastapi import Depends, Header, Request
+from fastapi import BackgroundTasks, Depends, Header, Request
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from raymill.cluster.settings import Settings
@@ -21,7 +23,7 @@ from raymill.registry import identity, sessions
 from raymill.registry.audit import Actor
 from raymill.registry.database import Database
 from raymill.registry.secrets import SecretBox
-from raymill.registry.tables import Account, Role
+from raymill.registry.tables import ApiKey, LoginSession, Role
 from raymill.serve.api.access import ACCESS, RANK, row_of
 from raymill.serve.api.threads import in_thread
 
@@ -106,15 +108,16 @@ async def caller(
     request: Request,
     found: PartsDep,
     opened: SessionDep,
+    background: BackgroundTasks,
     authorization: Annotated[str | None, Header()] = None,
 ) -> Caller:
     """The account behind the bearer key, or the access token of a login, when the table lets it in (`access.py`).
 
     Raises:
         Unauthenticated: there is none.
-        Denied: its role is too low.
+        Denied: its role is too low, or its key has another scope.
     """
-    who = await _known(request, found, opened, authorization)
+    who = await _known(request, found, opened, background, authorization)
     lowest = ACCESS[row_of(request.method, request.scope["route"].path)]
     if lowest is not None and RANK[who.role] < RANK[lowest]:
         raise Denied(
@@ -123,7 +126,9 @@ async def caller(
     return who
 
 
-async def _known(request: Request, found: Parts, opened: Session, authorization: str | None) -> Caller:
+async def _known(
+    request: Request, found: Parts, opened: Session, background: BackgroundTasks, authorization: str | None
+) -> Caller:
     scheme, _, key = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not key:
         raise Unauthenticated("no API key: send the header `Authorization: Bearer rm-…`")
@@ -131,24 +136,46 @@ async def _known(request: Request, found: Parts, opened: Session, authorization:
     request_id, address = request.state.request_id, address_of(request)
     if reads and (known := found.keys.get(key)) is not None:
         return replace(known, actor=replace(known.actor, request_id=request_id, address=address))
-    account, session_id = await in_thread(_account_of, opened, found.settings.secret_box, key)
+    proof = await in_thread(proof_of, opened, found.settings.secret_box, key)
+    account = proof.account
+    if isinstance(proof, ApiKey):
+        if not identity.allows(proof, scope := "read" if reads else "write"):
+            raise Denied(
+                f"API key {proof.prefix}… has the scopes {', '.join(proof.scopes)}, this takes {scope}: "
+                "use another key"
+            )
+        if identity.is_stale(proof):
+            background.add_task(_touch, found.database, proof.id)
     actor = Actor(name=account.name, request_id=request_id, address=address)
+    session_id = proof.id if isinstance(proof, LoginSession) else None
     who = Caller(actor=actor, role=account.role, session_id=session_id)
     if reads:
         found.keys.add(key, who)
     return who
 
 
-def _account_of(opened: Session, box: SecretBox, token: str) -> tuple[Account, uuid.UUID | None]:
+def proof_of(opened: Session, box: SecretBox, token: str) -> ApiKey | LoginSession:
+    """The live API key, or the live login whose access token it is. Raises Unauthenticated."""
     if token.count(".") == 2:
         row = sessions.session_of(opened, box, token)
         if row is None:
             raise Unauthenticated("the access token is not valid: log in again with `raymill login`")
-        return row.account, row.id
-    account = identity.authenticate(opened, token)
-    if account is None:
+        return row
+    key = identity.authenticate(opened, token)
+    if key is None:
         raise Unauthenticated(f"API key {token[:6]}… is not valid: `raymill key create` makes a new one")
-    return account, None
+    return key
+
+
+async def _touch(database: Database, key_id: uuid.UUID) -> None:
+    """After the answer, and in a transaction of its own: nobody waits for the row of a key that many use."""
+
+    def touch() -> None:
+        # A display, not worth an error when the database has just gone.
+        with contextlib.suppress(DBAPIError), database.transaction() as opened:
+            identity.touch(opened, key_id)
+
+    await in_thread(touch)
 
 
 Who = Annotated[Caller, Depends(caller)]

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from raymill.client import promotion_types
 from raymill.client import types as wire
-from raymill.registry import tables
+from raymill.registry import identity, tables
 from raymill.registry.aliases import aliases_at
 from raymill.registry.archive import is_archived
 from raymill.registry.catalog import scores_of
@@ -184,12 +184,14 @@ def account(row: tables.Account) -> wire.Account:
     )
 
 
-def api_key(row: tables.ApiKey) -> wire.ApiKey:
+def api_key(opened: Session, row: tables.ApiKey) -> wire.ApiKey:
     return wire.ApiKey(
         id=row.id,
         account=row.account.name,
         name=row.name,
         prefix=row.prefix,
+        scopes=row.scopes,
+        used_at=identity.last_used(opened, row),
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,

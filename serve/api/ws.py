@@ -39,11 +39,11 @@ from raymill.policies.errors import Invalid, NotFound, RaymillError
 from raymill.registry import identity
 from raymill.registry.database import Database
 from raymill.registry.jobs.stats import queue_stats
-from raymill.registry.tables import Job, JsonObject, Pipeline, Role
+from raymill.registry.secrets import SecretBox
+from raymill.registry.tables import Job, JsonObject, LoginSession, Pipeline
 from raymill.serve.api import control_wire, events
-from raymill.serve.api.access import RANK
 from raymill.serve.api.bell import Bell
-from raymill.serve.api.context import Parts, Unauthenticated
+from raymill.serve.api.context import Parts, Unauthenticated, proof_of
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +176,7 @@ class Connection:
     def __init__(self, websocket: WebSocket, parts: Parts, bell: Bell, numbers: QueueNumbers) -> None:
         self._websocket = websocket
         self._database = parts.database
+        self._box = parts.settings.secret_box
         self._bell = bell
         self._numbers = numbers
         self._outbox = Outbox()
@@ -245,7 +246,7 @@ class Connection:
 
     async def _check(self, key: str) -> None:
         try:
-            allowed = await asyncio.to_thread(_is_viewer, self._database, key)
+            allowed = await asyncio.to_thread(_may_look, self._database, self._box, key)
         except (DBAPIError, PoolTimeout):
             raise Closed(TRY_AGAIN_LATER, "the database is away: connect again") from None
         if not allowed:
@@ -360,10 +361,13 @@ async def _stop(*tasks: asyncio.Task[None]) -> None:
         await asyncio.wait(tasks)
 
 
-def _is_viewer(database: Database, key: str) -> bool:
+def _may_look(database: Database, box: SecretBox, token: str) -> bool:
     with database.transaction() as session:
-        account = identity.authenticate(session, key)
-        return account is not None and RANK[account.role] >= RANK[Role.VIEWER]
+        try:
+            proof = proof_of(session, box, token)
+        except Unauthenticated:
+            return False
+        return isinstance(proof, LoginSession) or identity.allows(proof, "read")
 
 
 def _subject(database: Database, key: Key) -> events.Subject:

@@ -371,11 +371,11 @@ def test_both_clients_make_the_same_calls(service: Service, reply: Replies, fast
         service.on("GET", f"/api/v1/{noun}", reply(data=listing(item)))
     service.on("POST", "/api/v1/providers", reply(status=201, data=PROVIDER))
     service.on("PUT", "/api/v1/providers/openai/keys/main", reply(data=KEY))
-    service.on("POST", "/api/v1/master-key/rotate", reply(data={"id": "0a", "resealed": 1}))
+    service.on("POST", "/api/v1/master-keys/rotate", reply(data={"id": "0a", "resealed": 1}))
     with Raymill(service.url, "rk-test", retry=fast) as client:
         client.providers.add("openai")
         client.providers.keys.set("openai", "main", SECRET)
-        assert client.providers.keys.rotate_master().resealed == 1
+        assert client.master_keys.rotate().resealed == 1
         names = [
             [each.name for each in client.providers.list()],
             [each.model for each in client.prices.list()],
@@ -389,7 +389,7 @@ def test_both_clients_make_the_same_calls(service: Service, reply: Replies, fast
         async with AsyncRaymill(service.url, "rk-test", retry=fast) as other:
             await other.providers.add("openai")
             await other.providers.keys.set("openai", "main", SECRET)
-            await other.providers.keys.rotate_master()
+            await other.master_keys.rotate()
             assert [each.name async for each in other.providers.list()] == names[0]
             assert [each.model async for each in other.prices.list()] == names[1]
             assert [each.name async for each in other.routes.list()] == names[2]

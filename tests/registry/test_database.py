@@ -21,7 +21,18 @@ from sqlalchemy.orm import Session
 from tests.registry.making import ADA, World, claim_one, make_pipeline, read_job, step
 
 from raymill.policies.errors import Invalid, Unavailable
-from raymill.registry import audit, jobs, prices, provider_keys, providers, routes, sessions, tables, teams
+from raymill.registry import (
+    audit,
+    jobs,
+    personal,
+    prices,
+    provider_keys,
+    providers,
+    routes,
+    sessions,
+    tables,
+    teams,
+)
 from raymill.registry.database import Database, normal_url
 from raymill.registry.postgres import EmbeddedPostgres
 from raymill.registry.secrets import SecretBox
@@ -178,6 +189,7 @@ def configure_gateway(database: Database, home: Path) -> None:
                 expires_at=dt.datetime.now(dt.UTC),
             )
         )
+        personal.set_person(session, box, account, {"email": "ada@example.org"}, ADA)
         session.add(tables.ExternalIdentity(account_id=account.id, issuer="https://a", subject="b"))
         session.add(tables.Upload(name="train.jsonl", size_bytes=3, sha256="0" * 64, created_by="ada"))
 

@@ -24,8 +24,8 @@ def make_key(database: Database, *, expires_at: dt.datetime | None = None) -> tu
 
 def role_of(database: Database, key: str) -> Role | None:
     with database.transaction() as session:
-        account = identity.authenticate(session, key)
-        return account.role if account else None
+        row = identity.authenticate(session, key)
+        return row.account.role if row else None
 
 
 def test_a_key_opens_for_its_account_and_is_not_kept(database: Database) -> None:

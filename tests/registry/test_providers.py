@@ -21,7 +21,7 @@ from raymill.registry.provider_settings import (
     merge_patch,
     presets,
 )
-from raymill.registry.secrets import SecretBox, master_key_id
+from raymill.registry.secrets import SecretBox
 from raymill.registry.tables import AuditEvent, Provider, ProviderCheck, ProviderKey, ProviderModel
 
 SECRET = "sk-proj-0123456789abcdef"
@@ -325,42 +325,3 @@ def test_a_sealed_key_copied_to_another_provider_does_not_open(registry: Databas
         theirs.sealed = mine.sealed
         with pytest.raises(Tampered):
             provider_keys.open_key(box, theirs)
-
-
-def test_a_new_master_key_seals_every_key_and_makes_none_unreadable_P8(
-    registry: Database, box: SecretBox
-) -> None:
-    with registry.transaction() as session:
-        for name in ("one", "two", "three"):
-            provider_keys.set_key(session, box, "openai", name, f"secret-{name}", ADA)
-    old = box.current_id()
-    for resealed in (3, 0):
-        if resealed:
-            box.rotate()
-        with registry.transaction() as session:
-            assert provider_keys.reseal_all(session, box, ADA) == resealed
-    (box.directory / f"{old}.key").unlink()
-    with registry.transaction() as session:
-        rows = session.scalars(select(ProviderKey).order_by(ProviderKey.id)).all()
-        assert [provider_keys.open_key(box, row) for row in rows] == [
-            "secret-one",
-            "secret-two",
-            "secret-three",
-        ]
-        assert {master_key_id(row.sealed) for row in rows} == {box.current_id()}
-
-
-def test_resealing_is_all_or_nothing(registry: Database, box: SecretBox) -> None:
-    with registry.transaction() as session:
-        provider_keys.set_key(session, box, "openai", "one", "secret-one", ADA)
-    lost = box.current_id()
-    box.rotate()
-    with registry.transaction() as session:
-        provider_keys.set_key(session, box, "openai", "two", "secret-two", ADA)
-    (box.directory / f"{lost}.key").rename(box.directory / "away")
-    box.rotate()
-    with pytest.raises(NotFound, match=f"{lost}.key from a backup"), registry.transaction() as session:
-        provider_keys.reseal_all(session, box, ADA)
-    (box.directory / "away").rename(box.directory / f"{lost}.key")
-    with registry.transaction() as session:
-        assert provider_keys.reseal_all(session, box, ADA) == 2

@@ -21,7 +21,7 @@ from raymill.serve.api.context import Parts
 EXAMPLES = 8
 """Requests of each operation."""
 
-NOT_HERE = ("/readyz", "/api/v1/master-key/rotate")
+NOT_HERE = ("/readyz", "/api/v1/master-keys/rotate")
 """One asks Ray Serve, which would be started for it; the other makes key files without end."""
 
 

@@ -19,6 +19,7 @@ from tests.registry.making import World
 from tests.serve.control_app import app_of
 
 from raymill.client import gateway_types as types
+from raymill.client import identity_types
 from raymill.cluster.settings import Settings
 from raymill.registry.provider_settings import ProviderSettings
 from raymill.registry.tables import Role
@@ -224,7 +225,7 @@ def test_a_new_master_key_seals_all_keys_and_they_go_on_working(
 ) -> None:
     add(admin, "openai", base_url=upstream.url)
     before = set_key(admin, "openai").json()["master_key"]
-    made = types.MasterKey.model_validate(admin.post(f"{API}/master-key/rotate").json())
+    made = identity_types.Resealed.model_validate(admin.post(f"{API}/master-keys/rotate").json())
     assert made.resealed == 1
     after = admin.get(f"{API}/providers/openai").json()["keys"][0]["master_key"]
     assert after == made.id != before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import time
@@ -17,6 +18,8 @@ from tests.registry.making import ADA, World
 from tests.serve.listening import listening
 
 from raymill.client.cli.main import run
+from raymill.client.sdk import AsyncRaymill, Raymill
+from raymill.client.session_auth import stored
 from raymill.client.session_file import FILE, SessionFile, StoredSession
 from raymill.registry import identity, passwords
 from raymill.registry.secrets import SecretBox
@@ -59,6 +62,8 @@ def test_a_login_opens_what_its_role_may_and_ends_with_logout(stranger: TestClie
     assert stranger.get(f"{API}/whoami", headers=admin).json()["session_id"] is None
     assert len(stranger.get(f"{API}/sessions?account=bob", headers=admin).json()["data"]) == 1
     assert stranger.get(f"{API}/sessions?account=admin", headers=headers).status_code == 403
+    with stranger.websocket_connect(f"{API}/ws", headers=headers) as socket:
+        assert socket.receive_json() == {"type": "ready"}
     assert stranger.delete(f"{API}/sessions/{me['session_id']}", headers=headers).status_code == 200
     assert stranger.get(f"{API}/whoami", headers=headers).status_code == 401
     with world.database.transaction() as session:
@@ -66,7 +71,9 @@ def test_a_login_opens_what_its_role_may_and_ends_with_logout(stranger: TestClie
     assert (row.actor, row.address) == ("bob", "192.0.2.9")
 
 
-def test_nothing_tells_whether_an_account_exists_and_guessing_is_stopped(stranger: TestClient) -> None:
+def test_nothing_tells_whether_an_account_exists_and_guessing_is_stopped(
+    stranger: TestClient, world: World
+) -> None:
     def wrong(account: str) -> list[tuple[int, str]]:
         answers = [log_in(stranger, account, "wrong", "192.0.2.1") for _ in range(6)]
         assert answers[-1].headers["retry-after"] == "30"
@@ -75,6 +82,10 @@ def test_nothing_tells_whether_an_account_exists_and_guessing_is_stopped(strange
     assert wrong("bob") == wrong("nobody")
     assert [each[0] for each in wrong("eve")] == [401] * 5 + [429]
     assert log_in(stranger).status_code == 429  # the right password has to wait too
+    admin = {"authorization": f"Bearer {world.add_key(Role.ADMIN)}"}
+    body = {"password": PASSWORD}
+    stranger.put(f"{API}/accounts/bob/password", json=body, headers=admin).raise_for_status()
+    assert log_in(stranger).status_code == 201
 
 
 def test_a_used_refresh_token_ends_the_session_for_both(stranger: TestClient) -> None:
@@ -101,6 +112,18 @@ def test_a_new_password_ends_the_other_sessions(stranger: TestClient, world: Wor
     set_ = stranger.put(f"{API}/accounts/bob/password", json={"password": PASSWORD}, headers=admin)
     assert set_.json()["ended_sessions"] == 1
     assert log_in(stranger).status_code == 201
+
+
+def test_a_role_is_changed_from_now_on_but_not_ones_own(stranger: TestClient, world: World) -> None:
+    headers = bearer(log_in(stranger).json())
+    admin = {"authorization": f"Bearer {world.add_key(Role.ADMIN)}"}
+    assert (
+        stranger.patch(f"{API}/accounts/bob", json={"role": "viewer"}, headers=admin).json()["role"]
+        == "viewer"
+    )
+    assert stranger.get(f"{API}/whoami", headers=headers).json()["role"] == "viewer"
+    own = stranger.patch(f"{API}/accounts/admin", json={"role": "viewer"}, headers=admin)
+    assert (own.status_code, "your own account" in own.text) == (409, True)
 
 
 # --- the command ------------------------------------------------------------------------------------------
@@ -141,3 +164,22 @@ def test_the_command_logs_in_renews_by_itself_and_logs_out(
     file.put(url, StoredSession(**{**vars(second), "expires_at": 0.0}))
     assert run(["whoami"]) == 1
     assert "has ended: log in again" in capsys.readouterr().err
+
+
+def test_clients_that_share_a_login_renew_it_once(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYMILL_HOME", str(tmp_path))
+    file = SessionFile(tmp_path)
+    with Raymill(url, "none") as client:
+        tokens = client.sessions.create("bob", PASSWORD)
+    file.put(url, StoredSession(**{**vars(stored(tokens)), "expires_at": 0.0}))
+
+    async def all_at_once() -> list[str]:
+        async with AsyncRaymill(url) as one, AsyncRaymill(url) as other:
+            asked = [one.sessions.whoami(), other.sessions.whoami(), one.sessions.whoami()]
+            return [me.account for me in await asyncio.gather(*asked)]
+
+    assert asyncio.run(all_at_once()) == ["bob"] * 3
+    with Raymill(url) as client:
+        assert [str(each.id) for each in client.sessions.list()] == [str(tokens.session_id)]

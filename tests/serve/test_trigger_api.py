@@ -293,7 +293,7 @@ def test_a_new_master_key_seals_the_secrets_of_triggers_and_hooks_too(
     secret = add(client, tmp_path)["secret"]
     admin = {"authorization": f"Bearer {world.add_key(Role.ADMIN)}"}
     old = settings.secret_box.current_id()
-    client.post(f"{API}/master-key/rotate", headers=admin).raise_for_status()
+    client.post(f"{API}/master-keys/rotate", headers=admin).raise_for_status()
     (settings.secret_box.directory / f"{old}.key").unlink()  # put away
     assert post_signed(client, "nightly", secret).status_code == 202
 

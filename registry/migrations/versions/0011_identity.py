@@ -1,4 +1,4 @@
-"""Logins: passwords, sessions, attempts, identities at a provider"""
+"""Logins: passwords, sessions, attempts, identities at a provider; personal data under keys of their own; scopes of API keys"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,6 +18,9 @@ def _account(table: str) -> sa.ForeignKeyConstraint:
 
 
 def upgrade() -> None:
+    scopes = sa.ARRAY(sa.String(length=16))
+    op.add_column("api_key", sa.Column("scopes", scopes, server_default=sa.text("'{}'"), nullable=False))
+    op.add_column("api_key", sa.Column("used_at", TIME, nullable=True))
     op.create_table(
         "password",
         sa.Column("account_id", sa.Uuid(), nullable=False),
@@ -87,10 +90,24 @@ def upgrade() -> None:
         sa.UniqueConstraint("issuer", "subject", name=op.f("external_identity_issuer_subject_key")),
     )
     op.create_index(op.f("external_identity_account_id_idx"), "external_identity", ["account_id"])
+    op.create_table(
+        "subject",
+        sa.Column("account_id", sa.Uuid(), nullable=False),
+        sa.Column("sealed_key", sa.LargeBinary(), nullable=True),
+        sa.Column("sealed", sa.LargeBinary(), nullable=True),
+        sa.Column("created_at", TIME, server_default=NOW, nullable=False),
+        sa.Column("erased_at", TIME, nullable=True),
+        sa.CheckConstraint(
+            "erased_at IS NULL OR (sealed_key IS NULL AND sealed IS NULL)", name=op.f("subject_erased_check")
+        ),
+        _account("subject"),
+        sa.PrimaryKeyConstraint("account_id", name=op.f("subject_pkey")),
+    )
 
 
 def downgrade() -> None:
     for table in (
+        "subject",
         "external_identity",
         "oidc_login",
         "login_attempts",
@@ -99,3 +116,5 @@ def downgrade() -> None:
         "password",
     ):
         op.drop_table(table)
+    for column in ("used_at", "scopes"):
+        op.drop_column("api_key", column)

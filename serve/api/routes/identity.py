@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from functools import partial
 
 from fastapi import APIRouter
 from sqlalchemy import select
@@ -39,7 +40,14 @@ def create_account(body: types.AccountRequest, who: Who, opened: SessionDep) -> 
 @router.get("/keys")
 def keys(_: Who, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None) -> types.Page[types.ApiKey]:
     """Newest first; the keys themselves are not kept."""
-    return page(opened, select(tables.ApiKey), tables.ApiKey.id, wire.api_key, limit=limit, cursor=cursor)
+    return page(
+        opened,
+        select(tables.ApiKey),
+        tables.ApiKey.id,
+        partial(wire.api_key, opened),
+        limit=limit,
+        cursor=cursor,
+    )
 
 
 @router.post("/keys", status_code=201)
@@ -48,12 +56,14 @@ def create_key(body: types.ApiKeyRequest, who: Who, opened: SessionDep) -> types
     expires_at = None
     if body.expires_in_days is not None:
         expires_at = dt.datetime.now(dt.UTC) + dt.timedelta(days=body.expires_in_days)
-    row, key = identity.create_key(opened, body.account, body.name, who.actor, expires_at=expires_at)
+    row, key = identity.create_key(
+        opened, body.account, body.name, who.actor, expires_at=expires_at, scopes=body.scopes
+    )
     opened.refresh(row)
-    return types.NewApiKey(**wire.api_key(row).model_dump(), key=key)
+    return types.NewApiKey(**wire.api_key(opened, row).model_dump(), key=key)
 
 
 @router.delete("/keys/{key_id}")
 def revoke_key(key_id: uuid.UUID, who: Who, opened: SessionDep) -> types.ApiKey:
     """It stops working within a second."""
-    return wire.api_key(identity.revoke_key(opened, key_id, who.actor))
+    return wire.api_key(opened, identity.revoke_key(opened, key_id, who.actor))

@@ -12,7 +12,7 @@ from raymill.client import gateway_types as types
 from raymill.client.types import Page
 from raymill.client.validation import checked
 from raymill.policies.errors import Conflict, Unavailable
-from raymill.registry import named, prices, provider_keys, providers, tables
+from raymill.registry import prices, provider_keys, providers, tables
 from raymill.registry.provider_settings import ProviderSettings, merge_patch, presets
 from raymill.registry.secrets import SecretBox
 from raymill.serve.api import gateway_wire as wire
@@ -179,16 +179,6 @@ def enable_key(name: str, key: str, body: types.Enabled, who: Who, opened: Sessi
 def remove_key(name: str, key: str, who: Who, opened: SessionDep) -> types.ProviderKey:
     """The secret is gone from here; revoke it at the provider too."""
     return wire.provider_key(provider_keys.remove_key(opened, name, key, who.actor))
-
-
-@router.post("/master-key/rotate")
-def rotate_master_key(who: Who, opened: SessionDep, found: PartsDep) -> types.MasterKey:
-    """Make a new master key and seal every key with it. The old ones stay, so nothing becomes unreadable."""
-    box = found.settings.secret_box
-    box.rotate()
-    count = provider_keys.reseal_all(opened, box, who.actor)
-    named.reseal_all(opened, box)
-    return types.MasterKey(id=box.current_id(), resealed=count)
 
 
 def _probed(opened: Session, box: SecretBox, row: tables.Provider, key: str | None) -> probe.Probed:

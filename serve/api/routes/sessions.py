@@ -87,9 +87,10 @@ def change_password(
 
 @router.put("/accounts/{name}/password")
 def set_password(name: str, body: types.PasswordRequest, who: Who, opened: SessionDep) -> types.PasswordSet:
-    """Give an account a password. Its sessions end; its API keys stay."""
+    """Give an account a password. Its sessions and a lock end; its API keys stay."""
     account = identity.find_account(opened, name, lock=True)
     passwords.set_password(opened, account, body.password, who.actor)
+    login_attempts.forget(opened, account.name)
     ended = sessions.revoke_all(opened, account, who.actor)
     return types.PasswordSet(account=account.name, ended_sessions=ended)
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from raymill.client import types, usage_types
 from raymill.registry import budgets, identity, limits, tables, teams
-from raymill.registry.tables import BudgetPeriod
+from raymill.registry.tables import BudgetPeriod, Role
 from raymill.serve.api import wire
 from raymill.serve.api.context import SessionDep, Who
 from raymill.serve.api.scope import account_in_reach, sees_all
@@ -46,7 +46,7 @@ def update_team(name: str, body: usage_types.TeamUpdate, who: Who, opened: Sessi
 
 @router.patch("/accounts/{name}", tags=["identity"])
 def update_account(name: str, body: usage_types.AccountUpdate, who: Who, opened: SessionDep) -> types.Account:
-    """Team, tier, limits, disabled: what is left out of the body stays as it is."""
+    """Role, team, tier, limits, disabled: what is left out of the body stays as it is."""
     account = identity.find_account(opened, name, lock=True)
     given = body.model_fields_set
     if "team" in given:
@@ -57,6 +57,8 @@ def update_account(name: str, body: usage_types.AccountUpdate, who: Who, opened:
         back = frozenset(name for name, number in body.limits.items() if number == usage_types.TIERS_OWN)
         changes = {key: cast(int | None, number) for key, number in body.limits.items() if key not in back}
         limits.set_limits(opened, account, changes, who.actor, clear=back)
+    if "role" in given:
+        identity.set_role(opened, account, Role(body.role), who.actor)
     if "disabled" in given:
         identity.set_disabled(opened, account, body.disabled, who.actor)
     return wire.account(account)
