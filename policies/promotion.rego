@@ -54,7 +54,6 @@ satisfied if {
 	is_object(input.require)
 	count(input.require) > 0
 	count(within_bounds) == count(input.require)
-	asked_beside_base == not_below_base
 	asked_beside_rival == not_worse_than_rival
 	is_object(within)
 	count(near_enough) == count(within) * count(input.require)
@@ -70,21 +69,16 @@ within_bounds contains metric if {
 	most := object.get(bounds, "at_most", value)
 	is_number(most)
 	value <= most
+	base := {false: value, true: object.get(bases, metric, "missing")}[object.get(bounds, "not_below_base", false)]
+	is_number(base)
+	value >= base
 	object.keys(bounds) - known == set()
 	count({key | bounds[key] != false}) > 0
 }
 
-asked_beside_base contains metric if {
-	some metric, bounds in input.require
-	bounds.not_below_base != false
-}
+default bases := {}
 
-not_below_base contains metric if {
-	some metric, bounds in input.require
-	bounds.not_below_base == true
-	is_number(input.base_metrics[metric])
-	input.metrics[metric] >= input.base_metrics[metric]
-}
+bases := input.base_metrics if is_object(input.base_metrics)
 
 asked_beside_rival contains metric if {
 	some metric, bounds in input.require
