@@ -149,6 +149,7 @@ def tamper(database: Database, plan: Plan, keys: KeyRing) -> Results:
         for number in range(plan.tamper_rows):
             about = {"before": {"version": number}, "after": {"version": number + 1}}
             audit.record(session, ACTOR, "alias.move", f"llm/m{number % 9}@production", **about)
+    with database.transaction() as session:
         chain = Chain()
         lines = [line(*row) for row in audit.walk(session, chain)]
     root = audit_roots.verify_root(
