@@ -3,7 +3,7 @@
     audit     4 processes append, each row in a transaction of its own, beside as many plain rows (`plain_commits_per_s`);
               the log is walked; 10,000 random tamperings of a log of 5,000 rows with a signed root, as it is exported
               and as it lies in Postgres
-    policy    how long the rules take over one promotion
+    policy    how long the rules take over one promotion, and rules that say nothing (`policy_floor_p99_ms`)
     signing   a version of 1 GiB is signed and verified, beside plain SHA-256 of the same bytes
 
 On a Postgres of its own that flushes every commit to disk. No service, no network.
@@ -31,7 +31,7 @@ from benchmarks import report, tampering
 from benchmarks.measure import say
 from sqlalchemy import text
 
-from raymill.policies.engine import shipped_rules
+from raymill.policies.engine import PolicyEngine, shipped_rules
 from raymill.registry import audit, audit_roots
 from raymill.registry.artifacts import digest_files, sha256_file
 from raymill.registry.audit import Actor
@@ -149,6 +149,7 @@ def tamper(database: Database, plan: Plan, keys: KeyRing) -> Results:
         for number in range(plan.tamper_rows):
             about = {"before": {"version": number}, "after": {"version": number + 1}}
             audit.record(session, ACTOR, "alias.move", f"llm/m{number % 9}@production", **about)
+    with database.transaction() as session:
         chain = Chain()
         lines = [line(*row) for row in audit.walk(session, chain)]
     root = audit_roots.verify_root(
@@ -201,8 +202,14 @@ def _is_broken(verify: Callable[[], object]) -> bool:
     return False
 
 
-def policy_p99_ms(plan: Plan) -> float:
-    engine = shipped_rules()
+EMPTY_RULES = """package raymill.promotion
+
+decision := {"allow": true, "refused": []}
+"""
+
+
+def policy(plan: Plan) -> Results:
+    """A promotion that is allowed, one that is refused with its reason, and what rules that say nothing take."""
     question = {
         "name": "support",
         "version": 3,
@@ -216,13 +223,23 @@ def policy_p99_ms(plan: Plan) -> float:
         "signed": True,
         "frozen": True,
     }
+    worse = question | {"metrics": {"heldout_exact_match": 0.85, "heldout_f1": 0.97}}
+    empty = PolicyEngine({"promotion.rego": EMPTY_RULES})
+    return {
+        "policy_p99_ms": decision_p99_ms(shipped_rules(), question, plan, allowed=True),
+        "policy_refused_p99_ms": decision_p99_ms(shipped_rules(), worse, plan, allowed=False),
+        "policy_floor_p99_ms": decision_p99_ms(empty, question, plan, allowed=True),
+    }
+
+
+def decision_p99_ms(engine: PolicyEngine, question: Results, plan: Plan, *, allowed: bool) -> float:
     times = []
     for _ in range(plan.decisions):
         began = time.perf_counter()
         decision = engine.decide(question)
         times.append((time.perf_counter() - began) * 1000)
-        assert decision.allowed, decision.reasons
-    return sorted(times)[int(len(times) * 0.99)]
+        assert decision.allowed is allowed, decision.reasons
+    return round(sorted(times)[int(len(times) * 0.99)], 3)
 
 
 def make_version(directory: Path, plan: Plan) -> None:
@@ -294,7 +311,7 @@ def measure(plan: Plan, server: EmbeddedPostgres, folder: Path) -> Results:
         "audit_appends_per_s": round(appends, 1),
         "plain_commits_per_s": round(plain, 1),
         "audit_verify_rows_per_s": round(walks, 1),
-        "policy_p99_ms": round(policy_p99_ms(plan), 3),
+        **policy(plan),
         **signing(folder, plan, keys),
     }
 

@@ -1,6 +1,6 @@
 """Which rule says what: each sentence of a refusal with its rule's place in the file, and the values that it looked at.
 
-Works on the text of the rules: every `refused contains` is given a name of its own besides, and asked alone. What a
+Works on the text of the rules: every `refused contains` and `objections contains` is given a name of its own besides, and asked alone. What a
 rule looks at is the keys of the input that it, or a helper that it calls, names.
 """
 
@@ -17,7 +17,8 @@ from regopy import Interpreter, LogLevel
 from raymill.policies.engine import ENTRYPOINT, TESTS, UNREADABLE
 
 PACKAGE = "package " + ENTRYPOINT.rpartition("/")[0].replace("/", ".")
-REFUSAL = re.compile(r"^refused contains\b", re.MULTILINE)
+# But for the one that has the objections among the refusals.
+REFUSAL = re.compile(r"^(refused|objections) contains\b(?!.*\n\tnot satisfied$)", re.MULTILINE)
 HEAD = re.compile(r"^(?:default )?(\w+)[^\n]*$", re.MULTILINE)
 WORD = re.compile(r"\w+")
 
@@ -64,21 +65,18 @@ def explain(files: Mapping[str, str], question: Mapping[str, Any]) -> tuple[Find
 
 
 def _with_names(file: str, source: str, named: dict[str, tuple[str, str]]) -> str:
-    """The source with each refusal under a name of its own, and a rule that gathers them again."""
+    """The source with each refusal under a name of its own, and rules that gather them again."""
     if not re.search(rf"^{re.escape(PACKAGE)}\s*$", source, re.MULTILINE):
         return source
     pieces, end = [], 0
+    gather = ""
     for match in REFUSAL.finditer(source):
         name = f"refused_by_{len(named)}"
         line = source.count("\n", 0, match.start()) + 1
         named[name] = (f"{file}:{line}", _block(source, match.start()))
         pieces += [source[end : match.start()], f"{name} contains"]
+        gather += f"\n{match[1]} contains each if {{\n\tsome each in {name}\n}}\n"
         end = match.end()
-    gather = "".join(
-        f"\nrefused contains each if {{\n\tsome each in {name}\n}}\n"
-        for name, (rule, _) in named.items()
-        if rule.startswith(f"{file}:")
-    )
     return "".join(pieces) + source[end:] + gather
 
 
@@ -97,7 +95,7 @@ def _helpers(source: str) -> dict[str, str]:
     """Name of a rule -> the text of all rules of that name."""
     found: dict[str, str] = {}
     for match in HEAD.finditer(source):
-        if match[1] not in {"package", "import", "refused", "allow", "decision"}:
+        if match[1] not in {"package", "import", "refused", "objections", "allow", "decision"}:
             found[match[1]] = found.get(match[1], "") + _block(source, match.start())
     return found
 

@@ -34,6 +34,10 @@ _AT_ONCE = 500
 _FLUSH = "SELECT pg_logical_emit_message(true, 'raymill', '')"
 """Commits something of its own, as the server is set up to commit: all of the WAL before it is on disk then."""
 
+_FLUSH_17 = """
+SELECT pg_logical_emit_message(current_setting('synchronous_standby_names') <> '', 'raymill', '', true)"""
+"""The same without a commit, since PostgreSQL 17, but where standbys must have it too: a third less work."""
+
 
 class _Waiting(NamedTuple):
     transaction: SessionTransaction
@@ -76,8 +80,9 @@ def _append_and_commit(session: Session) -> None:
     while len(statements) > _AT_ONCE:
         _send(connection, statements[:_AT_ONCE])
         del statements[:_AT_ONCE]
+    flush = _FLUSH_17 if connection.info.server_version >= 170000 else _FLUSH
     # SQLAlchemy's own COMMIT finds nothing to do.
-    _send(connection, [*statements, "SET LOCAL synchronous_commit = off", "COMMIT", _FLUSH])
+    _send(connection, [*statements, "SET LOCAL synchronous_commit = off", "COMMIT", flush])
 
 
 def _send(connection: psycopg.Connection[Any], statements: list[str]) -> None:

@@ -50,7 +50,7 @@ def test_each_sentence_is_led_back_to_its_rule_and_what_it_looked_at() -> None:
     assert finding.looked_at["metrics"] == {"heldout": 0.5}
     assert finding.looked_at["require"] == {"heldout": {"at_least": 0.9}}
     file, _, line = finding.rule.partition(":")
-    assert files[file].splitlines()[int(line) - 1].startswith("refused contains")
+    assert files[file].splitlines()[int(line) - 1].startswith("objections contains")
 
 
 def test_rules_see_nothing_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -314,6 +316,43 @@ def test_a_job_can_be_in_no_impossible_state(database: Database, statement: str)
 
 
 # --- a database that is away ------------------------------------------------------------------------------
+
+
+def test_what_was_told_of_outlives_a_server_that_is_killed_and_no_change_is_without_its_audit_row_P7(
+    folder: Path,
+) -> None:
+    server = EmbeddedPostgres(folder / "postgres")
+    database = Database(server.ensure_running())
+    database.migrate()
+    with database.transaction() as session:
+        session.execute(text("CREATE TABLE change (name text)"))
+    told: list[str] = []
+
+    def write(writer: int) -> None:
+        for number in range(100_000):
+            name = f"{writer}-{number}"
+            with database.transaction() as session:
+                session.execute(text("INSERT INTO change VALUES (:name)"), {"name": name})
+                audit.record(session, ADA, "test.change", name)
+            told.append(name)
+
+    with ThreadPoolExecutor(4) as threads:
+        ends = [threads.submit(write, writer) for writer in range(4)]
+        while len(told) < 100 and not any(end.done() for end in ends):
+            time.sleep(0.01)
+        pid = server.pid()
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        assert all(isinstance(end.exception(), DBAPIError | psycopg.Error) for end in ends)
+    server.ensure_running()
+    database.engine.dispose()
+    with database.transaction() as session:
+        rows = set(session.scalars(select(AuditEvent.object)))
+        changes = set(session.scalars(text("SELECT name FROM change")))
+        assert audit.verify(session).rows == len(rows)
+    assert rows == changes
+    assert rows >= set(told)
+    database.close()
 
 
 def test_work_waits_for_a_server_that_was_killed_and_is_then_done_once(folder: Path) -> None:
