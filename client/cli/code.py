@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,6 @@ from raymill.client.code_types import (
     STEPS,
     CodeStepVersion,
     CodeTrial,
-    Fault,
     Step,
     SubmissionDetail,
 )
@@ -260,7 +259,7 @@ def experiment(
     if fault not in FAULTS:
         raise Invalid(f"no fault {fault!r}: there are {', '.join(FAULTS)}")
     with connect() as client:
-        made = client.code.start_experiment(cast(Fault, fault), share=share, delay_s=delay_s, seconds=seconds)
+        made = client.code.start_experiment(fault, share=share, delay_s=delay_s, seconds=seconds)
     out_json(made) if as_json else out(f"{made.id} until {when(made.until)}")
 
 
@@ -339,7 +338,7 @@ def _print_answers(client: Raymill, submission_id: str, as_json: bool) -> None:
 def _step(name: str) -> Step:
     if name not in STEPS:
         raise Invalid(f"no step {name!r}: the steps are {', '.join(STEPS)}")
-    return cast(Step, name)
+    return name
 
 
 def _name(path: Path) -> str:
