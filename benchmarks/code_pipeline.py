@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.goals import Results
 from benchmarks.peers import ROOT
@@ -212,7 +213,8 @@ def counted(session: Session, plan: Plan, took_s: float) -> Results:
     twice = len(session.execute(ends).all())
     measured = [row.quality["measured"] for row in rows if row.quality is not None]
     found = sum(each["findings_before"] for each in measured)
-    parsed = [each for each in measured if each["parses_before"]]
+    # Also where the model never came to code that parses, and the submission failed for it.
+    parsed = [row for row in rows if _parses(row.before)]
     tokens = session.execute(
         select(func.sum(CodeAnswer.prompt_tokens), func.sum(CodeAnswer.completion_tokens))
     ).one()
@@ -233,12 +235,16 @@ def counted(session: Session, plan: Plan, took_s: float) -> Results:
             name: sum(each[name] for each in measured)
             for name in ("resolved", "remaining", "new", "unchecked")
         },
-        "rebuilt_parse_share": _share(sum(each["parses_after"] is True for each in parsed), len(parsed)),
+        "rebuilt_parse_share": _share(sum(_parses(row.after) for row in parsed), len(parsed)),
         "tokens_per_submission": {
             "prompt": _share(tokens[0] or 0, len(rows)),
             "completion": _share(tokens[1] or 0, len(rows)),
         },
     }
+
+
+def _parses(analysis: dict[str, Any] | None) -> bool:
+    return analysis is not None and all(file["parses"] for file in analysis["files"])
 
 
 def _share(part: float, whole: int) -> float | None:

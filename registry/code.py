@@ -195,8 +195,8 @@ def delete(session: Session, row: CodeSubmission, actor: Actor) -> None:
     state = pipeline_of(session, row).state
     if not state.terminal:
         raise Conflict(f"submission {row.id} is {state.value}: cancel it first")
-    for table in (CodeFinding, CodeAnswer):
-        session.execute(sql_delete(table).where(table.submission_id == row.id))
+    session.execute(sql_delete(CodeFinding).where(CodeFinding.submission_id == row.id))
+    session.execute(sql_delete(CodeAnswer).where(CodeAnswer.submission_id == row.id))
     session.delete(row)
     session.flush()
     audit.record(session, actor, "code.delete", f"code/{row.id}")

@@ -27,7 +27,7 @@ DEFAULT_TIER = "enterprise"
 
 MAX_LIMIT = 10**12
 
-Window = Literal["minute", "day", "month", "total", "now", "one"]
+Window = Literal["minute", "day", "month", "total", "now"]
 
 
 class Counted(NamedTuple):
@@ -35,9 +35,8 @@ class Counted(NamedTuple):
 
     kind: str
     window: Window
-    """`one`: what a single submission may be, which adds up to nothing."""
-
     by_gateway: bool = True
+    """False: whoever takes submissions of code looks at it. The bytes of one are counted in no meter."""
 
 
 LIMITS: dict[str, Counted] = {
@@ -47,7 +46,7 @@ LIMITS: dict[str, Counted] = {
     "tokens_per_day": Counted("tokens", "day"),
     "streams": Counted("streams", "now"),
     "code_submissions_per_day": Counted("code", "day", by_gateway=False),
-    "code_bytes": Counted("code_bytes", "one", by_gateway=False),
+    "code_bytes": Counted("code_bytes", "now", by_gateway=False),
 }
 """Every limit there is; a meter counts each by the name `account:<uuid>/<kind>/<window>`."""
 
@@ -69,7 +68,7 @@ def window_start(window: Window, now: dt.datetime) -> int:
             start = moment.replace(hour=0, minute=0, second=0, microsecond=0)
         case "month":
             start = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        case "total" | "now" | "one":
+        case "total" | "now":
             return 0
     return int(start.timestamp())
 
