@@ -152,7 +152,7 @@ def _limits(subject: str, limits: dict[str, Any]) -> list[Limit]:
     return [
         Limit(f"{subject}/{counted.kind}", counted.window, limits[name])
         for name, counted in LIMITS.items()
-        if counted.by_gateway and counted.window != "one" and limits.get(name) is not None
+        if counted.by_gateway and limits.get(name) is not None
     ]
 
 
