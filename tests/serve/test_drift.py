@@ -152,6 +152,11 @@ def test_a_drop_of_canaries_is_told_once_and_freezes_the_alias(
     assert served.promote(1).allowed
     assert look(client, served, baseline=True)["severity"] == "none"
     assert look(client, served)["canary"]["compared"]["difference"] == 0
+    asked = [
+        client.post(f"{API}/drift/watch/run", json={"baseline": baseline}).json()["job_id"]
+        for baseline in (False, True, False, True)
+    ]
+    assert asked[0] == asked[2] != asked[1] == asked[3]  # a look that has not begun is none of a new baseline
     with served.database.transaction() as session:
         actions = session.scalars(select(AuditEvent.action).order_by(AuditEvent.seq)).all()
     assert [each for each in actions if each.startswith(("drift", "alias.f", "alias.u"))] == [
