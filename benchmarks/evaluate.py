@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks import report
 from benchmarks.evaluate_material import Suite, rows_of, suites
 from benchmarks.evaluate_sides import THREADS, Run, lm_eval, ours
-from benchmarks.goals import Goal, Results, at
+from benchmarks.goals import Goal, Results, judge
 from benchmarks.measure import say
 from benchmarks.own_model import Size
 from benchmarks.peers import ROOT
@@ -161,16 +161,6 @@ def documents_per_s(base: Run, whole: Run) -> float:
     return documents / seconds
 
 
-def judge(results: Results) -> dict[str, Results]:
-    """Each goal with its value; what was not measured has neither value nor verdict."""
-    judged: dict[str, Results] = {}
-    for goal in GOALS:
-        value = at(results, goal.name)
-        met = None if value is None else goal.met(float(value))
-        judged[goal.name] = {"goal": f"{goal.sign} {goal.bound:g}", "value": value, "met": met}
-    return judged
-
-
 def _installed(name: str) -> bool:
     return any(importlib.metadata.distributions(name=name))
 
@@ -211,7 +201,7 @@ def main() -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     results["finished"] = report.now()
-    results["goals"] = judge(results)
+    results["goals"] = judge(results, GOALS)
     print(report.verdicts(results["goals"]))
     print(f"written to {report.write(results, 'evaluate.json', whole=not given.quick)}")
     return 0
