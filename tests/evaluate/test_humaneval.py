@@ -306,3 +306,11 @@ def test_a_body_with_a_helper_of_a_longer_name_is_still_a_body(tmp_path: Path) -
         program_of(problem, "def add(x):\n    return x + 1\n")
         == "import math\n\ndef add(x):\n    return x + 1\n"
     )
+
+
+def test_imports_of_the_future_stay_at_the_beginning(tmp_path: Path) -> None:
+    (problem,) = read_problems(written(tmp_path, [row(1)]))
+    future, rest = "from __future__ import annotations\n", "\ndef add(x: Number):\n    return x + 1\n"
+    program = program_of(problem, f"```python\n{future}{rest}```")
+    assert program == f"{future}import math\n\n{rest}"
+    compile(program, "program.py", "exec")
