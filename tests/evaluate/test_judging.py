@@ -168,9 +168,16 @@ def test_a_judge_that_is_never_understood_and_labels_of_nothing_are_refused(
     with pytest.raises(Invalid, match="gave no verdict on any of 2 examples"):
         run_judge(context_for(tmp_path, upstream, 2))
     labels = tmp_path / "labels.jsonl"
-    labels.write_text('{"index": 0, "label": "first"}\n')
-    with pytest.raises(Invalid, match=r"labels\.jsonl, row 1 is no label: .* a, tie, b"):
-        run_judge(context_for(tmp_path, upstream, 2, labels={"file": str(labels), "source": "we"}))
+    asked = len(upstream.seen)
+    for row, said in (
+        ({"index": 0, "label": "first"}, r"labels\.jsonl, row 1 is no label: .* a, tie, b"),
+        ({"index": [0], "label": "a"}, r"labels\.jsonl, row 1 is no label: give index"),
+        ({"index": 2, "label": "a"}, r"no row of labels\.jsonl is of an example that is judged"),
+    ):
+        labels.write_text(json.dumps(row) + "\n")
+        with pytest.raises(Invalid, match=said):
+            run_judge(context_for(tmp_path, upstream, 2, labels={"file": str(labels), "source": "we"}))
+    assert len(upstream.seen) == asked  # the judge costs money
     for wrong, reason in (
         ({"a": "a@1", "judge": "j"}, "pairwise compares two: name b"),
         ({"a": "a@1", "b": "b@1", "judge": "j", "kind": "rubric"}, "leave b out"),
