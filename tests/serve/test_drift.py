@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
+from ray.serve.exceptions import RayServeException
 from sqlalchemy import select, update
 from tests.registry.making import World, claim
 from tests.registry.using import make_account, usage
@@ -21,6 +23,7 @@ from raymill.cluster.settings import Settings
 from raymill.policies.errors import Conflict
 from raymill.registry.tables import Alias, AuditEvent, Deployment, DriftWatch, Job, Role, Trace, TriggerEvent
 from raymill.serve import drift
+from raymill.serve.canary import is_away
 from raymill.serve.llm.answer import Reply, encode
 from raymill.serve.triggers import TriggerLoop
 
@@ -166,6 +169,19 @@ def test_a_drop_of_canaries_is_told_once_and_freezes_the_alias(
         "alias.unfreeze",
         "drift.find",
     ]
+
+
+def test_an_engine_that_fails_at_a_question_is_not_away() -> None:
+    away = (
+        ActorDiedError(),
+        GetTimeoutError(),
+        RayServeException("no instance"),
+        ConnectionError(),
+        TimeoutError(),
+    )
+    assert all(map(is_away, away))
+    failed = RayTaskError("chat", "traceback", ValueError("too long")).as_instanceof_cause()
+    assert not any(map(is_away, (failed, TypeError("ours"))))
 
 
 def test_drift_rolls_the_alias_back_through_policy_and_signature(
