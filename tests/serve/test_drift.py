@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from fastapi.testclient import TestClient
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from sqlalchemy import select, update
+from tests.lines import write_lines
 from tests.registry.making import World, claim
 from tests.registry.using import make_account, usage
 from tests.serve.dataset_lab import API, connected, error_of
@@ -79,8 +79,7 @@ def canaries(tmp_path: Path) -> Path:
         word = WORDS[number % len(WORDS)]
         turns = [("user", f"{number} say {word}"), ("assistant", word)]
         rows.append({"messages": [{"role": role, "content": content} for role, content in turns]})
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_lines(path, rows)
 
 
 def add(client: TestClient, name: str = "watch", **config: Any) -> dict[str, Any]:
