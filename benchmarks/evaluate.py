@@ -32,9 +32,7 @@ from benchmarks.own_model import Size
 from benchmarks.peers import ROOT
 from benchmarks.programs import BenchmarkFailed
 from benchmarks.quantize import quantize_results
-from benchmarks.systems import interrupt_once
-
-from raymill.policies.errors import RaymillError
+from benchmarks.systems import errors_told, interrupt_once
 
 DATA = ROOT.parent / "shared" / "data" / "benchmarks"
 TOLD = ("torch", "transformers", "lm_eval")
@@ -190,16 +188,11 @@ def main() -> int:
         "plan": asdict(plan) | {"threads": THREADS, "rows_are": "generated" if data is None else "public"},
     }
     folder = Path(tempfile.mkdtemp(prefix="raymill-bench-evaluate-"))
-    try:
-        results |= measure(plan, data, folder)
-    except RaymillError as error:
-        sys.stderr.write(f"bench-evaluate: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("bench-evaluate: interrupted; everything it started has ended\n")
-        return 130
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with errors_told("bench-evaluate"):
+        try:
+            results |= measure(plan, data, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     results["finished"] = report.now()
     results["goals"] = judge(results, GOALS)
     print(report.verdicts(results["goals"]))
