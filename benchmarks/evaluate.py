@@ -30,15 +30,13 @@ from typing import Any
 from benchmarks import report
 from benchmarks.evaluate_material import Suite, rows_of, suites
 from benchmarks.evaluate_sides import THREADS, Run, lm_eval, ours
-from benchmarks.goals import Goal, Results, at
+from benchmarks.goals import Goal, Results, judge
 from benchmarks.measure import say
 from benchmarks.own_model import Size
 from benchmarks.peers import BENCH, ROOT
 from benchmarks.programs import BenchmarkFailed
 from benchmarks.quantize import quantize_results
-from benchmarks.systems import interrupt_once
-
-from raymill.policies.errors import RaymillError
+from benchmarks.systems import errors_told, interrupt_once
 
 DATA = ROOT.parent / "shared" / "data" / "benchmarks"
 QUANTIZE = "quantize"
@@ -200,16 +198,6 @@ def documents_per_s(base: Run, whole: Run) -> float:
     return documents / seconds
 
 
-def judge(results: Results) -> dict[str, Results]:
-    """Each goal with its value; what was not measured has neither value nor verdict."""
-    judged: dict[str, Results] = {}
-    for goal in GOALS:
-        value = at(results, goal.name)
-        met = None if value is None else goal.met(float(value))
-        judged[goal.name] = {"goal": f"{goal.sign} {goal.bound:g}", "value": value, "met": met}
-    return judged
-
-
 def _installed(name: str) -> bool:
     return any(importlib.metadata.distributions(name=name))
 
@@ -246,22 +234,17 @@ def main() -> int:
     if given.only:
         parts.read()
     folder = Path(tempfile.mkdtemp(prefix="raymill-bench-evaluate-"))
-    try:
-        measure(plan, data, folder, wanted, parts)
-    except RaymillError as error:
-        sys.stderr.write(f"bench-evaluate: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("bench-evaluate: interrupted; everything it started has ended\n")
-        return 130
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with errors_told("bench-evaluate"):
+        try:
+            measure(plan, data, folder, wanted, parts)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     if missing := [name for name in planned if name not in parts.found]:
         print(f"kept; to be measured still: make bench-evaluate ARGS='--only {','.join(missing)}'")
         return 0
     results |= outcome(parts.found)
     results["finished"] = report.now()
-    results["goals"] = judge(results)
+    results["goals"] = judge(results, GOALS)
     print(report.verdicts(results["goals"]))
     print(f"written to {report.write(results, 'evaluate.json', whole=not given.quick)}")
     return 0

@@ -24,9 +24,7 @@ from benchmarks.goals import Results
 from benchmarks.measure import Plan, say
 from benchmarks.programs import BenchmarkFailed, build_programs
 from benchmarks.service import OverMock, forget_other_services
-from benchmarks.systems import Direct, LiteLlm, Missing, Portkey, System, Uvicorn, interrupt_once
-
-from raymill.policies.errors import RaymillError
+from benchmarks.systems import Direct, LiteLlm, Missing, Portkey, System, Uvicorn, errors_told, interrupt_once
 
 NAMES = ("raymill", "uvicorn", "uvicorn_httpx", "litellm", "portkey")
 
@@ -112,15 +110,9 @@ def main() -> int:
     options = parse()
     forget_other_services()
     interrupt_once()
-    try:
+    with errors_told("bench-gateway"):
         build_programs()
         results = run(options)
-    except RaymillError as error:
-        print(f"bench-gateway: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("bench-gateway: interrupted; everything it started has ended", file=sys.stderr)
-        return 130
     whole = options.plan.rounds >= Plan().rounds and set(options.only) == set(NAMES)
     path = report.write(results, "gateway.json", whole=whole)
     print(f"\n{report.table(results['systems'])}\n\n{report.verdicts(results['goals'])}\n")

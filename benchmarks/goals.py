@@ -44,10 +44,10 @@ RATED_CONNECTIONS = "16"
 PEERS = ("portkey", "litellm", "uvicorn")
 
 
-def judge(results: Results) -> dict[str, Results]:
+def judge(results: Results, goals: Sequence[Goal] = GOALS) -> dict[str, Results]:
     """Each goal with its value; what was not measured has neither value nor verdict."""
     judged: dict[str, Results] = {}
-    for goal in GOALS:
+    for goal in goals:
         value = at(results, goal.name)
         met = None if value is None else goal.met(value)
         judged[goal.name] = {"goal": f"{goal.sign} {goal.bound:g}", "value": value, "met": met}

@@ -25,9 +25,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
 
 from benchmarks import report, tampering
+from benchmarks.goals import Goal, Results, judge
 from benchmarks.measure import say
 from sqlalchemy import text
 
@@ -41,19 +41,18 @@ from raymill.registry.postgres import EmbeddedPostgres
 from raymill.registry.signing import sign_statement, verify_directory
 from raymill.registry.signing_keys import KeyRing
 
-Results = dict[str, Any]
 Write = Callable[[Database, int], None]
 ACTOR = Actor(name="ada", request_id="4f0c2f6e9b7d4e0f8a1b2c3d4e5f6071", address="192.0.2.7")
 NAME = "model/bench/0a1b2c3d4e5f"
-GOALS: dict[str, tuple[str, float]] = {
-    "tamper_missed": ("<=", 0),
-    "tamper_false": ("<=", 0),
-    "audit_appends_per_s": (">=", 1500),
-    "audit_verify_rows_per_s": (">=", 50_000),
-    "policy_p99_ms": ("<=", 1.0),
-    "sign_vs_sha256": (">=", 0.8),
-    "verify_vs_sha256": (">=", 0.8),
-}
+GOALS = (
+    Goal("tamper_missed", "<=", 0),
+    Goal("tamper_false", "<=", 0),
+    Goal("audit_appends_per_s", ">=", 1500),
+    Goal("audit_verify_rows_per_s", ">=", 50_000),
+    Goal("policy_p99_ms", "<=", 1.0),
+    Goal("sign_vs_sha256", ">=", 0.8),
+    Goal("verify_vs_sha256", ">=", 0.8),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,15 +315,6 @@ def measure(plan: Plan, server: EmbeddedPostgres, folder: Path) -> Results:
     }
 
 
-def judge(results: Results) -> dict[str, Results]:
-    judged = {}
-    for name, (sign, bound) in GOALS.items():
-        value = results[name]
-        met = value >= bound if sign == ">=" else value <= bound
-        judged[name] = {"goal": f"{sign} {bound:g}", "value": value, "met": met}
-    return judged
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="make bench-governance ARGS=…", description=__doc__.split("\n", maxsplit=1)[0]
@@ -344,7 +334,7 @@ def main() -> int:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
     results = {"date": report.now(), "machine": machine, "plan": vars(plan), **measured}
-    results["goals"] = judge(results)
+    results["goals"] = judge(results, GOALS)
     print(report.verdicts(results["goals"]))
     print(f"written to {report.write(results, 'governance.json', whole=not quick)}")
     return 0

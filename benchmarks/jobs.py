@@ -27,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from benchmarks.goals import Goal, judge
 from benchmarks.peers import BENCH, PROCRASTINATE
+from benchmarks.report import verdicts
 
 from raymill.registry import jobs
 from raymill.registry.database import Database, Held
@@ -40,12 +42,12 @@ BATCH = 100
 Rates = dict[str, dict[str, float]]
 """System -> part of a life -> jobs/s."""
 
-GOALS = {
-    "ratios.single_vs_procrastinate": (">=", 3.0),
-    "ratios.batch_vs_bare_loop": (">=", 0.7),
-    "claim_p99_ms_at_100k": ("<=", 20.0),
-    "held_transaction_loss": ("<=", 0.10),
-}
+GOALS = (
+    Goal("ratios.single_vs_procrastinate", ">=", 3.0),
+    Goal("ratios.batch_vs_bare_loop", ">=", 0.7),
+    Goal("claim_p99_ms_at_100k", "<=", 20.0),
+    Goal("held_transaction_loss", "<=", 0.10),
+)
 
 
 @dataclass(frozen=True)
@@ -452,17 +454,6 @@ def _ratio(rates: dict[str, dict[str, float]], peer: str, part: str) -> float | 
     return round(rates["raymill"][part] / rates[peer][part], 3) if peer in rates else None
 
 
-def verdicts(results: dict[str, Any]) -> dict[str, Any]:
-    judged = {}
-    for path, (sign, bound) in GOALS.items():
-        value: Any = results
-        for name in path.split("."):
-            value = value[name]
-        met = None if value is None else (value >= bound if sign == ">=" else value <= bound)
-        judged[path] = {"goal": f"{sign} {bound:g}", "value": value, "met": met}
-    return judged
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench-jobs")
     parser.add_argument("--quick", action="store_true", help="a first look, written to .bench/")
@@ -493,14 +484,12 @@ def main() -> int:
         },
         "plan": vars(plan),
         **results,
-        "goals": verdicts(results),
+        "goals": judge(results, GOALS),
     }
     target = BENCH / "jobs.json" if arguments.quick else ROOT / "benchmarks" / "results" / "jobs.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(report, indent=2) + "\n")
-    for path, verdict in report["goals"].items():
-        word = {True: "met", False: "MISSED", None: "not measured"}[verdict["met"]]
-        print(f"{path:<34}{verdict['value']!s:>10}   goal {verdict['goal']:<8} {word}")
+    print(verdicts(report["goals"]))
     print(f"written to {target.relative_to(ROOT)}")
     return 0
 

@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -24,6 +24,7 @@ from benchmarks.peers import BENCH
 from benchmarks.programs import BenchmarkFailed, Endpoint, Load, Outcome, run_load, upstream_command
 
 from raymill.cluster import processes
+from raymill.policies.errors import RaymillError
 
 PORTS = range(20_000, 30_000)
 """Below the ephemeral range, so that no outgoing connection takes one meanwhile."""
@@ -245,6 +246,19 @@ def interrupt_once() -> None:
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, interrupt)
+
+
+@contextlib.contextmanager
+def errors_told(benchmark: str) -> Iterator[None]:
+    """An error or an interruption of the block ends the benchmark with a line that says so."""
+    try:
+        yield
+    except RaymillError as error:
+        sys.stderr.write(f"{benchmark}: {error}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{benchmark}: interrupted; everything it started has ended\n")
+        sys.exit(130)
 
 
 def signal_all(family: Iterable[psutil.Process], signum: signal.Signals) -> None:

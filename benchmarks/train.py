@@ -23,14 +23,14 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.asha import asha_results
-from benchmarks.goals import Results
+from benchmarks.goals import Results, judge
 from benchmarks.measure import say
 from benchmarks.peers import ROOT
 from benchmarks.programs import BenchmarkFailed
 from benchmarks.service import forget_other_services
-from benchmarks.systems import interrupt_once
+from benchmarks.systems import errors_told, interrupt_once
 from benchmarks.train_cases import ON_A_GPU, gpu_results, told
-from benchmarks.train_numbers import judge, medians, ratio, steady_rate
+from benchmarks.train_numbers import GOALS, medians, ratio, steady_rate
 from benchmarks.train_sides import Material, TrainingService, train_bare, trl_version
 
 TOLD = ("torch", "transformers", "peft", "deepspeed", "accelerate", "datasets")
@@ -224,7 +224,7 @@ def run(plan: Plan) -> Results:
     with tempfile.TemporaryDirectory(prefix="raymill-bench-train-") as alone:
         results |= gpu_results(Path(alone), plan.gpu_steps)
     results |= asha_results()
-    results["goals"] = judge(results)
+    results["goals"] = judge(results, GOALS)
     return results
 
 
@@ -234,14 +234,8 @@ def main() -> int:
     quick = parser.parse_args().quick
     forget_other_services()
     interrupt_once()
-    try:
+    with errors_told("bench-train"):
         results = run(QUICK if quick else Plan())
-    except BenchmarkFailed as error:
-        sys.stderr.write(f"bench-train: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("bench-train: interrupted; everything it started has ended\n")
-        return 130
     show(results)
     print(f"written to {report.write(results, 'train.json', whole=not quick)}")
     return 0

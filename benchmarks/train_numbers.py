@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from benchmarks.goals import Goal, Results, at
+from benchmarks.goals import Goal
 
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 """Dense bf16 FLOP/s by a part of the device's name."""
@@ -153,16 +153,3 @@ def mfu(tokens_per_s: float, shape: Shape, device: str) -> float | None:
     """Share of the device's dense bf16 peak; None for a device whose peak is not listed."""
     peak = next((flops for name, flops in PEAK_FLOPS.items() if name in device), None)
     return None if peak is None else round(tokens_per_s * flops_per_token(shape) / peak, 4)
-
-
-def judge(results: Results) -> dict[str, Results]:
-    """Each goal with its value; what was not measured has neither value nor verdict."""
-    judged: dict[str, Results] = {}
-    for goal in GOALS:
-        value = at(results, goal.name)
-        judged[goal.name] = {
-            "goal": f"{goal.sign} {goal.bound:g}",
-            "value": value,
-            "met": None if value is None else goal.met(value),
-        }
-    return judged

@@ -38,12 +38,11 @@ from benchmarks.own_model import Size
 from benchmarks.peers import ROOT
 from benchmarks.programs import BenchmarkFailed, Endpoint, build_programs
 from benchmarks.service import NAME, RaymillService, forget_other_services, limited_key
-from benchmarks.systems import CHAT, Program, System, interrupt_once
+from benchmarks.systems import CHAT, Program, System, errors_told, interrupt_once
 
 from raymill.client.recipe import Recipe
 from raymill.client.sdk import Raymill
 from raymill.cluster import cpu
-from raymill.policies.errors import RaymillError
 from raymill.serve.llm.config import ServeConfig
 
 GOAL_RATIO = 0.95
@@ -253,15 +252,9 @@ def main() -> int:
     options = parse()
     forget_other_services()
     interrupt_once()
-    try:
+    with errors_told("bench-vllm"):
         build_programs()
         results = run(options)
-    except RaymillError as error:
-        print(f"bench-vllm: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("bench-vllm: interrupted; everything it started has ended", file=sys.stderr)
-        return 130
     whole = options == Options()
     print(f"\n{report.verdicts(results['goals'])}")
     print(f"written to {report.write(results, 'gateway-vllm.json', whole=whole)}")

@@ -6,10 +6,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 from raymill.client import code_endpoints as calls
 from raymill.client import code_types, types
-from raymill.client.aio_control import Resource, pause
+from raymill.client.aio_control import Resource, until_over
 from raymill.client.endpoints import Id
-from raymill.client.retry import Outage
-from raymill.client.sync_control import deadline
 from raymill.client.validation import checked
 
 
@@ -79,12 +77,9 @@ class Code(Resource):
         Raises:
             WaitedTooLong: it is not over after `timeout_s`.
         """
-        outage, deadline_s = Outage(self._http.retry), deadline(timeout_s)
-        while True:
-            found = await self._http.patient(calls.submission(submission_id), outage)
-            if found.state in types.TERMINAL:
-                return found
-            await pause(deadline_s, f"submission {submission_id}", found.state)
+        return await until_over(
+            self._http, calls.submission(submission_id), f"submission {submission_id}", timeout_s
+        )
 
     async def steps(self) -> Sequence[code_types.CodeStepVersion]:
         """How each step asks its model now."""

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Sequence
 
 from raymill.client import control_endpoints, control_types, endpoints, types
 from raymill.client.aio_http import AsyncHttp
-from raymill.client.endpoints import Id
+from raymill.client.endpoints import Call, Id
 from raymill.client.retry import Outage
-from raymill.client.sync_control import POLL_S, deadline, too_late
+from raymill.client.sync_control import POLL_S, Work, deadline, too_late
 from raymill.client.validation import checked
 
 
@@ -67,12 +67,9 @@ class Pipelines(Resource):
         Raises:
             WaitedTooLong: it is not over after `timeout_s`.
         """
-        outage, deadline_s = Outage(self._http.retry), deadline(timeout_s)
-        while True:
-            pipeline = await self._http.patient(endpoints.pipeline(pipeline_id), outage)
-            if pipeline.state in types.TERMINAL:
-                return pipeline
-            await pause(deadline_s, f"pipeline {pipeline_id}", pipeline.state)
+        return await until_over(
+            self._http, endpoints.pipeline(pipeline_id), f"pipeline {pipeline_id}", timeout_s
+        )
 
 
 class Jobs(Resource):
@@ -193,12 +190,7 @@ class Jobs(Resource):
         Raises:
             WaitedTooLong: it is not over after `timeout_s`.
         """
-        outage, deadline_s = Outage(self._http.retry), deadline(timeout_s)
-        while True:
-            job = await self._http.patient(endpoints.job(job_id), outage)
-            if job.state in types.TERMINAL:
-                return job
-            await pause(deadline_s, f"job {job_id}", job.state)
+        return await until_over(self._http, endpoints.job(job_id), f"job {job_id}", timeout_s)
 
 
 class Queues(Resource):
@@ -223,7 +215,10 @@ class Queues(Resource):
         return await self._http.send(control_endpoints.resume_queue(name))
 
 
-async def pause(deadline_s: float | None, what: str, state: str) -> None:
-    """Sleep before the next look; raise when there is no time left for one."""
-    too_late(deadline_s, what, state)
-    await asyncio.sleep(POLL_S)
+async def until_over(http: AsyncHttp, call: Call[Work], what: str, timeout_s: float | None) -> Work:
+    """As `sync_control.until_over`."""
+    outage, deadline_s = Outage(http.retry), deadline(timeout_s)
+    while (found := await http.patient(call, outage)).state not in types.TERMINAL:
+        too_late(deadline_s, what, found.state)
+        await asyncio.sleep(POLL_S)
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,6 +62,25 @@ class AsyncHttp:
         except httpx.TransportError as error:
             raise protocol.unreachable(self.url, error) from error
 
+    @asynccontextmanager
+    async def _streamed(self, request: httpx.Request) -> AsyncIterator[httpx.Response]:
+        """A good answer that is read bit by bit.
+
+        Raises:
+            ApiError: the service said no.
+            Unreachable: no answer, or it broke off.
+        """
+        response = await self._sent(request, stream=True)
+        try:
+            if not response.is_success:
+                await response.aread()
+                protocol.check(response)
+            yield response
+        except httpx.TransportError as error:
+            raise protocol.unreachable(self.url, error) from error
+        finally:
+            await response.aclose()
+
     async def items(self, listing: Listing[Item], limit: int | None = None) -> AsyncIterator[Item]:
         """Every item of a list, newest first, page by page; at most `limit`."""
         cursor, left = None, limit
@@ -114,20 +133,12 @@ class AsyncHttp:
     ) -> AsyncGenerator[ServerEvent, None]:
         """One connection's events. Every chunk, a ping too, shows that the service is there."""
         request = protocol.stream_request(self._http, path, bookmark.last_id)
-        response = await self._sent(request, stream=True)
-        try:
-            if not response.is_success:
-                await response.aread()
-                protocol.check(response)
+        async with self._streamed(request) as response:
             parser = SseParser()
             async for chunk in response.aiter_text():
                 outage.over()
                 for event in parser.feed(chunk):
                     yield event
-        except httpx.TransportError as error:
-            raise protocol.unreachable(self.url, error) from error
-        finally:
-            await response.aclose()
 
     async def fetch(self, path: str, query: dict[str, str]) -> bytes:
         """The bytes of an answer that is no JSON, such as a picture."""
@@ -142,18 +153,10 @@ class AsyncHttp:
             RaymillError: other bytes arrived than `sha256` says.
         """
         request = self._http.build_request("GET", path, params=query, timeout=protocol.STREAM_TIMEOUT)
-        response = await self._sent(request, stream=True)
-        try:
-            if not response.is_success:
-                await response.aread()
-                protocol.check(response)
+        async with self._streamed(request) as response:
             with protocol.checked_file(target, sha256) as write:
                 async for chunk in response.aiter_bytes(protocol.CHUNK_BYTES):
                     write(chunk)
-        except httpx.TransportError as error:
-            raise protocol.unreachable(self.url, error) from error
-        finally:
-            await response.aclose()
 
     async def chat(self, body: JsonObject) -> AsyncIterator[str]:
         """Pieces of the answer as they are made. Not tried again: an answer cannot be continued."""
@@ -163,11 +166,7 @@ class AsyncHttp:
             json={**body, "stream": True},
             timeout=httpx.Timeout(300, connect=5),
         )
-        response = await self._sent(request, stream=True)
-        try:
-            if not response.is_success:
-                await response.aread()
-                protocol.check(response)
+        async with self._streamed(request) as response:
             parser = SseParser()
             async for chunk in response.aiter_text():
                 for event in parser.feed(chunk):
@@ -176,7 +175,3 @@ class AsyncHttp:
                         return
                     yield piece
             raise ServerAway("the answer broke off: ask again", status=502, code="upstream")
-        except httpx.TransportError as error:
-            raise protocol.unreachable(self.url, error) from error
-        finally:
-            await response.aclose()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,6 +62,25 @@ class Http:
         except httpx.TransportError as error:
             raise protocol.unreachable(self.url, error) from error
 
+    @contextmanager
+    def _streamed(self, request: httpx.Request) -> Iterator[httpx.Response]:
+        """A good answer that is read bit by bit.
+
+        Raises:
+            ApiError: the service said no.
+            Unreachable: no answer, or it broke off.
+        """
+        response = self._sent(request, stream=True)
+        try:
+            if not response.is_success:
+                response.read()
+                protocol.check(response)
+            yield response
+        except httpx.TransportError as error:
+            raise protocol.unreachable(self.url, error) from error
+        finally:
+            response.close()
+
     def items(self, listing: Listing[Item], limit: int | None = None) -> Iterator[Item]:
         """Every item of a list, newest first, page by page; at most `limit`."""
         cursor, left = None, limit
@@ -109,19 +128,11 @@ class Http:
     def _stream(self, path: str, bookmark: Bookmark, outage: Outage) -> Generator[ServerEvent, None, None]:
         """One connection's events. Every chunk, a ping too, shows that the service is there."""
         request = protocol.stream_request(self._http, path, bookmark.last_id)
-        response = self._sent(request, stream=True)
-        try:
-            if not response.is_success:
-                response.read()
-                protocol.check(response)
+        with self._streamed(request) as response:
             parser = SseParser()
             for chunk in response.iter_text():
                 outage.over()
                 yield from parser.feed(chunk)
-        except httpx.TransportError as error:
-            raise protocol.unreachable(self.url, error) from error
-        finally:
-            response.close()
 
     def fetch(self, path: str, query: dict[str, str]) -> bytes:
         """The bytes of an answer that is no JSON, such as a picture."""
@@ -136,18 +147,9 @@ class Http:
             RaymillError: other bytes arrived than `sha256` says.
         """
         request = self._http.build_request("GET", path, params=query, timeout=protocol.STREAM_TIMEOUT)
-        response = self._sent(request, stream=True)
-        try:
-            if not response.is_success:
-                response.read()
-                protocol.check(response)
-            with protocol.checked_file(target, sha256) as write:
-                for chunk in response.iter_bytes(protocol.CHUNK_BYTES):
-                    write(chunk)
-        except httpx.TransportError as error:
-            raise protocol.unreachable(self.url, error) from error
-        finally:
-            response.close()
+        with self._streamed(request) as response, protocol.checked_file(target, sha256) as write:
+            for chunk in response.iter_bytes(protocol.CHUNK_BYTES):
+                write(chunk)
 
     def chat(self, body: JsonObject) -> Iterator[str]:
         """Pieces of the answer as they are made. Not tried again: an answer cannot be continued."""
@@ -157,11 +159,7 @@ class Http:
             json={**body, "stream": True},
             timeout=httpx.Timeout(300, connect=5),
         )
-        response = self._sent(request, stream=True)
-        try:
-            if not response.is_success:
-                response.read()
-                protocol.check(response)
+        with self._streamed(request) as response:
             parser = SseParser()
             for chunk in response.iter_text():
                 for event in parser.feed(chunk):
@@ -170,7 +168,3 @@ class Http:
                         return
                     yield piece
             raise ServerAway("the answer broke off: ask again", status=502, code="upstream")
-        except httpx.TransportError as error:
-            raise protocol.unreachable(self.url, error) from error
-        finally:
-            response.close()

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from raymill.client import code_endpoints as calls
 from raymill.client import code_types, types
 from raymill.client.endpoints import Id
-from raymill.client.retry import Outage
-from raymill.client.sync_control import Resource, deadline, pause
+from raymill.client.sync_control import Resource, until_over
 from raymill.client.validation import checked
 
 
@@ -78,12 +77,9 @@ class Code(Resource):
         Raises:
             WaitedTooLong: it is not over after `timeout_s`.
         """
-        outage, deadline_s = Outage(self._http.retry), deadline(timeout_s)
-        while True:
-            found = self._http.patient(calls.submission(submission_id), outage)
-            if found.state in types.TERMINAL:
-                return found
-            pause(deadline_s, f"submission {submission_id}", found.state)
+        return until_over(
+            self._http, calls.submission(submission_id), f"submission {submission_id}", timeout_s
+        )
 
     def steps(self) -> Sequence[code_types.CodeStepVersion]:
         """How each step asks its model now."""

@@ -5,15 +5,20 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from raymill.client import control_endpoints, control_types, endpoints, types
-from raymill.client.endpoints import Id
+from raymill.client.code_types import SubmissionDetail
+from raymill.client.endpoints import Call, Id
 from raymill.client.errors import WaitedTooLong
 from raymill.client.http import Http
 from raymill.client.retry import Outage
 from raymill.client.validation import checked
 
 POLL_S = 1.0
+
+Work = TypeVar("Work", types.Pipeline, types.Job, SubmissionDetail)
+"""What can be waited for."""
 
 
 class Resource:
@@ -69,12 +74,7 @@ class Pipelines(Resource):
         Raises:
             WaitedTooLong: it is not over after `timeout_s`.
         """
-        outage, deadline_s = Outage(self._http.retry), deadline(timeout_s)
-        while True:
-            pipeline = self._http.patient(endpoints.pipeline(pipeline_id), outage)
-            if pipeline.state in types.TERMINAL:
-                return pipeline
-            pause(deadline_s, f"pipeline {pipeline_id}", pipeline.state)
+        return until_over(self._http, endpoints.pipeline(pipeline_id), f"pipeline {pipeline_id}", timeout_s)
 
 
 class Jobs(Resource):
@@ -193,12 +193,7 @@ class Jobs(Resource):
         Raises:
             WaitedTooLong: it is not over after `timeout_s`.
         """
-        outage, deadline_s = Outage(self._http.retry), deadline(timeout_s)
-        while True:
-            job = self._http.patient(endpoints.job(job_id), outage)
-            if job.state in types.TERMINAL:
-                return job
-            pause(deadline_s, f"job {job_id}", job.state)
+        return until_over(self._http, endpoints.job(job_id), f"job {job_id}", timeout_s)
 
 
 class Queues(Resource):
@@ -223,14 +218,21 @@ class Queues(Resource):
         return self._http.send(control_endpoints.resume_queue(name))
 
 
+def until_over(http: Http, call: Call[Work], what: str, timeout_s: float | None) -> Work:
+    """Ask again and again, also while the service is away.
+
+    Raises:
+        WaitedTooLong: it is not over after `timeout_s`.
+    """
+    outage, deadline_s = Outage(http.retry), deadline(timeout_s)
+    while (found := http.patient(call, outage)).state not in types.TERMINAL:
+        too_late(deadline_s, what, found.state)
+        time.sleep(POLL_S)
+    return found
+
+
 def deadline(timeout_s: float | None) -> float | None:
     return None if timeout_s is None else time.monotonic() + timeout_s
-
-
-def pause(deadline_s: float | None, what: str, state: str) -> None:
-    """Sleep before the next look; raise when there is no time left for one."""
-    too_late(deadline_s, what, state)
-    time.sleep(POLL_S)
 
 
 def too_late(deadline_s: float | None, what: str, state: str) -> None:

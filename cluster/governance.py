@@ -66,7 +66,7 @@ def decided(
     from raymill.cluster.settings import Settings
 
     settings = Settings()
-    envelopes = promotion.sign(case, settings.artifacts, settings.keys_dir / "signing")
+    envelopes = promotion.sign(case, settings.artifacts, settings.signing_dir)
     decision = promotion.decide(case, envelopes, settings.artifacts)
     if not decision.allowed:
         job_id = uuid.UUID(context.job_id)

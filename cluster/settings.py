@@ -1,27 +1,30 @@
 """Settings of one Raymill service: `RAYMILL_*` in the environment, and where its state lies.
 
-Every process of a service reads the same environment, so none is handed a setting another could miss.
+Every process of a service reads the same environment, so none is handed a setting another could miss. All of them import
+this, so what only some of them make of it is imported where it is made.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from raymill.registry import identity
 from raymill.registry.artifacts import ArtifactStore
-from raymill.registry.audit_export import Roots
 from raymill.registry.database import Database
 from raymill.registry.home import default_home
-from raymill.registry.oidc import OidcConfig
 from raymill.registry.postgres import EmbeddedPostgres
-from raymill.registry.retention import Retention
 from raymill.registry.secrets import SecretBox
-from raymill.registry.sessions import Lifetimes
 from raymill.registry.tables import Role
+
+if TYPE_CHECKING:
+    from raymill.registry.audit_export import Roots
+    from raymill.registry.oidc import OidcConfig
+    from raymill.registry.retention import Retention
+    from raymill.registry.sessions import Lifetimes
 
 
 class Settings(BaseSettings):
@@ -124,6 +127,8 @@ class Settings(BaseSettings):
         """Where people may log in, apart from passwords."""
         if self.oidc_issuer is None or self.oidc_client_id is None:
             return None
+        from raymill.registry.oidc import OidcConfig
+
         secret = self.oidc_client_secret
         return OidcConfig(
             issuer=self.oidc_issuer,
@@ -134,6 +139,8 @@ class Settings(BaseSettings):
 
     @property
     def retention(self) -> Retention:
+        from raymill.registry.retention import Retention
+
         return Retention(
             trace_days=self.trace_days, usage_days=self.usage_days, feedback_days=self.feedback_days
         )
@@ -141,6 +148,8 @@ class Settings(BaseSettings):
     @property
     def lifetimes(self) -> Lifetimes:
         """Of tokens and sessions."""
+        from raymill.registry.sessions import Lifetimes
+
         return Lifetimes(access_s=self.access_token_s, session_s=self.session_days * 86_400)
 
     @property
@@ -148,8 +157,15 @@ class Settings(BaseSettings):
         return self.home / "keys"
 
     @property
+    def signing_dir(self) -> Path:
+        """The key ring that signs versions and roots of the audit log."""
+        return self.keys_dir / "signing"
+
+    @property
     def code_key(self) -> str:
         """The key by which the steps of code analysis ask the gateway."""
+        from raymill.registry import identity
+
         return secret_file(self.keys_dir / "code.key", identity.new_key())
 
     @property
@@ -184,7 +200,9 @@ class Settings(BaseSettings):
     @property
     def audit_roots(self) -> Roots:
         """Signed roots of the audit log."""
-        return Roots(self.audit_dir or self.home / "audit", self.keys_dir / "signing")
+        from raymill.registry.audit_export import Roots
+
+        return Roots(self.audit_dir or self.home / "audit", self.signing_dir)
 
     @property
     def artifacts(self) -> ArtifactStore:

@@ -79,7 +79,7 @@ class Supervisor:
             identity.ensure_admin(session, admin_key)
             identity.ensure_code_account(session, self._settings.code_key)
         database.close()
-        KeyRing(self._settings.keys_dir / "signing").create_if_missing()
+        KeyRing(self._settings.signing_dir).create_if_missing()
         self._settings.secret_box.create_if_missing()
         self._start_head()
         for name in CHILDREN:

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from raymill.cluster.context import JobContext, JsonObject, Outcome
-from raymill.evaluate.child import module_command, run_child
 from raymill.evaluate.fetch_converter import LORA_SCRIPT, converter_script
-from raymill.evaluate.gguf_export import export_f16
+from raymill.evaluate.gguf_export import converted, export_f16, links_to
 from raymill.evaluate.llama_cpp_runner import LlamaCppRunner
 from raymill.evaluate.prompts import load_tokenizer, read_rows, render_all, stop_ids, token_ids
 from raymill.evaluate.quantize_config import AdapterType
@@ -25,7 +24,6 @@ from raymill.evaluate.verification import OutOfBounds
 from raymill.policies.errors import Invalid
 
 CONFIG = "adapter_config.json"
-CARD = "README.md"
 
 PROMPTS, NEW_TOKENS = 20, 32
 SAME_FIRST = 0.9
@@ -51,20 +49,16 @@ def run_export_adapter(context: JobContext) -> Outcome:
     export_f16(model, model_file, work, check)
     context.event("phase", name="verify")
     rows = context.verified(config["dataset"]) / "test.jsonl" if config.get("dataset") else None
-    report = compared(model, prompts_in(rows, model), model_file, base_file, target)
+    tokenizer = load_tokenizer(model, chat=False)
+    prompts, stops = prompts_in(rows, tokenizer), stop_ids(tokenizer, model)
+    report = compared(prompts, stops, model_file, base_file, target)
     context.event("log", text=f"{report['same']} of {report['prompts']} answers are the merged model's")
     if report["same_first_token"] < SAME_FIRST * report["prompts"]:
         raise OutOfBounds(
             f"with the adapter {report['same_first_token']} of {report['prompts']} answers begin as those of the merged "
             f"model, fewer than {SAME_FIRST:.0%}: export it as gguf, merged"
         )
-    directory = work / "publish"
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir()
-    (directory / target.name).hardlink_to(target)
-    if (adapter / CARD).is_file():
-        shutil.copyfile(adapter / CARD, directory / CARD)
-    published = context.publish("gguf", directory)
+    published = context.publish("gguf", links_to([target], work / "publish", card_of=adapter))
     return Outcome(
         result={"digest": published.digest, "artifact": published.name, "metrics": report},
         artifacts=(published,),
@@ -87,14 +81,10 @@ def export_adapter(
     if target.is_file():
         return
     prepared = prepare(adapter, work / "adapter-hf")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".partial")
-    command = [
-        *module_command("raymill.evaluate.child", str(converter_script(LORA_SCRIPT))),
-        *("--base", str(base), "--outfile", str(partial), "--outtype", kind.lower(), str(prepared)),
-    ]
-    run_child(command, f"converting {adapter.name} to GGUF", work / "convert-adapter.log", check)
-    partial.rename(target)
+    given = ("--base", str(base), "--outtype", kind.lower(), str(prepared))
+    log = work / "convert-adapter.log"
+    with converted(converter_script(LORA_SCRIPT), given, adapter.name, target, log, check):
+        pass
 
 
 def prepare(adapter: Path, folder: Path) -> Path:
@@ -125,23 +115,20 @@ def prepare(adapter: Path, folder: Path) -> Path:
     return folder
 
 
-def prompts_in(rows: Path | None, model: Path) -> list[list[int]]:
-    """Ids of held-out prompts; where there are none, of what the vocabulary begins with."""
-    tokenizer = load_tokenizer(model, chat=False)
-    if rows is None or not rows.is_file() or asks_nothing(rows):
+def prompts_in(rows: Path | None, tokenizer: Any) -> list[list[int]]:
+    """Ids of held-out prompts; where there are none, or no template to ask them with, of what the vocabulary begins with."""
+    if rows is None or not rows.is_file() or asks_nothing(rows) or tokenizer.chat_template is None:
         known = len(tokenizer)
         return [[(start * 7 + step) % known for step in range(8)] for start in range(1, PROMPTS + 1)]
     asked = read_rows(rows, PROMPTS)
-    tokenizer = load_tokenizer(model)
     prompts = render_all(tokenizer, [row.messages for row in asked], [row.tools for row in asked])
     return [token_ids(tokenizer, prompt) for prompt in prompts]
 
 
 def compared(
-    model: Path, prompts: list[list[int]], model_file: Path, base_file: Path, adapter_file: Path
+    prompts: list[list[int]], stops: list[int], model_file: Path, base_file: Path, adapter_file: Path
 ) -> JsonObject:
     """Greedy answers by the merged model and by base and adapter: `prompts`, `same`, `same_first_token`."""
-    stops = stop_ids(load_tokenizer(model, chat=False), model)
 
     def answers(file: Path, adapter: Path | None) -> list[list[int]]:
         with LlamaCppRunner(file, adapter=adapter) as runner:

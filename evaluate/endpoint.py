@@ -106,6 +106,15 @@ class Usage(NamedTuple):
     completion_tokens: int
 
 
+class _Request(NamedTuple):
+    """A question as it is sent."""
+
+    key: str
+    content: bytes
+    digest: str
+    """sha256 of the content, hex."""
+
+
 class _Again(Exception):
     """A try that failed and may go better."""
 
@@ -154,7 +163,7 @@ class Asker:
             Conflict: it asks for a longer wait than the patience: a budget that is used up.
             Unavailable: it is away, or a question failed too often.
         """
-        missing = [each for each in questions if not self._has(each)]
+        missing = [each for each in map(self._request, questions) if not self._has(each)]
         if missing:
             asyncio.run(self._ask(label, len(questions), deque(missing)))
         return [self._replies[each.key] for each in questions]
@@ -176,11 +185,11 @@ class Asker:
         """How the gateway's records call the requests of a question, in whichever attempt."""
         return hashlib.sha256(f"{self._job_id}/{key}".encode()).hexdigest()[:32]
 
-    def _has(self, question: Question) -> bool:
-        known = self._replies.get(question.key)
-        return known is not None and known["request"] == digest_of(self._body(question))
+    def _has(self, request: _Request) -> bool:
+        known = self._replies.get(request.key)
+        return known is not None and known["request"] == request.digest
 
-    def _body(self, question: Question) -> dict[str, Any]:
+    def _request(self, question: Question) -> _Request:
         body: dict[str, Any] = {
             "model": self.endpoint.model,
             "messages": question.messages,
@@ -190,7 +199,8 @@ class Asker:
             body["tools"] = list(question.tools)
         if self.config.temperature is not None:
             body["temperature"] = self.config.temperature
-        return {**body, **question.more}
+        content = canonical_json({**body, **question.more})
+        return _Request(question.key, content, hashlib.sha256(content).hexdigest())
 
     def _keep(self, reply: Reply) -> None:
         self._log.add([dict(reply)])
@@ -198,7 +208,7 @@ class Asker:
         if reply["error"] and not self.usage().answers and self.usage().refused >= REFUSALS:
             raise Invalid(f"{self.endpoint.model} refuses every question: {reply['error']}")
 
-    async def _ask(self, label: str, total: int, queue: deque[Question]) -> None:
+    async def _ask(self, label: str, total: int, queue: deque[_Request]) -> None:
         self._heard_at = time.monotonic()
         done = total - len(queue)
 
@@ -234,13 +244,13 @@ class Asker:
                     task.cancel()
                 await asyncio.gather(*everyone, return_exceptions=True)
 
-    async def _one(self, client: httpx.AsyncClient, question: Question) -> Reply:
+    async def _one(self, client: httpx.AsyncClient, request: _Request) -> Reply:
         failures = 0
         while True:
             while (rest_s := self._rest_until - time.monotonic()) > 0:
                 await asyncio.sleep(rest_s)
             try:
-                reply = await self._post(client, question)
+                reply = await self._post(client, request)
             except _Again as failed:
                 wait_s = (
                     random.uniform(0, min(CAP_S, BASE_S * 2**failures))
@@ -272,9 +282,9 @@ class Asker:
             )
         self._rest_until = max(self._rest_until, now + wait_s)
 
-    async def _post(self, client: httpx.AsyncClient, question: Question) -> Reply:
-        key, body = self.endpoint.key(), self._body(question)
-        request_id = self.request_id(question.key)
+    async def _post(self, client: httpx.AsyncClient, request: _Request) -> Reply:
+        key = self.endpoint.key()
+        request_id = self.request_id(request.key)
         headers = {"content-type": "application/json", "x-request-id": request_id}
         if key is not None:
             headers["authorization"] = f"Bearer {key}"
@@ -282,14 +292,14 @@ class Asker:
             headers["idempotency-key"] = request_id
         try:
             response = await client.post(
-                f"{self.endpoint.url}/chat/completions", content=canonical_json(body), headers=headers
+                f"{self.endpoint.url}/chat/completions", content=request.content, headers=headers
             )
         except httpx.TimeoutException:
             raise _Again(f"no answer within {self.config.timeout_s:g} s") from None
         except httpx.TransportError as error:
             raise _Again(" ".join(str(error).split())[:SAID_CHARS] or type(error).__name__) from None
         if response.status_code == 200:
-            return reply_of(response.content, question.key, digest_of(body))
+            return reply_of(response.content, request.key, request.digest)
         said = said_by(response, key)
         if response.status_code == 429:
             asked = {name.lower(): value for name, value in response.headers.raw}
@@ -302,8 +312,8 @@ class Asker:
         if (final := self._final(response.status_code, said)) is not None:
             raise final
         return Reply(
-            key=question.key,
-            request=digest_of(body),
+            key=request.key,
+            request=request.digest,
             text="",
             finished=False,
             prompt_tokens=0,
@@ -324,10 +334,6 @@ class Asker:
                 f"{self.endpoint.url} answered {status}, and redirects are not followed: give its own address"
             )
         return None
-
-
-def digest_of(body: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(body)).hexdigest()
 
 
 def reply_of(content: bytes, key: str, request: str) -> Reply:

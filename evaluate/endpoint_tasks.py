@@ -150,8 +150,7 @@ def of_humaneval(asker: Asker, task: HumanEvalTask, check: Callable[[], None]) -
         SandboxRefused: this machine cannot run code safely; told before anything is asked.
     """
     problems = humaneval.read_problems(Path(task.humaneval), task.limit, task.sha256)
-    sandbox = Sandbox(task.sandbox)
-    sandbox.prove()
+    Sandbox(task.sandbox).prove()
     drawn = {"temperature": task.temperature, "top_p": task.top_p} if task.samples > 1 else {}
     asked = [(problem, sample) for problem in problems for sample in range(task.samples)]
     questions = [
@@ -164,18 +163,16 @@ def of_humaneval(asker: Asker, task: HumanEvalTask, check: Callable[[], None]) -
         for problem, sample in asked
     ]
     replies = asker.ask(task.name, questions)
+    prompts = [shown(each.messages) for each in questions]
+    answers = [each["text"] for each in replies]
     records: list[Record] = []
     for start in range(0, len(asked), PROGRAMS):
         check()
-        part = list(zip(asked, replies, questions, strict=True))[start : start + PROGRAMS]
-        verdicts = humaneval.run_all(
-            sandbox,
-            [(problem, humaneval.program_of(problem, reply["text"])) for (problem, _), reply, _ in part],
-            PROGRAMS,
+        part = slice(start, start + PROGRAMS)
+        records += humaneval.judged(
+            task, asked[part], prompts[part], answers[part], PROGRAMS, humaneval.program_of
         )
-        for ((problem, sample), reply, question), verdict in zip(part, verdicts, strict=True):
-            record = humaneval.record_of(problem, sample, shown(question.messages), reply["text"], verdict)
-            records.append({**record, "error": reply["error"]})
+    records = [{**record, "error": reply["error"]} for record, reply in zip(records, replies, strict=True)]
     return Asked(humaneval_result(task, records), [each.key for each in questions])
 
 

@@ -7,14 +7,18 @@ text unless they are the end, the padding... `complete_vocabulary` writes both i
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from raymill.evaluate.child import module_command, run_child
 from raymill.evaluate.fetch_converter import converter_script
 from raymill.policies.errors import Invalid
+
+CARD = "README.md"
 
 NO_SCORE = -1000.0
 """What the converter writes when it knows no scores."""
@@ -32,15 +36,45 @@ def export_f16(model: Path, target: Path, work: Path, check: Callable[[], None])
         return
     if not (model / "config.json").is_file():
         raise Invalid(f"{model.name} has no config.json: give a model in Hugging Face layout")
+    given = (str(model), "--outtype", "f16", "--model-name", target.stem)
+    with converted(converter_script(), given, model.name, target, work / "convert.log", check) as partial:
+        complete_vocabulary(partial, model)
+
+
+@contextlib.contextmanager
+def converted(
+    script: Path, given: Sequence[str], name: str, target: Path, log: Path, check: Callable[[], None]
+) -> Iterator[Path]:
+    """Run one of llama.cpp's converters. What it wrote may still be changed in the block; after it, it is `target`.
+
+    Args:
+        given: the converter's arguments, apart from where it writes.
+        name: of what is converted, for messages.
+
+    Raises:
+        ChildFailed: the converter refused it; the message has its last words.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")
-    command = [
-        *module_command("raymill.evaluate.child", str(converter_script())),
-        *(str(model), "--outfile", str(partial), "--outtype", "f16", "--model-name", target.stem),
-    ]
-    run_child(command, f"converting {model.name} to GGUF", work / "convert.log", check)
-    complete_vocabulary(partial, model)
+    command = [*module_command("raymill.evaluate.child", str(script)), *given, "--outfile", str(partial)]
+    run_child(command, f"converting {name} to GGUF", log, check)
+    yield partial
     partial.rename(target)
+
+
+def links_to(files: Sequence[Path], directory: Path, *, card_of: Path | None = None) -> Path:
+    """A directory to publish. Links, since the files are needed again if this attempt dies before its end.
+
+    Args:
+        card_of: whose README.md lies beside them, where it has one.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    for file in files:
+        (directory / file.name).hardlink_to(file)
+    if card_of is not None and (card_of / CARD).is_file():
+        shutil.copyfile(card_of / CARD, directory / CARD)
+    return directory
 
 
 def complete_vocabulary(file: Path, model: Path) -> bool:

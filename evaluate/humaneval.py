@@ -15,7 +15,7 @@ import math
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,8 @@ STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 
 FENCED = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 """A block of code in an answer; one that was cut has no end."""
+
+FUTURE = re.compile(r"^from __future__ import (?:\([^)]*\)|.*)(?:\n|\Z)", re.MULTILINE)
 
 FIELDS = ("task_id", "prompt", "test", "entry_point")
 
@@ -155,14 +157,19 @@ def judged(
     prompts: Sequence[str],
     answers: Sequence[str],
     programs: int,
+    whole: Callable[[Problem, str], str] | None = None,
 ) -> list[Record]:
     """Run each answer, `programs` at once, and make its record.
+
+    Args:
+        whole: makes the program of a problem and an answer, by default `solution_of`.
 
     Raises:
         SandboxRefused: the machine cannot enforce the sandbox's limits.
     """
+    whole = whole or solution_of
     solutions = [
-        (problem, solution_of(problem, answer)) for (problem, _), answer in zip(asked, answers, strict=True)
+        (problem, whole(problem, answer)) for (problem, _), answer in zip(asked, answers, strict=True)
     ]
     verdicts = run_all(Sandbox(config.sandbox), solutions, programs)
     return [
@@ -190,7 +197,9 @@ def program_of(problem: Problem, answer: str) -> str:
     head = f"def {problem.entry_point}("  # not `def add10` for `add1`
     if head not in code:
         return problem.prompt + code
-    return problem.prompt.partition(head)[0].removesuffix("async ") + code
+    # Python takes `from __future__` at a file's beginning alone.
+    futures = "".join(f"{found[0].strip()}\n" for found in FUTURE.finditer(code))
+    return futures + problem.prompt.partition(head)[0].removesuffix("async ") + FUTURE.sub("", code)
 
 
 def run_all(sandbox: Sandbox, solutions: Sequence[tuple[Problem, str]], programs: int) -> list[Verdict]:

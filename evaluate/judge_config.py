@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from raymill.evaluate.base_config import Config
-from raymill.evaluate.target_config import GATEWAY, KEY_ENV, AskConfig, remote_of
+from raymill.evaluate.target_config import GATEWAY, KEY_ENV, AskConfig, check_key
 
 Label = Literal["a", "b", "tie"]
 
@@ -86,9 +86,5 @@ class Judgement(Config):
             )
         if self.kind == "rubric" and not self.rubric.strip():
             raise ValueError("rubric is empty: say what makes an answer good")
-        remote = remote_of(self.target)
-        if self.key_env is not None and (remote is None or remote.url is None):
-            raise ValueError(
-                f"key_env is {self.key_env}, and {self.target} takes no key of yours: leave it out"
-            )
+        check_key(self.key_env, self.target)
         return self

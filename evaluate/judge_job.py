@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from raymill.evaluate.judging import (
     judge_pairs,
     numbers_of,
     pair_numbers,
-    with_labels,
 )
 from raymill.evaluate.row_files import check_file, rows_of
 from raymill.evaluate.samples import Record, write_parquet
@@ -32,6 +31,9 @@ from raymill.evaluate.target_job import open_remote, told_of
 from raymill.policies.errors import Invalid
 from raymill.registry.artifacts import FileDigest, canonical_json
 from raymill.registry.samples import SampleFile, read_answers
+
+KEYS = {"index": int, "doc_hash": str}
+"""What tells a labelled example."""
 
 LABELLED = "a file with label and index or doc_hash in each row"
 
@@ -47,7 +49,7 @@ def run_judge(context: JobContext) -> Outcome:
     started = time.monotonic()
     config = Judgement.model_validate(context.config["judgement"])
     examples = examples_of(context, config)
-    labels = read_labels(config.labels, config) if config.labels else {}
+    labels = read_labels(config.labels, config, examples) if config.labels else {}
     with open_remote(context, config.target, "judge") as (asker, costs):
         judge = Judge(asker, config)
         if config.kind == "pairwise":
@@ -64,7 +66,8 @@ def run_judge(context: JobContext) -> Outcome:
         )
     agreed = None
     if config.labels is not None:
-        agreed = labelled(records, labels, config)
+        records = [{**record, "label": labels.get(record["index"])} for record in records]
+        agreed = agreement_with(config.labels, records, config)
     published = context.publish("judgement", written(context, config, records))
     return Outcome(
         result={
@@ -111,11 +114,12 @@ def examples_of(context: JobContext, config: Judgement) -> list[Example]:
     return examples[: config.limit]
 
 
-def read_labels(config: LabelsConfig, judged: Judgement) -> dict[object, Any]:
-    """Index or doc_hash -> label.
+def read_labels(config: LabelsConfig, judged: Judgement, examples: Sequence[Example]) -> dict[int, Any]:
+    """Index of an example -> its label.
 
     Raises:
-        NotFound, Invalid: there is no such file, it has changed, or a row is not in the layout; the message has its number.
+        NotFound, Invalid: there is no such file, it has changed, a row is not in the layout (the message has its number),
+            or none is of an example.
     """
     path = Path(config.file)
     check_file(path, config.sha256, LABELLED)
@@ -123,7 +127,7 @@ def read_labels(config: LabelsConfig, judged: Judgement) -> dict[object, Any]:
     found: dict[object, Any] = {}
     for number, row in enumerate(rows_of(path), start=1):
         keys = (
-            [row[key] for key in ("index", "doc_hash") if row.get(key) is not None]
+            [row[key] for key, kind in KEYS.items() if isinstance(row.get(key), kind)]
             if isinstance(row, dict)
             else []
         )
@@ -133,24 +137,26 @@ def read_labels(config: LabelsConfig, judged: Judgement) -> dict[object, Any]:
                 f"{', '.join(map(str, known))}"
             )
         found |= dict.fromkeys(keys, row["label"])
-    return found
-
-
-def labelled(records: list[Record], labels: Mapping[object, Any], config: Judgement) -> JsonObject:
-    """What is told of the agreement with people; `kappa` and its interval are null where they are not defined."""
-    assert config.labels is not None
-    key = "verdict" if config.kind == "pairwise" else "mark"
-    both = with_labels(records, labels, lambda record: record[key])
-    found = agreement_of(records, config)
-    if found is None:
+    labels = {each.index: found.get(each.index, found.get(each.doc_hash)) for each in examples}
+    labels = {index: label for index, label in labels.items() if label is not None}
+    if not labels:
         raise Invalid(
-            f"none of the {len(labels)} labels is of an example with a verdict: index and doc_hash are those of the samples "
-            f"of {config.task}",
+            f"no row of {path.name} is of an example that is judged: index and doc_hash are those of the samples of "
+            f"{judged.task}",
             param="labels",
         )
+    return labels
+
+
+def agreement_with(labels: LabelsConfig, records: Sequence[Record], config: Judgement) -> JsonObject | None:
+    """What is told of the agreement with people; `kappa` and its interval are null where they are not defined. None: no
+    example with a label has a verdict."""
+    found = agreement_of(records, config)
+    if found is None:
+        return None
     return {
-        "source": config.labels.source,
-        "examples": both,
+        "source": labels.source,
+        "examples": found.examples,
         "agreement": found.raw,
         "kappa": found.kappa,
         "low": found.interval.low if found.interval else None,

@@ -9,7 +9,7 @@ Source of the swap and of ties: Zheng et al., Judging LLM-as-a-Judge with MT-Ben
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,17 +214,6 @@ def pair_numbers(records: Sequence[Record]) -> dict[str, Any]:
             "toward_second": second,
         },
     }
-
-
-def with_labels(records: list[Record], labels: Mapping[object, Any], said: Callable[[Record], Any]) -> int:
-    """Put people's labels, by index or doc_hash, into the samples; how many have one, and a verdict too.
-
-    Args:
-        said: the judge's own word in a record.
-    """
-    for record in records:
-        record["label"] = labels.get(record["index"], labels.get(record["doc_hash"]))
-    return sum(record["label"] is not None and said(record) is not None for record in records)
 
 
 def agreement_of(records: Sequence[Record], config: Judgement) -> Agreement | None:

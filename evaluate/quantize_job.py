@@ -7,7 +7,6 @@ in `context.work_dir`, and the next attempt goes on from there. Native code runs
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from raymill.cluster.context import JobContext, JsonObject, Outcome
 from raymill.evaluate import sizes
 from raymill.evaluate.actors import ActorPool, Size, join_ray
 from raymill.evaluate.calibration import Importance, measure_importance
-from raymill.evaluate.gguf_export import export_f16
+from raymill.evaluate.gguf_export import export_f16, links_to
 from raymill.evaluate.gguf_model import GgufModel
 from raymill.evaluate.hf_model import HfModel
 from raymill.evaluate.parity import answers_of_model, parity_of_file
@@ -26,8 +25,6 @@ from raymill.evaluate.quantize_config import WITHOUT_IMPORTANCE, GgufType, Quant
 from raymill.evaluate.texts import asks_nothing, text_path, token_rows
 from raymill.evaluate.verification import PLACES, Verifier, base_bytes, check_template, require_within
 from raymill.registry.artifacts import Published
-
-CARD = "README.md"
 
 ROW_TOKENS = 512
 """Texts are measured in pieces of at most so many tokens."""
@@ -68,7 +65,7 @@ def run_quantize(context: JobContext) -> Outcome:
                 found = parity_of_file(pool, file.path, rows, theirs, config.max_new_tokens)
                 require_within(file.type, found, config.verify.bounds_of(file.type))
                 parities[number] = found
-    published = context.publish("gguf", links_to(files, context.work_dir / "publish"))
+    published = context.publish("gguf", links_to([file.path for file in files], context.work_dir / "publish"))
     return Outcome(
         result={
             "digest": published.digest,
@@ -100,10 +97,8 @@ def run_export_gguf(context: JobContext) -> Outcome:
     files = making.files()
     for file in files:
         making.verify(file)
-    directory = links_to(files, context.work_dir / "publish")
-    if (model / CARD).is_file():
-        shutil.copyfile(model / CARD, directory / CARD)
-    published = context.publish("gguf", directory)
+    directory = context.work_dir / "publish"
+    published = context.publish("gguf", links_to([file.path for file in files], directory, card_of=model))
     return Outcome(result={"digest": published.digest, "artifact": published.name}, artifacts=(published,))
 
 
@@ -226,12 +221,3 @@ def row_room(model: Path) -> int:
 
 def digest_of(published: Published, file: QuantizedFile) -> str:
     return next(each.sha256 for each in published.files if each.path == file.path.name)
-
-
-def links_to(files: list[QuantizedFile], directory: Path) -> Path:
-    """A directory to publish. Links, since the files are needed again if this attempt dies before its end."""
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir()
-    for file in files:
-        (directory / file.path.name).hardlink_to(file.path)
-    return directory

@@ -59,6 +59,13 @@ def remote_of(target: str) -> Remote | None:
     return None
 
 
+def check_key(key_env: str | None, target: str) -> None:
+    """Raises ValueError: a key is given for a target that is asked with none of the caller's."""
+    remote = remote_of(target)
+    if key_env is not None and (remote is None or remote.url is None):
+        raise ValueError(f"key_env is {key_env}, and {target} takes no key of yours: leave it out")
+
+
 def backend_of(task: Task) -> Backend:
     """What a task asks a model for: answers, or likelihoods of given text.
 
@@ -118,12 +125,8 @@ class TargetEvaluation(EvaluateConfig):
 
     @model_validator(mode="after")
     def goes_together(self) -> TargetEvaluation:
-        remote = remote_of(self.target)
-        if self.key_env is not None and (remote is None or remote.url is None):
-            raise ValueError(
-                f"key_env is {self.key_env}, and {self.target} takes no key of yours: leave it out"
-            )
-        if remote is None:
+        check_key(self.key_env, self.target)
+        if remote_of(self.target) is None:
             return self
         for task in self.tasks:
             if backend_of(task) == "log-likelihood":

@@ -14,7 +14,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from raymill.cluster.context import JobContext, JsonObject, Outcome
 from raymill.evaluate.config import EvaluateConfig, label_of
@@ -29,19 +29,11 @@ from raymill.evaluate.tasks import TaskResult, check_files
 from raymill.policies.errors import Invalid
 
 
-class Costs(Protocol):
-    """What requests cost, where that is known."""
-
-    def costs(self, request_ids: Sequence[str]) -> Mapping[str, int]: ...
-
-    def spent(self) -> int: ...
-
-
 class Opened(NamedTuple):
     """A remote target that can be asked."""
 
     asker: Asker
-    costs: Costs | None
+    costs: GatewayAccess | None
     """None: nobody tells what the endpoint costs."""
 
 
@@ -112,7 +104,7 @@ def measure_remote(
         return found, told_of(asker, costs, keys)
 
 
-def told_of(asker: Asker, costs: Costs | None, keys: Mapping[str, Sequence[str]]) -> JsonObject:
+def told_of(asker: Asker, costs: GatewayAccess | None, keys: Mapping[str, Sequence[str]]) -> JsonObject:
     """`usage` of the whole job, and under `tasks` that of each task; answers that tasks share count with each of them.
 
     Costs are micro-dollars, null where nobody tells them. That of the job has also what got no answer: failed tries,

@@ -9,13 +9,14 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.orm import Session
 
 from raymill.policies.errors import Conflict, NotFound
 from raymill.registry import audit, triggers
 from raymill.registry.audit import Actor
+from raymill.registry.database import one_at_a_time
 from raymill.registry.jobs import notify
 from raymill.registry.tables import Alias, AliasMove, Job, Llm, LlmVersion, Promotion
 
@@ -25,9 +26,7 @@ ALIAS_CHANNEL = "raymill_alias"
 
 def take_turn(session: Session, llm_id: uuid.UUID) -> None:
     """Nobody else moves or holds an alias of that model until the caller's commit."""
-    session.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 2))"), {"key": f"aliases/{llm_id}"}
-    )
+    one_at_a_time(session, f"aliases/{llm_id}")
 
 
 def find_alias(session: Session, llm: str, name: str) -> Alias:

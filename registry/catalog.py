@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import uuid
 
-from sqlalchemy import ColumnElement, func, select, text
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from raymill.policies.errors import NotFound
 from raymill.registry import audit, sbom, triggers
 from raymill.registry.audit import SYSTEM, Actor
+from raymill.registry.database import one_at_a_time
 from raymill.registry.jobs import parent_results
 from raymill.registry.tables import (
     Dataset,
@@ -33,7 +34,7 @@ def register_dataset(session: Session, job: Job, result: JsonObject) -> None:
     about = {key: result.pop(key, {}) for key in ("stats", "provenance")}
     if "dataset_id" in result:  # a registered set stands for the step
         return
-    _one_at_a_time(session, f"dataset/{job.name}")
+    one_at_a_time(session, f"dataset/{job.name}")  # numbers count up without a gap
     known = _dataset(session, job.name, result["digest"])
     if known is None:
         last = session.scalar(select(func.max(Dataset.number)).where(Dataset.name == job.name)) or 0
@@ -94,7 +95,7 @@ def register_version(session: Session, job: Job, result: JsonObject) -> None:
     """The llm's next version, and the run that made it. Puts `version` into the result."""
     register_run(session, job, result)
     sbom_digest = sbom.register(session)  # before others wait for us
-    _one_at_a_time(session, f"llm/{job.name}")
+    one_at_a_time(session, f"llm/{job.name}")
     llm = session.scalar(select(Llm).where(Llm.name == job.name))
     if llm is None:
         llm = Llm(name=job.name)
@@ -257,8 +258,3 @@ def of_recipes() -> ColumnElement[bool]:
 
 def _dataset(session: Session, name: str, digest: str) -> Dataset | None:
     return session.scalar(select(Dataset).where(Dataset.name == name, Dataset.digest == digest))
-
-
-def _one_at_a_time(session: Session, key: str) -> None:
-    """Numbers count up without a gap: writers of the same name take turns until they commit."""
-    session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 2))"), {"key": key})

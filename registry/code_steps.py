@@ -17,7 +17,7 @@ from raymill.policies.errors import Conflict, NotFound
 from raymill.registry import audit
 from raymill.registry.audit import Actor
 from raymill.registry.code import STEPS
-from raymill.registry.database import clock
+from raymill.registry.database import clock, one_at_a_time
 from raymill.registry.tables import CodeStep, CodeStepVersion, JsonObject
 
 
@@ -183,9 +183,7 @@ def _use(session: Session, step: str, number: int) -> None:
 
 def _take_turns(session: Session, step: str) -> None:
     _known(step)
-    session.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 2))"), {"key": f"code_step/{step}"}
-    )
+    one_at_a_time(session, f"code_step/{step}")
 
 
 def _known(step: str) -> None:

@@ -189,6 +189,11 @@ def _wait_or_raise(
     time.sleep(random.uniform(0, min(5.0, 0.1 * 2 ** min(attempt, 6))))
 
 
+def one_at_a_time(session: Session, key: str) -> None:
+    """Writers of the same key take turns: the next one goes on after this transaction has ended."""
+    session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 2))"), {"key": key})
+
+
 def clock(session: Session) -> dt.datetime:
     """The database's time now, which what it keeps is compared with."""
     now: dt.datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()

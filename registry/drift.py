@@ -91,13 +91,14 @@ def remove(session: Session, name: str, actor: Actor) -> DriftWatch:
 
 
 def look(session: Session, row: DriftWatch, *, baseline: bool = False) -> uuid.UUID:
-    """Write the job of a look; the id of the one that has not ended yet where there is one.
+    """Write the job of a look; the id of the one of its kind that has not ended yet where there is one.
 
     Args:
         baseline: later canary scores are held against those of this look.
     """
     config = {"watch_id": str(row.id), "baseline": baseline}
-    spec = JobSpec(kind=KIND, name=row.name, config=config, unique_key=f"drift/{row.id}")
+    key = f"drift/{row.id}/baseline" if baseline else f"drift/{row.id}"
+    spec = JobSpec(kind=KIND, name=row.name, config=config, unique_key=key)
     (row.last_job_id,) = enqueue(raw(session), [spec])
     session.flush()
     return row.last_job_id

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from raymill.policies.errors import Invalid, NotFound
 from raymill.registry import audit
 from raymill.registry.audit import Actor
+from raymill.registry.database import one_at_a_time
 from raymill.registry.named import NAME
 from raymill.registry.tables import Environment, Policy, Role
 
@@ -72,6 +73,7 @@ def set_environment(
             f"expires_after_s is {expires_after_s}: give it 1 to {MAX_EXPIRES_AFTER_S}",
             param="expires_after_s",
         )
+    one_at_a_time(session, "environments")  # two that follow each other would each see no circle
     _check_no_circle(session, name, after)
     if policy is not None and session.scalar(select(Policy.id).where(Policy.name == policy).limit(1)) is None:
         raise NotFound(f"no policy {policy!r}: `raymill policy list` shows the ones there are")

@@ -190,10 +190,12 @@ def authenticate(session: Session, key: str) -> ApiKey | None:
     now = dt.datetime.now(dt.UTC)
     if row is None or row.revoked_at or (row.expires_at and row.expires_at <= now):
         return None
-    account = row.account
-    if account.disabled_at or (account.team is not None and account.team.disabled_at):
-        return None
-    return row
+    return row if is_live(row.account) else None
+
+
+def is_live(account: Account) -> bool:
+    """Neither it nor its team is disabled."""
+    return account.disabled_at is None and (account.team is None or account.team.disabled_at is None)
 
 
 def allows(key: ApiKey, scope: str) -> bool:

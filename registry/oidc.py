@@ -21,14 +21,15 @@ from urllib.parse import urlencode, urlsplit
 
 import httpx
 import jwt
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from raymill.policies.errors import Conflict, Invalid, NotFound, Unavailable
 from raymill.registry import audit, identity
 from raymill.registry.audit import Actor
-from raymill.registry.sessions import NotLoggedIn, is_live
+from raymill.registry.identity import is_live
+from raymill.registry.sessions import NotLoggedIn
 from raymill.registry.tables import Account, ExternalIdentity, OidcLogin, Role
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA")
@@ -227,17 +228,17 @@ def start(session: Session, provider: IdentityProvider, redirect_uri: str) -> St
             f"redirect_uri is {redirect_uri[:80]!r}: give http://127.0.0.1:PORT/callback",
             param="redirect_uri",
         )
-    now, state = dt.datetime.now(dt.UTC), secrets.token_urlsafe(32)
-    session.execute(delete(OidcLogin).where(OidcLogin.expires_at < now))
+    state = secrets.token_urlsafe(32)
     row = OidcLogin(
         state_sha256=_sha256(state),
         nonce=secrets.token_urlsafe(32),
         verifier=secrets.token_urlsafe(48),
         redirect_uri=redirect_uri,
-        expires_at=now + dt.timedelta(seconds=LOGIN_S),
+        expires_at=dt.datetime.now(dt.UTC) + dt.timedelta(seconds=LOGIN_S),
     )
+    url = provider.authorization_url(row, state)  # before the database is asked: it may take its time
     session.add(row)
-    return Started(url=provider.authorization_url(row, state), state=state)
+    return Started(url=url, state=state)
 
 
 def take(session: Session, state: str) -> OidcLogin:

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from raymill.policies.engine import RULES, Decision, digest_of, read_rules, refusal, shipped_rules
@@ -22,6 +22,7 @@ from raymill.policies.explain import Finding
 from raymill.policies.trial import RuleOutcome, try_rules
 from raymill.registry import audit
 from raymill.registry.audit import Actor
+from raymill.registry.database import one_at_a_time
 from raymill.registry.environments import environment_of
 from raymill.registry.named import NAME
 from raymill.registry.tables import JsonObject, LlmVersion, Policy, Promotion, PromotionState
@@ -74,13 +75,14 @@ def row_of(session: Session, rules: Rules, bundle_digest: str) -> Policy:
     Raises:
         Conflict: they were replaced since.
     """
-    _in_turn(session, rules.policy)
     row = _by_digest(session, rules.policy, bundle_digest)
     if row is not None:
         return row
     if rules.policy != SHIPPED or bundle_digest != rules.bundle_digest:
         raise Conflict(f"policy {rules.policy!r} was replaced while it decided: ask for the promotion anew")
-    return _add(session, SHIPPED, rules.files, audit.SYSTEM)
+    one_at_a_time(session, f"policy/{SHIPPED}")
+    row = _by_digest(session, SHIPPED, bundle_digest)  # of whoever had the turn before
+    return row if row is not None else _add(session, SHIPPED, rules.files, audit.SYSTEM)
 
 
 def check_not_older(session: Session, llm_id: uuid.UUID, alias: str, policy: Policy) -> None:
@@ -154,7 +156,7 @@ def save(session: Session, name: str, files: Mapping[str, str], actor: Actor) ->
     """
     if not NAME.fullmatch(name) or name == SHIPPED:
         raise Invalid(f"{name!r} is no name for a policy: write it as house-rules", param="name")
-    _in_turn(session, name)
+    one_at_a_time(session, f"policy/{name}")  # numbers count up without a gap
     newest = session.scalar(select(Policy).where(Policy.name == name).order_by(Policy.number.desc()).limit(1))
     if newest is not None and newest.files == dict(files):
         return newest
@@ -212,10 +214,3 @@ def _add(session: Session, name: str, files: Mapping[str, str], actor: Actor) ->
         session, actor, "policy.save", f"policy/{name}/{row.number}", bundle_digest=row.bundle_digest
     )
     return row
-
-
-def _in_turn(session: Session, name: str) -> None:
-    """Numbers count up without a gap."""
-    session.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 2))"), {"key": f"policy/{name}"}
-    )

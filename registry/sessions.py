@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from raymill.policies.errors import NotFound, RaymillError
 from raymill.registry import audit
 from raymill.registry.audit import Actor
+from raymill.registry.identity import is_live
 from raymill.registry.secrets import SecretBox
 from raymill.registry.tables import Account, LoginSession, SpentRefresh, new_id
 
@@ -56,11 +57,6 @@ class Lifetimes:
 
     access_s: float
     session_s: float
-
-
-def is_live(account: Account) -> bool:
-    """Neither it nor its team is disabled."""
-    return account.disabled_at is None and (account.team is None or account.team.disabled_at is None)
 
 
 def open_session(

@@ -39,24 +39,42 @@ def ask_engine() -> Ask:
     handles: dict[str, Any] = {}
 
     def ask(application: str, body: JsonObject) -> Reply:
-        from ray import serve
-
         try:
             with _STARTING:
                 if application not in handles:
-                    handle = serve.get_deployment_handle(ENGINE, application)  # one in each process
-                    # The service's handles work in the event loop of who asks; threads have none. Ray has no public way.
-                    if not handle.is_initialized:
-                        handle._init(_run_router_in_separate_loop=True)
-                    handles[application] = handle.options(
-                        method_name="chat", request_serialization="pickle", response_serialization="pickle"
-                    )
+                    handles[application] = _handle_of(application)
             reply: Reply = handles[application].remote(body).result(timeout_s=ANSWER_S)
-        except Exception as error:  # broad: whatever an engine raises, it does not answer
+        except Exception as error:
+            if not is_away(error):
+                raise
             raise Unavailable(f"{application} does not answer right now: {error}") from error
         return reply
 
     return ask
+
+
+def is_away(error: Exception) -> bool:
+    """Whether an engine could not be asked, or did not answer in time; else it failed at the question, and would again."""
+    from ray.exceptions import RayError, RayTaskError
+    from ray.serve.exceptions import RayServeException
+
+    if isinstance(error, RayServeException | ConnectionError | TimeoutError):
+        return True
+    return isinstance(error, RayError) and not isinstance(error, RayTaskError)
+
+
+def _handle_of(application: str) -> Any:
+    """Raises Unavailable: there is no such application."""
+    from ray import serve
+
+    try:
+        handle = serve.get_deployment_handle(ENGINE, application)  # one in each process
+    except KeyError as error:
+        raise Unavailable(f"{application} is not served right now: see `raymill status`") from error
+    # The service's handles work in the event loop of who asks; threads have none. Ray has no public way.
+    if not handle.is_initialized:
+        handle._init(_run_router_in_separate_loop=True)
+    return handle.options(method_name="chat", request_serialization="pickle", response_serialization="pickle")
 
 
 def ask_all(

@@ -104,7 +104,7 @@ class Reconciler:
 
     def _withdraw(self) -> set[uuid.UUID]:
         """Take back what only a revoked key vouches for. Returns the versions that may not be served."""
-        revoked = KeyRing(self._settings.keys_dir / "signing").revoked()
+        revoked = KeyRing(self._settings.signing_dir).revoked()
         if not revoked:
             return set()
         return set(self._database.patiently(lambda session: deployments.withdraw(session, revoked)))
@@ -162,7 +162,7 @@ class Reconciler:
         attestation = attestation_of(session, artifact_name)
         if attestation is None:
             raise Unsigned(f"{artifact_name} carries no signature: promote it again")
-        ring = KeyRing(self._settings.keys_dir / "signing")
+        ring = KeyRing(self._settings.signing_dir)
         return DeploySpec(
             name=wanted.llm,
             version=wanted.number,

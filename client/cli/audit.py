@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raymill.client.cli.app import DEFAULT_LIMIT, Json, Limit, connect, new_app
+from raymill.client.cli.given import text_of
 from raymill.client.cli.output import out, out_json, table
 from raymill.policies.errors import Invalid, RaymillError
 
@@ -106,7 +107,7 @@ def _checked_here(roots: list[Path], keys: list[Path], log: Path | None) -> Chec
         raise Invalid(
             "--root needs --key: the public key that signed it, as `raymill signing export` writes it"
         )
-    public_keys = [_text(path) for path in keys]
+    public_keys = [text_of(path, "name a public key in PEM") for path in keys]
     known = [read_root(path, public_keys) for path in roots]
     if log is not None:
         try:
@@ -116,13 +117,6 @@ def _checked_here(roots: list[Path], keys: list[Path], log: Path | None) -> Chec
             raise Invalid(f"{log} cannot be read ({error.strerror}): name an exported log") from error
     with connect() as client:
         return verify_lines((line.encode() for line in client.audit.lines()), known)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Invalid(f"{path} cannot be read ({error}): name a public key in PEM") from error
 
 
 def _write(path: Path, lines: Iterator[str]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raymill.client.cli.app import DEFAULT_LIMIT, Json, Limit, connect, new_app
-from raymill.client.cli.given import pairs
+from raymill.client.cli.given import pairs, text_of
 from raymill.client.cli.output import out, out_json, say, table, when
 from raymill.client.code_types import (
     FAULTS,
@@ -29,6 +29,8 @@ SubmissionId = Annotated[str, typer.Argument(metavar="ID", help="Id of a submiss
 StepName = Annotated[
     str, typer.Argument(metavar="STEP", help="forensic, rebuild or quality.", show_default=False)
 ]
+
+TEXT = "name a file in UTF-8, as `iconv -f LATIN1 -t UTF-8` writes it"
 
 
 @app.command()
@@ -55,8 +57,8 @@ def submit(
         raise Invalid("--tests and --entry-point belong together: give both")
     if patch and len(files) != 1:
         raise Invalid(f"--patch takes one file, {len(files)} were given")
-    texts = {_name(path): _text(path) for path in files}
-    attached = {"code": _text(tests), "entry_point": entry_point} if tests is not None else None
+    texts = {_name(path): text_of(path, TEXT) for path in files}
+    attached = {"code": text_of(tests, TEXT), "entry_point": entry_point} if tests is not None else None
     with connect() as client:
         made = client.code.submit(
             files=None if patch else texts,
@@ -176,7 +178,7 @@ def set_step(
             _step(step),
             model=model,
             fallback=fallback,
-            prompt=_text(prompt) if prompt is not None else None,
+            prompt=text_of(prompt, TEXT) if prompt is not None else None,
             params=pairs(param or []),
             max_tokens=max_tokens,
             timeout_s=timeout_s,
@@ -344,12 +346,3 @@ def _step(name: str) -> Step:
 def _name(path: Path) -> str:
     """Relative where it can be; never one that leaves the folder."""
     return path.as_posix() if not path.is_absolute() and ".." not in path.parts else path.name
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise Invalid(f"{path} is no UTF-8 text: convert it, as with `iconv -f LATIN1 -t UTF-8`") from None
-    except OSError as error:
-        raise Invalid(f"{path} cannot be read ({error.strerror}): name a file") from None

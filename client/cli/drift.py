@@ -137,13 +137,15 @@ def events(
 @app.command()
 def enable(name: Name, as_json: Json = False) -> None:
     """Let it look by its schedule."""
-    _enable(name, True, as_json)
+    with connect() as client:
+        out_switched(client.drift.enable(name, enabled=True), as_json)
 
 
 @app.command()
 def disable(name: Name, as_json: Json = False) -> None:
     """Let it look by hand only."""
-    _enable(name, False, as_json)
+    with connect() as client:
+        out_switched(client.drift.enable(name, enabled=False), as_json)
 
 
 @app.command()
@@ -184,9 +186,3 @@ def _set_section(whole: JsonObject, name: str, **given: Any) -> None:
         section = dict(whole.get(name) or {})
         _set(section, **given)
         whole[name] = section
-
-
-def _enable(name: str, enabled: bool, as_json: bool) -> None:
-    with connect() as client:
-        found = client.drift.enable(name, enabled=enabled)
-    out_json(found) if as_json else out_switched(found)

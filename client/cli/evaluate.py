@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raymill.client.cli.app import Json, connect, new_app
-from raymill.client.cli.given import dollars
+from raymill.client.cli.given import dollars, text_of
 from raymill.client.cli.output import NOTHING, image_format, out, out_json, say, table
+from raymill.client.cli.run import NoWait, follow_unless
 
 if TYPE_CHECKING:
     from raymill.client.evaluation_types import Standing, TaskComparison, VersionComparison
@@ -23,7 +24,6 @@ HOW = (
 )
 Version = Annotated[str, typer.Argument(help=HOW, show_default=False)]
 Task = Annotated[str | None, typer.Option("--task", "-t", help="This task only.")]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for its end; print its id.")]
 Plot = Annotated[
     Path | None,
     typer.Option("--plot", metavar="FILE", help="Also draw a picture: .png or .svg.", show_default=False),
@@ -64,8 +64,6 @@ def run(
     gateway:MODEL is asked by a key of yours that lives as long as the job, under your limits and budgets. Exit 1 unless the
     job succeeds.
     """
-    from raymill.client.cli.run import watch
-
     ask = {} if concurrency is None else {"ask": {"concurrency": concurrency}}
     given = {"limit": limit, "max_new_tokens": max_new_tokens, "key_env": key_env}
     asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None} | ask
@@ -73,10 +71,7 @@ def run(
         pipeline = client.evaluations.run(
             target, list(map(task_of, tasks or ["heldout_exact_match"])), dataset=dataset, **asked
         )
-    if no_wait:
-        out_json(pipeline) if as_json else out(str(pipeline.id))
-        return
-    watch(pipeline, as_json=as_json)
+    follow_unless(no_wait, pipeline, as_json=as_json)
 
 
 @app.command()
@@ -111,8 +106,6 @@ def judge(
 
     Verdicts that change with the order are ties. Exit 1 unless the job succeeds.
     """
-    from raymill.client.cli.run import watch
-
     if (labels is None) != (labels_by is None):
         raise typer.BadParameter(
             "--labels and --labels-by go together: give the file, and whose labels they are"
@@ -129,20 +122,14 @@ def judge(
     asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     with connect() as client:
         pipeline = client.evaluations.judge(a, b, judge=by, **asked)
-    if no_wait:
-        out_json(pipeline) if as_json else out(str(pipeline.id))
-        return
-    watch(pipeline, as_json=as_json)
+    follow_unless(no_wait, pipeline, as_json=as_json)
 
 
 def rubric_of(text: str | None) -> str | None:
     """Words, or those in the file behind @."""
     if text is None or not text.startswith("@"):
         return text
-    try:
-        return Path(text[1:]).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise typer.BadParameter(f"{text[1:]} cannot be read: give a file with the rubric's words") from None
+    return text_of(Path(text[1:]), "give a file with the rubric's words")
 
 
 def task_of(text: str) -> Any:

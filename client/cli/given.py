@@ -1,4 +1,4 @@
-"""What commands are given besides their words: secrets, YAML files, `key=value` pairs, amounts of dollars.
+"""What commands are given besides their words: secrets, text and YAML files, `key=value` pairs, amounts of dollars.
 
 A secret is read from the environment or from standard input, never from the command line, which every user of
 the machine can read and the shell keeps.
@@ -52,17 +52,29 @@ def secret(variable: str | None, from_stdin: bool) -> str | None:
     return found
 
 
+def text_of(path: Path, cure: str) -> str:
+    """What a file holds, as text.
+
+    Raises:
+        Invalid: it cannot be read, and what to give instead.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise Invalid(f"{path} cannot be read (it is not UTF-8 text): {cure}") from None
+    except OSError as error:
+        raise Invalid(f"{path} cannot be read ({error.strerror}): {cure}") from None
+
+
 def yaml_section(path: Path) -> JsonObject:
     """A YAML or JSON file that holds a section of keys.
 
     Raises:
         Invalid: it cannot be read, or holds something else.
     """
+    text = text_of(path, "give a YAML file")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise Invalid(f"{path} cannot be read ({reason}): give a YAML file") from None
+        data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise Invalid(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):

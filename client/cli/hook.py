@@ -104,13 +104,15 @@ def add(
 @app.command()
 def enable(name: Name, as_json: Json = False) -> None:
     """Let it act. What ended while it was disabled is not made up for."""
-    _enable(name, True, as_json)
+    with connect() as client:
+        out_switched(client.hooks.enable(name, enabled=True), as_json)
 
 
 @app.command()
 def disable(name: Name, as_json: Json = False) -> None:
     """Let it do nothing."""
-    _enable(name, False, as_json)
+    with connect() as client:
+        out_switched(client.hooks.enable(name, enabled=False), as_json)
 
 
 @app.command()
@@ -137,9 +139,3 @@ def does(hook: Hook) -> str:
     """Its action in a few words."""
     target = hook.config["url"] if hook.action == "webhook" else hook.config["alias"]
     return f"{hook.action} {target}"
-
-
-def _enable(name: str, enabled: bool, as_json: bool) -> None:
-    with connect() as client:
-        found = client.hooks.enable(name, enabled=enabled)
-    out_json(found) if as_json else out_switched(found)

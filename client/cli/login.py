@@ -48,19 +48,24 @@ def login(
 @logout_app.command()
 def logout(as_json: Json = False) -> None:
     """End the login on this machine; its tokens open nothing any more."""
+    from raymill.client.errors import Refused
     from raymill.client.session_file import SessionFile
     from raymill.client.settings import load_settings
     from raymill.registry.home import default_home
 
-    file, url = SessionFile(default_home()), load_settings().url
+    settings = load_settings()
+    file, url = SessionFile(default_home()), settings.url
     session = file.get(url)
     if session is None:
         raise NotFound(f"there is no login for {url}: `raymill login ACCOUNT` makes one")
     try:
         with connect() as client:
             client.sessions.end(session.session_id)
-    except Denied:
-        pass  # it has ended already
+    except Denied as error:
+        unknown = isinstance(error, Refused) and error.status == 401
+        ended_already = settings.session_file is not None and (unknown or file.get(url) is None)
+        if not ended_already:
+            raise
     file.put(url, None)
     out_json({"account": session.account}) if as_json else out(f"{session.account} is logged out")
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from raymill.client.cli.given import text_of
 from raymill.policies.errors import Invalid, RaymillError
 from raymill.registry.home import default_home
 
@@ -49,12 +50,12 @@ def verify(
 
     if not keys:
         raise Invalid("--attestation needs --key: a public key, as `raymill signing export` writes it")
-    public_keys = [_text(path) for path in keys]
+    public_keys = [text_of(path, "name a public key in PEM") for path in keys]
     artifacts = ArtifactStore(store or default_home() / "artifacts")
     found: list[dict[str, object]] = []
     for path in statements:
         try:
-            envelope = json.loads(_text(path))
+            envelope = json.loads(text_of(path, "name a file that `raymill model attest` wrote"))
         except ValueError as error:
             raise Invalid(f"{path} is no JSON: name a file that `raymill model attest` wrote") from error
         if not isinstance(envelope, dict):
@@ -76,10 +77,3 @@ def verify(
             }
         )
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Invalid(f"{path} cannot be read ({error}): name another file") from error

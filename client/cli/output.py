@@ -57,10 +57,14 @@ class Switched(Protocol):
     def name(self) -> str: ...
     @property
     def enabled(self) -> bool: ...
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
 
-def out_switched(found: Switched) -> None:
-    out(f"{found.name} is {'enabled' if found.enabled else 'disabled'}")
+def out_switched(found: Switched, as_json: bool) -> None:
+    if as_json:
+        out_json(found.model_dump(mode="json"))
+    else:
+        out(f"{found.name} is {'enabled' if found.enabled else 'disabled'}")
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

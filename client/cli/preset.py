@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from raymill.client.cli.app import DEFAULT_LIMIT, Json, Limit, connect, new_app
-from raymill.client.cli.given import pairs
+from raymill.client.cli.given import pairs, text_of
 from raymill.client.cli.output import out, out_json, table
-from raymill.policies.errors import Invalid
 
 app = new_app("Personas: a system prompt with a model and parameters, usable as a model name.")
 Name = Annotated[str, typer.Argument(help="Model name that requests use, such as tutor.", show_default=False)]
@@ -61,7 +60,7 @@ def set_preset(
     """Make a preset or put another in its place. What a request says itself wins over its parameters."""
     if (system is None) == (system_file is None):
         raise typer.BadParameter("give the system prompt once: --system or --system-file")
-    prompt = system if system is not None else _text(system_file)
+    prompt = text_of(system_file, "give a text file") if system_file is not None else system or ""
     with connect() as client:
         made = client.presets.set(name, model=model, system=prompt, params=pairs(param or []))
     out_json(made) if as_json else out(f"{made.name} speaks through {made.model}")
@@ -73,12 +72,3 @@ def remove(name: Name, as_json: Json = False) -> None:
     with connect() as client:
         gone = client.presets.remove(name)
     out_json(gone) if as_json else out(f"{gone.name} is removed")
-
-
-def _text(path: Path | None) -> str:
-    assert path is not None
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise Invalid(f"{path} cannot be read ({reason}): give a text file") from None

@@ -117,13 +117,15 @@ def change(
 @app.command()
 def enable(name: Name, as_json: Json = False) -> None:
     """Let requests go to it."""
-    _enable(name, True, as_json)
+    with connect() as client:
+        out_switched(client.providers.change(name, enabled=True), as_json)
 
 
 @app.command()
 def disable(name: Name, as_json: Json = False) -> None:
     """Send no request to it from now on; routes ask their other targets."""
-    _enable(name, False, as_json)
+    with connect() as client:
+        out_switched(client.providers.change(name, enabled=False), as_json)
 
 
 @app.command()
@@ -193,9 +195,3 @@ def health(provider: Provider) -> str | None:
 
 def verdict(check: ProviderCheck) -> str:
     return "ok" if check.ok else "failed"
-
-
-def _enable(name: str, enabled: bool, as_json: bool) -> None:
-    with connect() as client:
-        found = client.providers.change(name, enabled=enabled)
-    out_json(found) if as_json else out_switched(found)

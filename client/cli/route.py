@@ -96,13 +96,15 @@ def set_route(
 @app.command()
 def enable(name: Name, as_json: Json = False) -> None:
     """Answer for it again."""
-    _enable(name, True, as_json)
+    with connect() as client:
+        out_switched(client.routes.enable(name, enabled=True), as_json)
 
 
 @app.command()
 def disable(name: Name, as_json: Json = False) -> None:
     """Know the name no more, until it is enabled."""
-    _enable(name, False, as_json)
+    with connect() as client:
+        out_switched(client.routes.enable(name, enabled=False), as_json)
 
 
 @app.command()
@@ -137,9 +139,3 @@ def written(target: JsonObject) -> str:
     if target["order"] or (not weight and re.search(r"@\d+$", model)):
         order = f"@{target['order']}"
     return f"{target['provider']}/{model}{weight}{order}"
-
-
-def _enable(name: str, enabled: bool, as_json: bool) -> None:
-    with connect() as client:
-        found = client.routes.enable(name, enabled=enabled)
-    out_json(found) if as_json else out_switched(found)

@@ -39,10 +39,17 @@ def start(recipe: Recipe, *, dry_run: bool, no_wait: bool, as_json: bool) -> Non
             print_plan(client.pipelines.plan(recipe.resolved()), as_json=as_json)
             return
         pipeline = client.pipelines.create(recipe.resolved())
-    if no_wait:
-        out_json(pipeline) if as_json else out(str(pipeline.id))
-        return
-    watch(pipeline, as_json=as_json)
+    follow_unless(no_wait, pipeline, as_json=as_json)
+
+
+def follow_unless(no_wait: bool, pipeline: Pipeline, *, as_json: bool) -> None:
+    """Watch a pipeline, or only say which it is."""
+    if not no_wait:
+        watch(pipeline, as_json=as_json)
+    elif as_json:
+        out_json(pipeline)
+    else:
+        out(str(pipeline.id))
 
 
 def watch(pipeline: Pipeline, *, as_json: bool) -> None:

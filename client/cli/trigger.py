@@ -104,13 +104,15 @@ def add(
 @app.command()
 def enable(name: Name, as_json: Json = False) -> None:
     """Let it start pipelines. Times that came while it was disabled are not made up for."""
-    _enable(name, True, as_json)
+    with connect() as client:
+        out_switched(client.triggers.enable(name, enabled=True), as_json)
 
 
 @app.command()
 def disable(name: Name, as_json: Json = False) -> None:
     """Let it start nothing."""
-    _enable(name, False, as_json)
+    with connect() as client:
+        out_switched(client.triggers.enable(name, enabled=False), as_json)
 
 
 @app.command()
@@ -166,9 +168,3 @@ def _tell_new(made: NewTrigger, url: str) -> None:
         out(f"address  {url}")
         out(f"secret   {made.secret}")
         say("keep the secret now: it is not shown again")
-
-
-def _enable(name: str, enabled: bool, as_json: bool) -> None:
-    with connect() as client:
-        found = client.triggers.enable(name, enabled=enabled)
-    out_json(found) if as_json else out_switched(found)

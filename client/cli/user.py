@@ -13,6 +13,7 @@ from raymill.client.types import RoleName
 
 app = new_app("Accounts and their roles.")
 AccountName = Annotated[str, typer.Argument(help="Name of the account.", show_default=False)]
+Subject = Annotated[str, typer.Argument(help="Subject (sub) at the identity provider.", show_default=False)]
 
 
 @app.command("list")
@@ -79,9 +80,7 @@ def change_password(as_json: Json = False) -> None:
 @app.command()
 def link(
     name: AccountName,
-    subject: Annotated[
-        str, typer.Argument(help="Subject (sub) at the identity provider.", show_default=False)
-    ],
+    subject: Subject,
     as_json: Json = False,
 ) -> None:
     """Let a subject of the identity provider log in as an account."""
@@ -93,9 +92,7 @@ def link(
 @app.command()
 def unlink(
     name: AccountName,
-    subject: Annotated[
-        str, typer.Argument(help="Subject (sub) at the identity provider.", show_default=False)
-    ],
+    subject: Subject,
     as_json: Json = False,
 ) -> None:
     """The subject logs in no more; the account's logins end."""

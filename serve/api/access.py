@@ -24,7 +24,7 @@ OPEN = None
 CONVERTER = re.compile(r"(?<=\w):path(?=})")
 """Of a parameter that may hold slashes; the OpenAPI document leaves it out too."""
 
-RANK = {role: rank for rank, role in enumerate(Role)}
+_RANK = {role: rank for rank, role in enumerate(Role)}
 
 ACCESS: dict[str, Role | None] = {
     "GET /pipelines": Role.VIEWER,
@@ -229,6 +229,11 @@ ACCESS: dict[str, Role | None] = {
     "GET /metrics": Role.VIEWER,
 }
 """Method and path, below the prefix where it has one -> the lowest role that is let in. The ones above it are too."""
+
+
+def reaches(role: Role, lowest: Role) -> bool:
+    """Whether who has `role` is let in where `lowest` is asked for."""
+    return _RANK[role] >= _RANK[lowest]
 
 
 def row_of(method: str, path: str) -> str:

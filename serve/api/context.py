@@ -24,7 +24,7 @@ from raymill.registry.audit import Actor
 from raymill.registry.database import Database
 from raymill.registry.secrets import SecretBox
 from raymill.registry.tables import ApiKey, LoginSession, Role
-from raymill.serve.api.access import ACCESS, RANK, row_of
+from raymill.serve.api.access import ACCESS, reaches, row_of
 from raymill.serve.api.threads import in_thread
 
 READS = {"GET", "HEAD"}
@@ -119,7 +119,7 @@ async def caller(
     """
     who = await _known(request, found, opened, background, authorization)
     lowest = ACCESS[row_of(request.method, request.scope["route"].path)]
-    if lowest is not None and RANK[who.role] < RANK[lowest]:
+    if lowest is not None and not reaches(who.role, lowest):
         raise Denied(
             f"{who.actor.name} is {who.role.value}, this takes {lowest.value}: ask an admin for the role"
         )

@@ -13,7 +13,7 @@ from raymill.client.types import Page
 from raymill.policies.errors import Conflict, Invalid, NotFound
 from raymill.registry import uploads
 from raymill.registry.tables import JsonObject, Role, Upload
-from raymill.serve.api.access import RANK
+from raymill.serve.api.access import reaches
 from raymill.serve.api.context import Caller
 from raymill.train.dataset_config import files_of
 
@@ -61,7 +61,7 @@ def _upload(opened: Session, folder: Path, who: Caller, key: str, text: str) -> 
         raise Invalid(
             f"{key}: {text[:80]!r} is no id of an upload: use the id it began with", param=key
         ) from None
-    row = uploads.find(opened, upload_id, who.actor, any_account=RANK[who.role] >= RANK[Role.ADMIN])
+    row = uploads.find(opened, upload_id, who.actor, any_account=reaches(who.role, Role.ADMIN))
     if row.completed_at is None:
         there = uploads.arrived(folder, row)
         raise Conflict(f"upload {upload_id} has {there:,} of {row.size_bytes:,} bytes: send the rest first")

@@ -17,6 +17,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from fastapi.responses import StreamingResponse
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -152,6 +153,14 @@ async def stream(database: Database, bell: Bell, subject: Subject, after: int) -
                 number = f"id: {told.id}\n" if told.id is not None else ""
                 yield f"{number}event: {told.kind}\ndata: {json.dumps(told.data)}\n\n"
             last_sent = time.monotonic()
+
+
+def response(
+    database: Database, bell: Bell, subject: Subject, last_event_id_header: str | None
+) -> StreamingResponse:
+    """A stream of server-sent events that goes on after the last one its reader knows."""
+    frames = stream(database, bell, subject, last_event_id(last_event_id_header))
+    return StreamingResponse(frames, media_type="text/event-stream")
 
 
 def last_event_id(header: str | None) -> int:

@@ -12,12 +12,12 @@ from sqlalchemy.orm import Session
 from raymill.policies.errors import Denied
 from raymill.registry import identity
 from raymill.registry.tables import Account, Role
-from raymill.serve.api.access import RANK
+from raymill.serve.api.access import reaches
 from raymill.serve.api.context import Caller
 
 
 def sees_all(who: Caller, lowest: Role = Role.APPROVER) -> bool:
-    return RANK[who.role] >= RANK[lowest]
+    return reaches(who.role, lowest)
 
 
 def account_in_reach(opened: Session, who: Caller, name: str, lowest: Role = Role.APPROVER) -> Account:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from benchmarks import train_numbers as numbers
+from benchmarks.goals import judge
 from benchmarks.train_material import generated
 from benchmarks.train_numbers import Mark, Shape, Step
 
@@ -78,7 +79,7 @@ def test_mfu_is_a_share_of_the_peak_of_the_device() -> None:
 
 
 def test_goals_without_a_value_have_no_verdict() -> None:
-    judged = numbers.judge({"ratios": {"vs_bare_trl": 0.98}, "gpu": {"skipped": "no CUDA device"}})
+    judged = judge({"ratios": {"vs_bare_trl": 0.98}, "gpu": {"skipped": "no CUDA device"}}, numbers.GOALS)
     assert judged["ratios.vs_bare_trl"]["met"] is True
     assert judged["gpu.full_1b.mfu"]["met"] is None
 

@@ -119,7 +119,7 @@ def test_a_submission_that_failed_ends_with_1_and_bad_input_with_2(
     path = tmp_path / "latin.py"
     path.write_bytes("x = 'ü'\n".encode("latin-1"))
     assert called("submit", str(path))[0] == 2
-    assert "no UTF-8 text" in called("submit", str(path))[2]
+    assert "iconv" in called("submit", str(path))[2]
     path.write_text("x = 1\n")
     service.on("POST", f"{CODE}/submissions", reply(status=202, data=ONE))
     service.on("GET", f"{CODE}/submissions/{ID}", reply(data={**DETAIL, "state": "failed", "quality": None}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 from tests.conftest import RunningService
 from tests.e2e.conftest import RAYMILL, MakeRecipe, raymill, rows
-from tests.evaluate.drill import problem
+from tests.evaluate.benchmark_rows import humaneval
+from tests.lines import write_lines
 
 from raymill.client.errors import ApiError
 from raymill.client.sdk import Raymill
@@ -243,7 +243,7 @@ def test_a_recipe_measures_the_code_of_its_model_and_of_the_files(
 ) -> None:
     # Slow: trains, quantizes and evaluates three times, each on Ray.
     problems = data / "problems.jsonl"
-    problems.write_text("".join(json.dumps(problem(number)) + "\n" for number in range(3)))
+    write_lines(problems, map(humaneval, range(3)))
     task = {"humaneval": str(problems), "max_new_tokens": 8}
     sections = {**SECTIONS, "evaluate": {"tasks": [task], "actors": 1}, "serve": None}
     sections["promote"] = {"to": "production", "require": {"humaneval": {"at_least": 0.0}}}

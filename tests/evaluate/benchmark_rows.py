@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
@@ -114,6 +112,13 @@ def gsm8k(count: int, shift: int = 0) -> list[Row]:
     ]
 
 
-def write(path: Path, rows: list[Row]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+def humaneval(number: int, **changed: Any) -> Row:
+    """A problem: to add `number`."""
+    return {
+        "task_id": f"Small/{number}",
+        "prompt": f'import math\n\ndef add(x):\n    """Add {number}."""\n',
+        "canonical_solution": f"    return x + {number}\n",
+        "test": f"def check(candidate):\n    assert candidate(1) == {number + 1}\n",
+        "entry_point": "add",
+        **changed,
+    }

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.evaluate.benchmark_rows import WORDS
+from tests.llama import random_llama
 
 from raymill.evaluate.gguf_export import export_f16
-from raymill.train.tokenizer import train_tokenizer
 
 
 def sentence(seed: int) -> str:
@@ -24,30 +22,12 @@ def sentence(seed: int) -> str:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of 256 wide and 2 layers with a byte-fallback tokenizer and a chat template."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.set_num_threads(1)  # two threads that wait for each other are slower than one on so small a model
     directory = tmp_path_factory.mktemp("model")
     documents = [sentence(seed) for seed in range(200)] + ["Größe 42 € — naïve\ttab", "a  b   c\nnew line"]
-    train_tokenizer(documents, 330, directory)
-    tokenizer = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
-    ids: dict[str, int] = tokenizer["model"]["vocab"]
-    torch.manual_seed(3)
-    config = LlamaConfig(
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=len(ids),
-        max_position_embeddings=512,
-        initializer_range=0.3,
-        tie_word_embeddings=False,
-        eos_token_id=ids["<|end|>"],
-        bos_token_id=None,
-        pad_token_id=ids["<|pad|>"],
-    )
-    model: Any = LlamaForCausalLM(config)
+    shape = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4}
+    model, _ = random_llama(directory, documents, max_position_embeddings=512, **shape)
     model.save_pretrained(directory)
     return directory
 

@@ -6,7 +6,6 @@ that Ray cluster; without, one model answers in this process. Imports no torch.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -18,8 +17,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import ray
-from tests.evaluate.benchmark_rows import words
+from tests.evaluate.benchmark_rows import humaneval, words
 from tests.evaluate.pools import InThisProcess
+from tests.lines import write_lines
 
 from raymill.cluster.context import JsonObject, LocalContext
 from raymill.evaluate import jobs
@@ -59,21 +59,10 @@ def make_store(root: Path, model: Path, f16: Path) -> None:
         {"messages": [*each, {"role": "assistant", "content": answer["text"] if n % 2 else "no"}]}
         for n, (each, answer) in enumerate(zip(asked, answers, strict=True))
     ]
-    problems = list(map(problem, range(PROBLEMS)))
+    problems = list(map(humaneval, range(PROBLEMS)))
     for path, lines in ((root / "artifacts" / DATASET / "test.jsonl", rows), (problems_in(root), problems)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def problem(number: int) -> JsonObject:
-    """In the layout of HumanEval: to add a number."""
-    return {
-        "task_id": f"Small/{number}",
-        "prompt": f'def add(x):\n    """Add {number}."""\n',
-        "canonical_solution": f"    return x + {number}\n",
-        "test": f"def check(candidate):\n    assert candidate(1) == {number + 1}\n",
-        "entry_point": "add",
-    }
+        write_lines(path, lines)
 
 
 def problems_in(root: Path) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.lines import write_lines
 from tests.serve.scripted_upstream import HEAD, USAGE, Act, Seen, Writer, http, send
 
 from raymill.cluster.context import LocalContext
@@ -35,7 +36,7 @@ def colour(number: int) -> str:
 def write_rows(root: Path, count: int) -> None:
     folder = root / "artifacts" / DATASET
     folder.mkdir(parents=True)
-    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(count)))
+    write_lines(folder / "test.jsonl", rows(count))
 
 
 def says(answer: Callable[[Seen], str | list[dict[str, Any]]]) -> Act:

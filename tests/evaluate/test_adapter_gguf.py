@@ -11,6 +11,7 @@ import pytest
 from raymill.cluster.context import LocalContext
 from raymill.evaluate.adapter_gguf import prepare, prompts_in, run_export_adapter
 from raymill.evaluate.llama_cpp_runner import LlamaCppRunner
+from raymill.evaluate.prompts import load_tokenizer
 from raymill.policies.errors import Invalid
 
 
@@ -51,7 +52,7 @@ def test_base_and_adapter_answer_as_the_merged_model(store: Path) -> None:
     )  # of 32 tokens each; 16 bits are rounded in other places, which tips near ties
     exports = store.parent / "work" / "job" / "export"
     with LlamaCppRunner(exports / "base.gguf") as base, LlamaCppRunner(exports / "model.gguf") as merged:
-        prompts = prompts_in(None, store / "model" / "tiny")
+        prompts = prompts_in(None, load_tokenizer(store / "model" / "tiny"))
         alone, together = (each.generate(prompts, max_new_tokens=32, stops=[]) for each in (base, merged))
     assert sum(one == other for one, other in zip(alone, together, strict=True)) <= 2
 

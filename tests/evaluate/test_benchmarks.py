@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 from tests.conftest import SHARED_DATA
 from tests.evaluate import benchmark_rows as made
+from tests.lines import write_lines
 
 from raymill.cluster.context import LocalContext
 from raymill.evaluate.actors import ActorPool
@@ -149,15 +150,15 @@ def generated(name: str, folder: Path) -> tuple[BenchmarkTask, dict[str, Path]]:
     task: dict[str, Any] = {"benchmark": name, "file": str(folder / "asked.jsonl")}
     if name.startswith("truthfulqa"):
         rows = made.truthfulqa(7)
-        made.write(folder / "asked.jsonl", rows)
-        splits = {"validation": made.write(folder / "theirs.jsonl", made.truthfulqa_of_lm_eval(rows))}
+        write_lines(folder / "asked.jsonl", rows)
+        splits = {"validation": write_lines(folder / "theirs.jsonl", made.truthfulqa_of_lm_eval(rows))}
     else:
         make: Any = getattr(made, name)
         count, shots = (5, 3) if name == "gsm8k" else (9, 2)
         split = "validation" if name == "hellaswag" else "test"
         splits = {
-            split: made.write(folder / "asked.jsonl", make(count)),
-            "train": made.write(folder / "train.jsonl", make(6, 50)),
+            split: write_lines(folder / "asked.jsonl", make(count)),
+            "train": write_lines(folder / "train.jsonl", make(6, 50)),
         }
         task |= {"fewshot_file": str(folder / "train.jsonl"), "num_fewshot": shots}
         if name == "hellaswag":  # its few-shot rows would come from another split than the one that is asked
@@ -166,8 +167,8 @@ def generated(name: str, folder: Path) -> tuple[BenchmarkTask, dict[str, Path]]:
 
 
 def mmlu_task(folder: Path, rows: list[made.Row], dev: list[made.Row], **more: Any) -> BenchmarkTask:
-    made.write(folder / "mmlu.jsonl", rows)
-    made.write(folder / "dev.jsonl", dev)
+    write_lines(folder / "mmlu.jsonl", rows)
+    write_lines(folder / "dev.jsonl", dev)
     return BenchmarkTask.model_validate(
         {
             "benchmark": "mmlu",
@@ -195,8 +196,8 @@ def check_mmlu(
     for subject in sorted({row["subject"] for row in rows}):
         places = [place for place, row in enumerate(rows) if row["subject"] == subject]
         splits = {
-            "test": made.write(folder / f"{subject}.jsonl", [rows[place] for place in places]),
-            "dev": made.write(
+            "test": write_lines(folder / f"{subject}.jsonl", [rows[place] for place in places]),
+            "dev": write_lines(
                 folder / f"{subject}-dev.jsonl", [row for row in dev if row["subject"] == subject]
             ),
         }
@@ -221,7 +222,7 @@ def test_a_limit_takes_from_each_subject_of_mmlu_in_turn(tmp_path: Path) -> None
 
 def test_hellaswag_with_its_context_alone_is_asked_with_that(model: HfModel, tmp_path: Path) -> None:
     row = {"ctx": "[header] my parcel [title] is late.", "endings": ["now [step]", "help"], "label": 1}
-    made.write(tmp_path / "h.jsonl", [row])
+    write_lines(tmp_path / "h.jsonl", [row])
     task = BenchmarkTask(benchmark="hellaswag", file=str(tmp_path / "h.jsonl"))
     (record,) = ours(model, task, tmp_path).records["hellaswag"]
     assert record["prompt"] == " my parcel. is late."
@@ -280,7 +281,7 @@ def test_a_row_that_is_not_in_the_layout_is_named(
 ) -> None:
     rows = [ROWS[name], {**ROWS[name], **wrong}]
     shots = 0 if name == "gsm8k" else None
-    task = {"benchmark": name, "file": str(made.write(tmp_path / "r.jsonl", rows)), "num_fewshot": shots}
+    task = {"benchmark": name, "file": str(write_lines(tmp_path / "r.jsonl", rows)), "num_fewshot": shots}
     with pytest.raises(Invalid) as caught:
         read_benchmark(BenchmarkTask.model_validate(task))
     assert "r.jsonl, row 2 " in str(caught.value)
@@ -301,10 +302,10 @@ def test_a_file_that_is_not_what_was_meant_is_refused(tmp_path: Path) -> None:
         path.write_text(text, encoding="latin-1")
         with pytest.raises(Invalid, match=said):
             read_benchmark(BenchmarkTask(benchmark="hellaswag", file=str(path)))
-    made.write(path, made.hellaswag(2))
+    write_lines(path, made.hellaswag(2))
     with pytest.raises(Invalid, match="it has changed"):
         read_benchmark(BenchmarkTask(benchmark="hellaswag", file=str(path), sha256="0" * 64))
-    made.write(path, [*made.hellaswag(1), {"ctx": "a", "endings": ["b", "c"], "label": 0}])
+    write_lines(path, [*made.hellaswag(1), {"ctx": "a", "endings": ["b", "c"], "label": 0}])
     with pytest.raises(Invalid, match="rows of two layouts"):
         read_benchmark(BenchmarkTask(benchmark="hellaswag", file=str(path)))
 
@@ -316,7 +317,7 @@ def test_a_subject_without_enough_examples_is_named(tmp_path: Path) -> None:
 
 
 def test_a_bad_row_is_told_before_a_model_is_loaded(tmp_path: Path) -> None:
-    made.write(tmp_path / "g.jsonl", [{"question": "q", "answer": "a"}])
+    write_lines(tmp_path / "g.jsonl", [{"question": "q", "answer": "a"}])
     task = {"benchmark": "gsm8k", "file": str(tmp_path / "g.jsonl"), "num_fewshot": 0}
     with pytest.raises(Invalid, match=r"g\.jsonl, row 1 has an answer"):
         check_files(EvaluateConfig.model_validate({"tasks": [task]}).tasks)
@@ -367,9 +368,9 @@ def test_real_rows_have_the_prompts_and_scores_of_lm_eval(
     rows = real(file)[:REAL_ROWS]
     task["file"] = str(BENCHMARKS / file)
     if benchmark_name.startswith("truthfulqa"):
-        splits = {"validation": made.write(tmp_path / "theirs.jsonl", made.truthfulqa_of_lm_eval(rows))}
+        splits = {"validation": write_lines(tmp_path / "theirs.jsonl", made.truthfulqa_of_lm_eval(rows))}
     else:
-        splits = {"test": made.write(tmp_path / "theirs.jsonl", rows)}
+        splits = {"test": write_lines(tmp_path / "theirs.jsonl", rows)}
     if benchmark_name == "gsm8k":
         splits["train"] = BENCHMARKS / "gsm8k_train_200.jsonl"
         task["fewshot_file"] = str(splits["train"])
@@ -395,7 +396,7 @@ def test_real_rows_of_hellaswag_have_the_scores_of_lm_eval(wide_model: HfModel, 
         }
         for row in rows
     ]
-    splits = {"validation": made.write(tmp_path / "theirs.jsonl", processed)}
+    splits = {"validation": write_lines(tmp_path / "theirs.jsonl", processed)}
     found = ours(wide_model, task, tmp_path)
     check_same(
         found,

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 from tests.conftest import SHARED_DATA
 from tests.evaluate.pools import InThisProcess
+from tests.lines import write_lines
 
 from raymill.cluster.context import LocalContext
 from raymill.evaluate.actors import ActorPool
@@ -62,8 +63,7 @@ def row(number: int = 0, **changed: Any) -> dict[str, Any]:
 
 def written(folder: Path, rows: Sequence[Any]) -> Path:
     path = folder / "bfcl.jsonl"
-    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
-    return path
+    return write_lines(path, rows)
 
 
 @pytest.mark.parametrize(

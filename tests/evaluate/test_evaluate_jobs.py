@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from tests.lines import write_lines
 
 from raymill.cluster.context import JsonObject, LocalContext
 from raymill.evaluate.exact_match import record_of
@@ -125,7 +126,7 @@ def test_quantized_files_are_made_compared_and_measured(store: Path) -> None:
     assert files["F16"]["size_bytes"] > files["Q8_0"]["size_bytes"] > files["Q4_K_M"]["size_bytes"]
 
     text = store / "text.jsonl"
-    text.write_text("".join(json.dumps({"text": f"please help {number}"}) + "\n" for number in range(3)))
+    write_lines(text, ({"text": f"please help {number}"} for number in range(3)))
     tasks = ["heldout_exact_match", "heldout_f1", {"perplexity": str(text), "metric": "bits_per_byte"}]
     config = {"max_new_tokens": 16, "tasks": tasks}
     evaluated = run_evaluate(context_for(store, "of-quantized", {"of": "quantize", **config}, quantize=made))

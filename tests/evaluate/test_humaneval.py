@@ -13,7 +13,9 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 from tests.conftest import SHARED_DATA
+from tests.evaluate.benchmark_rows import Row, humaneval
 from tests.evaluate.pools import InThisProcess
+from tests.lines import json_lines
 
 from raymill.cluster.context import LocalContext
 from raymill.evaluate import jobs
@@ -38,24 +40,10 @@ from raymill.evaluate.tasks import run_humaneval
 from raymill.policies.errors import Invalid, NotFound
 from raymill.registry.artifacts import sha256_file
 
-Row = dict[str, Any]
-
-
-def row(number: int, **changed: Any) -> Row:
-    """A problem: to add `number`."""
-    return {
-        "task_id": f"Small/{number}",
-        "prompt": f'import math\n\ndef add(x):\n    """Add {number}."""\n',
-        "canonical_solution": f"    return x + {number}\n",
-        "test": f"def check(candidate):\n    assert candidate(1) == {number + 1}\n",
-        "entry_point": "add",
-        **changed,
-    }
-
 
 def written(folder: Path, rows: Sequence[Row], name: str = "small.jsonl") -> Path:
     path = folder / name
-    text = "".join(json.dumps(each) + "\n" for each in rows)
+    text = json_lines(rows)
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(list(rows)), path)
     elif path.suffix == ".gz":
@@ -67,9 +55,9 @@ def written(folder: Path, rows: Sequence[Row], name: str = "small.jsonl") -> Pat
 
 @pytest.mark.parametrize("name", ["small.jsonl", "small.jsonl.gz", "small.parquet"])
 def test_the_public_layout_is_read_from_each_kind_of_file(tmp_path: Path, name: str) -> None:
-    problems = read_problems(written(tmp_path, [row(0), row(1), row(2)], name), limit=2)
+    problems = read_problems(written(tmp_path, [humaneval(0), humaneval(1), humaneval(2)], name), limit=2)
     assert [problem.task_id for problem in problems] == ["Small/0", "Small/1"]
-    assert problems[1].prompt == row(1)["prompt"]
+    assert problems[1].prompt == humaneval(1)["prompt"]
     assert problems[1].canonical_solution == "    return x + 1\n"
 
 
@@ -89,14 +77,14 @@ def test_the_public_layout_is_read_from_each_kind_of_file(tmp_path: Path, name: 
 )
 def test_a_row_that_cannot_be_judged_is_named(tmp_path: Path, changed: Row, message: str) -> None:
     with pytest.raises(Invalid, match=message):
-        read_problems(written(tmp_path, [row(0), row(1, **changed)]))
+        read_problems(written(tmp_path, [humaneval(0), humaneval(1, **changed)]))
 
 
 def test_another_file_than_the_one_that_was_planned_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path, [row(0)])
+    path = written(tmp_path, [humaneval(0)])
     digest = sha256_file(path)
     assert len(read_problems(path, sha256=digest)) == 1
-    written(tmp_path, [row(1)])
+    written(tmp_path, [humaneval(1)])
     with pytest.raises(Invalid, match="has changed"):
         read_problems(path, sha256=digest)
     with pytest.raises(NotFound, match="there is no file"):
@@ -104,7 +92,7 @@ def test_another_file_than_the_one_that_was_planned_is_refused(tmp_path: Path) -
 
 
 def test_the_code_of_a_conversation_ends_with_its_block(tmp_path: Path) -> None:
-    (problem,) = read_problems(written(tmp_path, [row(0)]))
+    (problem,) = read_problems(written(tmp_path, [humaneval(0)]))
     assert solution_of(problem, "    return x\n```\nThis adds 0.") == problem.prompt + "    return x\n"
     assert solution_of(problem, "    return x\n") == problem.prompt + "    return x\n"
 
@@ -146,7 +134,7 @@ class Writer(HfModel):
 
 
 def test_answers_are_run_counted_and_kept_and_the_next_attempt_asks_for_the_rest(tmp_path: Path) -> None:
-    path = written(tmp_path, [row(number) for number in range(4)])
+    path = written(tmp_path, [humaneval(number) for number in range(4)])
     task = HumanEvalTask(humaneval=str(path), samples=2, k=(1, 2), max_new_tokens=64, name="small")
     config = EvaluateConfig(tasks=(task,), batch=3)
     context = LocalContext(tmp_path, name="tiny")
@@ -180,7 +168,7 @@ def test_an_evaluation_publishes_the_samples_of_problems_too(
     model = HfModel(str(tiny_model))
     monkeypatch.setattr(jobs, "ActorPool", lambda *_, **__: InThisProcess(model))
     monkeypatch.setattr(jobs, "pool_size", lambda _: None)
-    path = written(tmp_path, [row(number) for number in range(3)])
+    path = written(tmp_path, [humaneval(number) for number in range(3)])
     config = EvaluateConfig(tasks=(HumanEvalTask(humaneval=str(path), max_new_tokens=8, limit=2),))
     context = LocalContext(tmp_path, name="tiny", inputs={"train": {"artifact": "model"}})
     results = jobs.evaluate_model(context, config, [], "train")
@@ -205,7 +193,7 @@ ASKED = (
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("chat", [False, True], ids=["humaneval", "humaneval_instruct"])
 def test_prompts_and_answers_are_those_of_lm_eval(tiny_model: Path, tmp_path: Path, chat: bool) -> None:
-    rows = [row(number) for number in range(5)]
+    rows = [humaneval(number) for number in range(5)]
     problems = read_problems(written(tmp_path, rows))
     (tmp_path / "small.yaml").write_text(
         "task: small\ndataset_path: json\ndataset_kwargs: {data_files: {test: small.jsonl}}\ntest_split: test\n"
@@ -230,7 +218,7 @@ def test_prompts_and_answers_are_those_of_lm_eval(tiny_model: Path, tmp_path: Pa
 def test_a_file_is_asked_as_the_model_is_and_answers_alike(
     tiny_model: Path, f16: Path, tmp_path: Path, chat: bool
 ) -> None:
-    problems = read_problems(written(tmp_path, [row(number) for number in range(3)]))
+    problems = read_problems(written(tmp_path, [humaneval(number) for number in range(3)]))
     asked = [(problem, 0) for problem in problems]
     task = HumanEvalTask(humaneval="small.jsonl", max_new_tokens=24, chat_template=chat).model_dump()
     theirs = HfModel(str(tiny_model)).humaneval(task, asked, 0, 2)
@@ -270,7 +258,7 @@ def test_a_file_draws_by_its_seed_and_stops_where_the_text_does(tiny_model: Path
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_drawn_answers_are_the_same_for_the_same_seed(tiny_model: Path) -> None:
-    model, prompt = HfModel(str(tiny_model)), row(0)["prompt"]
+    model, prompt = HfModel(str(tiny_model)), humaneval(0)["prompt"]
     drawn = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -299,10 +287,18 @@ def test_the_public_solutions_pass_and_empty_ones_fail(step: int) -> None:
 
 
 def test_a_body_with_a_helper_of_a_longer_name_is_still_a_body(tmp_path: Path) -> None:
-    (problem,) = read_problems(written(tmp_path, [row(1)]))
+    (problem,) = read_problems(written(tmp_path, [humaneval(1)]))
     body = "    return add10(x) - 9\n\ndef add10(x):\n    return x + 10\n"
     assert program_of(problem, body) == problem.prompt + body
     assert (
         program_of(problem, "def add(x):\n    return x + 1\n")
         == "import math\n\ndef add(x):\n    return x + 1\n"
     )
+
+
+def test_imports_of_the_future_stay_at_the_beginning(tmp_path: Path) -> None:
+    (problem,) = read_problems(written(tmp_path, [humaneval(1)]))
+    future, rest = "from __future__ import annotations\n", "\ndef add(x: Number):\n    return x + 1\n"
+    program = program_of(problem, f"```python\n{future}{rest}```")
+    assert program == f"{future}import math\n\n{rest}"
+    compile(program, "program.py", "exec")

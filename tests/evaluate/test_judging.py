@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from tests.evaluate.remote import says
+from tests.lines import write_lines
 from tests.serve.scripted_upstream import Script, error, scripted
 from tests.serve.scripted_upstream import says as replies
 
@@ -91,11 +92,8 @@ def test_pairs_are_asked_in_both_orders_and_what_changes_with_it_is_a_tie(
     wanted = dict(enumerate(["a"] * 5 + ["b", "first", "tie", "late", "garbage", "refused"]))
     prefers(upstream, wanted)
     labels = tmp_path / "labels.jsonl"
-    labels.write_text(
-        "".join(json.dumps({"index": n, "label": "b" if n == 4 else "a"}) + "\n" for n in range(5))
-        + json.dumps({"doc_hash": "d5", "label": "b"})
-        + "\n"
-    )
+    said = [{"index": n, "label": "b" if n == 4 else "a"} for n in range(5)]
+    write_lines(labels, [*said, {"doc_hash": "d5", "label": "b"}])
     context = context_for(
         tmp_path, upstream, 11, labels={"file": str(labels), "source": "two agents"}, rubric="Be kind."
     )
@@ -150,7 +148,7 @@ def test_marks_of_a_rubric_lie_between_0_and_1_and_agree_with_people_by_their_di
 
     upstream.on("j", says(mark))
     labels = tmp_path / "labels.jsonl"
-    labels.write_text("".join(json.dumps({"index": n, "label": 1 + n % 5}) + "\n" for n in range(10)))
+    write_lines(labels, ({"index": n, "label": 1 + n % 5} for n in range(10)))
     asked = {"b": None, "kind": "rubric", "rubric": "Right.", "labels": {"file": str(labels), "source": "we"}}
     result = run_judge(context_for(tmp_path, upstream, 10, **asked)).result
     assert (result["failures"], result["score"]) == (1, pytest.approx((2 * 2.5 - 0.5) / 9))
@@ -168,9 +166,16 @@ def test_a_judge_that_is_never_understood_and_labels_of_nothing_are_refused(
     with pytest.raises(Invalid, match="gave no verdict on any of 2 examples"):
         run_judge(context_for(tmp_path, upstream, 2))
     labels = tmp_path / "labels.jsonl"
-    labels.write_text('{"index": 0, "label": "first"}\n')
-    with pytest.raises(Invalid, match=r"labels\.jsonl, row 1 is no label: .* a, tie, b"):
-        run_judge(context_for(tmp_path, upstream, 2, labels={"file": str(labels), "source": "we"}))
+    asked = len(upstream.seen)
+    for row, said in (
+        ({"index": 0, "label": "first"}, r"labels\.jsonl, row 1 is no label: .* a, tie, b"),
+        ({"index": [0], "label": "a"}, r"labels\.jsonl, row 1 is no label: give index"),
+        ({"index": 2, "label": "a"}, r"no row of labels\.jsonl is of an example that is judged"),
+    ):
+        write_lines(labels, [row])
+        with pytest.raises(Invalid, match=said):
+            run_judge(context_for(tmp_path, upstream, 2, labels={"file": str(labels), "source": "we"}))
+    assert len(upstream.seen) == asked  # the judge costs money
     for wrong, reason in (
         ({"a": "a@1", "judge": "j"}, "pairwise compares two: name b"),
         ({"a": "a@1", "b": "b@1", "judge": "j", "kind": "rubric"}, "leave b out"),

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pyarrow.parquet as pq
 import pytest
+from tests.lines import write_lines
 
 from raymill.cluster.context import LocalContext
 from raymill.evaluate.actors import ActorPool
@@ -63,7 +64,7 @@ def task_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"question": f"the parcel {n} is", "options": ["late", "broken", "wrong"], "answer": n % 3}
         for n in range(11)
     ]
-    (folder / "parcels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(folder / "parcels.jsonl", rows)
     (folder / "parcels.yaml").write_text(CHOICE)
     return folder / "parcels.yaml"
 

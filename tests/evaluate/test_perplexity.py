@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import torch
 from tests.conftest import SHARED_DATA
 from tests.evaluate.pools import InThisProcess
+from tests.lines import json_lines
 
 from raymill.cluster.context import LocalContext
 from raymill.evaluate import jobs
@@ -29,7 +29,7 @@ TEXTS = ["the parcel is late", "please help", "my order is wrong now, the screen
 
 def written(folder: Path, rows: Sequence[Any], name: str = "text.jsonl") -> Path:
     path = folder / name
-    content = "".join(json.dumps(each) + "\n" for each in rows).encode()
+    content = json_lines(rows).encode()
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
     return path
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.lines import write_lines
 
 from raymill.evaluate.prompts import read_rows
 from raymill.policies.errors import Invalid
@@ -19,8 +19,7 @@ CALL = {"type": "function", "function": {"name": "clock", "arguments": {"zone": 
 
 
 def write(path: Path, *rows: dict[str, Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_lines(path, rows)
 
 
 def test_the_chosen_and_the_good_answer_are_what_should_be_said(tmp_path: Path) -> None:

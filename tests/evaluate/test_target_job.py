@@ -16,9 +16,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from tests.evaluate.benchmark_rows import gsm8k, write
+from tests.evaluate.benchmark_rows import gsm8k, humaneval
 from tests.evaluate.pools import InThisProcess
 from tests.evaluate.remote import asked, context_for, number_of, right, says, write_rows
+from tests.lines import write_lines
 from tests.serve.scripted_upstream import Script, error, reset, scripted, stall
 from tests.serve.scripted_upstream import says as replies
 
@@ -195,7 +196,7 @@ def test_functions_with_dots_go_as_tools_and_come_back(upstream: Script, tmp_pat
         }
         for n in range(4)
     ]
-    (tmp_path / "bfcl.jsonl").write_text("".join(json.dumps(each) + "\n" for each in questions))
+    write_lines(tmp_path / "bfcl.jsonl", questions)
     wrong: dict[int, str | list[dict[str, Any]]] = {
         1: "Sunny.",
         2: [{"name": "weather_get", "arguments": "{not json"}],
@@ -214,17 +215,15 @@ def test_functions_with_dots_go_as_tools_and_come_back(upstream: Script, tmp_pat
 
 def test_programs_of_chat_answers_are_run(upstream: Script, tmp_path: Path) -> None:
     problems = [
-        {
-            "task_id": f"T/{n}",
-            "prompt": f'import math\n\n\ndef add{n}(a, b):\n    """Sum of a and b, {n}"""\n',
-            "test": "def check(candidate):\n    assert candidate(2, 3) == 5\n",
-            "entry_point": f"add{n}",
-            "canonical_solution": "    return a + b\n",
-        }
+        humaneval(
+            n,
+            prompt=f'import math\n\n\ndef add{n}(a, b):\n    """Sum of a and b, {n}"""\n',
+            test="def check(candidate):\n    assert candidate(2, 3) == 5\n",
+            entry_point=f"add{n}",
+        )
         for n in range(3)
     ]
-    path = tmp_path / "he.jsonl"
-    path.write_text("".join(json.dumps(each) + "\n" for each in problems))
+    path = write_lines(tmp_path / "he.jsonl", problems)
 
     def answer(seen: Any) -> str:
         if "add0" in asked(seen):
@@ -242,7 +241,7 @@ def test_programs_of_chat_answers_are_run(upstream: Script, tmp_path: Path) -> N
 
 def test_gsm8k_is_answered_with_the_prompts_of_lm_eval(upstream: Script, tmp_path: Path) -> None:
     questions = gsm8k(6)
-    path = write(tmp_path / "gsm8k.jsonl", questions)
+    path = write_lines(tmp_path / "gsm8k.jsonl", questions)
     truth = {row["question"]: row["answer"] for row in questions}
 
     def answer(seen: Any) -> str:

@@ -9,16 +9,17 @@ from pathlib import Path
 import jwt
 import pytest
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from tests.registry.making import ADA
 
 from raymill.policies.errors import Invalid, NotFound
-from raymill.registry import identity, login_attempts, passwords, sessions
+from raymill.registry import identity, login_attempts, passwords, retention, sessions
 from raymill.registry.database import Database
 from raymill.registry.login_attempts import Attempt, TooManyAttempts
+from raymill.registry.retention import SESSION_DAYS, Retention
 from raymill.registry.secrets import SecretBox
 from raymill.registry.sessions import Lifetimes, Tokens
-from raymill.registry.tables import Account, AuditEvent, Password, Role, new_id
+from raymill.registry.tables import Account, AuditEvent, Password, Role, SpentRefresh, new_id
 
 PASSWORD = "correct horse battery"
 LIVES = Lifetimes(access_s=600, session_s=3600)
@@ -214,3 +215,16 @@ def test_a_session_is_found_by_its_account_alone(database: Database, box: Secret
         row = sessions.find_session(session, tokens.session.id, of=bob)
         assert sessions.revoke_session(session, row, ADA).revoked_at is not None
         assert sessions.list_sessions(session, bob) == []
+
+
+@pytest.mark.usefixtures("bob")
+def test_an_ended_session_is_forgotten_with_its_spent_tokens(database: Database, box: SecretBox) -> None:
+    tokens = log_in(database, box)
+    assert refresh(database, box, tokens.refresh_token) is not None
+    goes_at = tokens.session.expires_at + dt.timedelta(days=SESSION_DAYS)
+    with database.transaction() as session:
+        assert retention.sweep(session, Retention(), goes_at) == {}
+        assert session.scalar(select(func.count()).select_from(SpentRefresh)) == 1
+        later = goes_at + dt.timedelta(seconds=1)
+        assert retention.sweep(session, Retention(), later) == {"login_session": 1}
+        assert session.scalar(select(func.count()).select_from(SpentRefresh)) == 0

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from fastapi import FastAPI
 from tests.conftest import RunningService
+from tests.llama import random_llama
 from tests.registry.making import World
 from tests.serve.control_app import app_of
 
@@ -23,7 +23,6 @@ from raymill.serve.gateway.catalog import Served
 from raymill.serve.gateway.snapshot import Caller, Snapshot, StaticSource, digest_of
 from raymill.serve.llm.config import ServeConfig
 from raymill.serve.llm.spec import DeploySpec
-from raymill.train.tokenizer import train_tokenizer
 
 KEY = "rm-0123456789abcdef"
 
@@ -44,9 +43,6 @@ def app(world: World) -> FastAPI:
 @pytest.fixture(scope="session")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of 64 wide and 2 layers in Hugging Face layout, random weights wide apart: no near ties."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     directory = tmp_path_factory.mktemp("model")
     words = [
         "parcel",
@@ -62,24 +58,9 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "now",
     ]
     documents = [" ".join(words[(seed * 7 + step * step) % 11] for step in range(9)) for seed in range(200)]
-    train_tokenizer([*documents, "Größe 42 € naïve\ttab"], 330, directory)
-    ids: dict[str, int] = json.loads((directory / "tokenizer.json").read_text())["model"]["vocab"]
-    torch.manual_seed(3)
-    config = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        vocab_size=len(ids),
-        max_position_embeddings=256,
-        initializer_range=0.3,
-        tie_word_embeddings=False,
-        eos_token_id=ids["<|end|>"],
-        bos_token_id=None,
-        pad_token_id=ids["<|pad|>"],
-    )
-    model: Any = LlamaForCausalLM(config)
+    documents.append("Größe 42 € naïve\ttab")
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2}
+    model, ids = random_llama(directory, documents, max_position_embeddings=256, **shape)
     # Never the likeliest: halves of characters come out differently when text is decoded bit by bit.
     model.lm_head.weight.data[[ids[token] for token in ids if token.startswith("<0x")]] = 0.0
     model.save_pretrained(directory)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
+import pytest
 from tests.serve.gateway_tools import made, provider, source_of
 from tests.serve.scripted_upstream import (
     DONE,
@@ -44,12 +44,17 @@ class House(NamedTuple):
     upstream: Script
 
 
-@contextmanager
-def house() -> Iterator[House]:
+@pytest.fixture(scope="module")
+def shared() -> Iterator[House]:
     with scripted() as upstream:
         providers = [provider(name, upstream.url, preset=preset) for name, preset in PRESET_OF.items()]
         with made(source=source_of(providers)) as (app, url):
             yield House(url, app, upstream)
+
+
+def seen(shared: House, model: str) -> Seen:
+    """What went upstream last."""
+    return shared.upstream.requests(model)[-1]
 
 
 def speaks(wire: Wire, text: str = TEXT) -> Act:

@@ -9,16 +9,10 @@ from typing import Any
 import anthropic
 import pytest
 from tests.serve.gateway_tools import KEY
-from tests.serve.scripted_upstream import Seen, says
-from tests.serve.scripted_wires import (
-    TEXT,
-    WIRES,
-    House,
-    Wire,
-    calls,
-    house,
-    speaks,
-)
+from tests.serve.scripted_upstream import says
+from tests.serve.scripted_wires import TEXT, WIRES, House, Wire, calls, seen, shared, speaks
+
+__all__ = ["shared"]  # fixture
 
 ASK: Any = [{"role": "user", "content": "What is the weather in Ulm?"}]
 TOOLS: Any = [
@@ -32,20 +26,9 @@ every_wire = pytest.mark.parametrize("wire", WIRES)
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[House]:
-    with house() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def client(shared: House) -> Iterator[anthropic.Anthropic]:
     with anthropic.Anthropic(base_url=shared.url, api_key=KEY, max_retries=0, timeout=20) as client:
         yield client
-
-
-def seen(shared: House, model: str) -> Seen:
-    """What went upstream last."""
-    return shared.upstream.requests(model)[-1]
 
 
 def text_of(message: Any) -> str:

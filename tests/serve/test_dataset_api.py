@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
+from tests.lines import json_lines, write_lines
 from tests.registry.making import World
 from tests.serve.dataset_lab import API, connected, error_of, run_all
 
@@ -42,7 +42,7 @@ def numbered(count: int) -> list[dict[str, Any]]:
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(path, rows)
     return str(path)
 
 
@@ -57,7 +57,7 @@ def add(client: TestClient, world: World, name: str, **body: Any) -> dict[str, A
 
 
 def test_an_uploaded_file_becomes_a_version_with_its_statistics(client: TestClient, world: World) -> None:
-    content = "".join(json.dumps(row) + "\n" for row in numbered(40)).encode()
+    content = json_lines(numbered(40)).encode()
     sha256 = hashlib.sha256(content).hexdigest()
     begun = client.post(
         f"{API}/uploads", json={"name": "rows.jsonl", "size_bytes": len(content), "sha256": sha256}

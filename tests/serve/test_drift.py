@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
+from ray.serve.exceptions import RayServeException
 from sqlalchemy import select, update
+from tests.lines import write_lines
 from tests.registry.making import World, claim
 from tests.registry.using import make_account, usage
 from tests.serve.dataset_lab import API, connected, error_of
@@ -21,6 +23,7 @@ from raymill.cluster.settings import Settings
 from raymill.policies.errors import Conflict
 from raymill.registry.tables import Alias, AuditEvent, Deployment, DriftWatch, Job, Role, Trace, TriggerEvent
 from raymill.serve import drift
+from raymill.serve.canary import is_away
 from raymill.serve.llm.answer import Reply, encode
 from raymill.serve.triggers import TriggerLoop
 
@@ -76,8 +79,7 @@ def canaries(tmp_path: Path) -> Path:
         word = WORDS[number % len(WORDS)]
         turns = [("user", f"{number} say {word}"), ("assistant", word)]
         rows.append({"messages": [{"role": role, "content": content} for role, content in turns]})
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_lines(path, rows)
 
 
 def add(client: TestClient, name: str = "watch", **config: Any) -> dict[str, Any]:
@@ -152,6 +154,11 @@ def test_a_drop_of_canaries_is_told_once_and_freezes_the_alias(
     assert served.promote(1).allowed
     assert look(client, served, baseline=True)["severity"] == "none"
     assert look(client, served)["canary"]["compared"]["difference"] == 0
+    asked = [
+        client.post(f"{API}/drift/watch/run", json={"baseline": baseline}).json()["job_id"]
+        for baseline in (False, True, False, True)
+    ]
+    assert asked[0] == asked[2] != asked[1] == asked[3]  # a look that has not begun is none of a new baseline
     with served.database.transaction() as session:
         actions = session.scalars(select(AuditEvent.action).order_by(AuditEvent.seq)).all()
     assert [each for each in actions if each.startswith(("drift", "alias.f", "alias.u"))] == [
@@ -161,6 +168,19 @@ def test_a_drop_of_canaries_is_told_once_and_freezes_the_alias(
         "alias.unfreeze",
         "drift.find",
     ]
+
+
+def test_an_engine_that_fails_at_a_question_is_not_away() -> None:
+    away = (
+        ActorDiedError(),
+        GetTimeoutError(),
+        RayServeException("no instance"),
+        ConnectionError(),
+        TimeoutError(),
+    )
+    assert all(map(is_away, away))
+    failed = RayTaskError("chat", "traceback", ValueError("too long")).as_instanceof_cause()
+    assert not any(map(is_away, (failed, TypeError("ours"))))
 
 
 def test_drift_rolls_the_alias_back_through_policy_and_signature(

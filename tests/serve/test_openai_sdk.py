@@ -12,16 +12,10 @@ import openai
 import pydantic
 import pytest
 from tests.serve.gateway_tools import KEY
-from tests.serve.scripted_upstream import Seen, says
-from tests.serve.scripted_wires import (
-    TEXT,
-    WIRES,
-    House,
-    Wire,
-    calls,
-    house,
-    speaks,
-)
+from tests.serve.scripted_upstream import says
+from tests.serve.scripted_wires import TEXT, WIRES, House, Wire, calls, seen, shared, speaks
+
+__all__ = ["shared"]  # fixture
 
 ASK: Any = [{"role": "user", "content": "What is the weather in Ulm?"}]
 TOOLS: Any = [
@@ -50,20 +44,9 @@ class Weather(pydantic.BaseModel):
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[House]:
-    with house() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def client(shared: House) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{shared.url}/v1", api_key=KEY, max_retries=0, timeout=20) as client:
         yield client
-
-
-def seen(shared: House, model: str) -> Seen:
-    """What went upstream last."""
-    return shared.upstream.requests(model)[-1]
 
 
 # Chat.

@@ -11,7 +11,9 @@ import openai
 import pytest
 from tests.serve.gateway_tools import KEY
 from tests.serve.scripted_upstream import DONE, Seen, Writer, says, streams
-from tests.serve.scripted_wires import TEXT, House, Wire, calls, embeds, house, speaks
+from tests.serve.scripted_wires import TEXT, House, Wire, calls, embeds, seen, shared, speaks
+
+__all__ = ["shared"]  # fixture
 
 ASK: Any = [{"role": "user", "content": "Hello?"}]
 VECTOR = [0.5, -0.25]
@@ -30,20 +32,9 @@ WEATHER: Any = {
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[House]:
-    with house() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def client(shared: House) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{shared.url}/v1", api_key=KEY, max_retries=0, timeout=20) as client:
         yield client
-
-
-def seen(shared: House, model: str) -> Seen:
-    """What went upstream last."""
-    return shared.upstream.requests(model)[-1]
 
 
 # Text completions, embeddings, models.

@@ -30,7 +30,7 @@ def api(database: Database, tmp_path: Path) -> tuple[Any, str]:
     """The application and an administrator's key."""
     service = Settings(home=tmp_path)
     service.secret_box.create_if_missing()
-    KeyRing(service.keys_dir / "signing").create_if_missing()
+    KeyRing(service.signing_dir).create_if_missing()
     key = identity.KEY_PREFIX + secrets.token_urlsafe(32)
     with database.transaction() as session:
         identity.ensure_admin(session, key)

@@ -10,16 +10,12 @@ import openai
 import pytest
 from tests.serve.gateway_tools import KEY, eventually
 from tests.serve.scripted_upstream import error, says, stall
-from tests.serve.scripted_wires import TEXT, WIRES, House, Wire, breaks, hangs, house, refuses, speaks
+from tests.serve.scripted_wires import TEXT, WIRES, House, Wire, breaks, hangs, refuses, shared, speaks
+
+__all__ = ["shared"]  # fixture
 
 ASK: Any = [{"role": "user", "content": "What is the weather in Ulm?"}]
 every_wire = pytest.mark.parametrize("wire", WIRES)
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[House]:
-    with house() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 from tests.registry.making import World
+from tests.serve.api_lab import recipe
 from tests.serve.control_app import app_of
-from tests.serve.test_api import recipe
 
 from raymill.cluster.settings import Settings
 from raymill.registry import trials

@@ -157,6 +157,11 @@ def test_the_command_logs_in_renews_by_itself_and_logs_out(
     assert second.refresh_token != first.refresh_token
     assert run(["session", "list", "--json"]) == 0
     assert [each["id"] for each in json.loads(capsys.readouterr().out)] == [first.session_id]
+    monkeypatch.setenv("RAYMILL_API_KEY", "rm-of-nobody")
+    assert run(["logout"]) == 1
+    assert "is not valid" in capsys.readouterr().err
+    assert file.get(url) == second  # it has not ended, so it is not forgotten
+    monkeypatch.delenv("RAYMILL_API_KEY")
     assert run(["logout"]) == 0
     assert file.get(url) is None
     assert run(["whoami"]) == 1

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 from tests.evaluate.remote import number_of, right, rows, says
+from tests.lines import json_lines
 from tests.registry.making import ADA, HELDOUT, World, claim_one, make_pipeline, succeed
 from tests.serve.scripted_upstream import Script, scripted
 
@@ -58,7 +59,7 @@ def registered(world: World, count: int) -> str:
     """A data set for measuring, of so many held-out rows."""
     step = StepSpec(step="dataset", kind="dataset", queue="short", config={})
     pipeline = make_pipeline(world.database, step, name="colours")
-    lines = "".join(json.dumps(row) + "\n" for row in rows(count)).encode()
+    lines = json_lines(rows(count)).encode()
     data = world.publish("dataset", "colours", {"test.jsonl": lines})
     about = {"train_rows": 0, "test_rows": count, "format": "messages", "purpose": "evaluation"}
     world._end(pipeline, "dataset", data, artifact=data.name, **about)

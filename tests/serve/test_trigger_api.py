@@ -18,8 +18,8 @@ from sqlalchemy import func, select, update
 from tests.registry.making import World, claim_one, make_pipeline, succeed
 from tests.registry.using import add as add_usage
 from tests.registry.using import usage
+from tests.serve.api_lab import recipe
 from tests.serve.control_app import app_of
-from tests.serve.test_api import recipe
 
 from raymill.cluster.settings import Settings
 from raymill.registry import webhooks

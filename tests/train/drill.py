@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from tests.lines import write_lines
 
 from raymill.cluster.context import JsonObject, LocalContext, Paused
 
@@ -63,7 +64,7 @@ def make_inputs(root: Path) -> dict[str, JsonObject]:
             verb = rng.choice(VERBS)
             turns = [("user", f"train {number}: it is {verb}."), ("assistant", verb)]
             rows.append({"messages": [{"role": role, "content": content} for role, content in turns]})
-        (data / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_lines(data / "train.jsonl", rows)
     return {
         "base": {"artifact": base.relative_to(root / "artifacts").as_posix()},
         "dataset": {"artifact": data.relative_to(root / "artifacts").as_posix()},

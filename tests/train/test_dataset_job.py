@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.lines import write_lines
 
 from raymill.cluster.context import JsonObject, LocalContext
 from raymill.policies.errors import Invalid, NotFound
@@ -25,7 +26,7 @@ QUESTION = (
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_lines(path, rows)
     return str(path)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.lines import write_lines
 from tests.train.tiny import moved, rows_of, tiny_llama, tiny_tokenizer
 
 from raymill.train.config import TrainConfig
@@ -53,7 +54,7 @@ def test_a_methods_held_out_loss_is_that_of_its_own_objective(
     config, tokenizer = settings(method), tiny_tokenizer(tmp_path / "tokenizer")
     rows = rows_of(NEEDED_SHAPE[method], 20)
     file = tmp_path / "train.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_lines(file, rows)
     assert config.validation is not None
     lines = lines_of(file)
     data, apart = encode_lines(config, tokenizer, lines), held_out(lines, config.validation)

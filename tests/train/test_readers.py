@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.conftest import SHARED_DATA
+from tests.lines import write_lines
 
 from raymill.policies.errors import Invalid, NotFound
 from raymill.train.limits import Limits
@@ -27,7 +28,7 @@ def write(path: Path, rows: list[Any]) -> Path:
     """The rows in the container that the suffix names."""
     match path.suffix:
         case ".jsonl":
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            write_lines(path, rows)
         case ".json":
             path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
         case ".parquet":

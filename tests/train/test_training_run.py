@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from tests.lines import json_lines, write_lines
 
 from raymill.cluster.context import JsonObject, LocalContext, Outcome
 from raymill.registry.artifacts import digest_files
@@ -78,7 +79,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
             verb = rng.choice(verbs)
             turns = [("user", f"{name} {number}: it is {verb}."), ("assistant", verb)]
             rows.append({"messages": [{"role": role, "content": content} for role, content in turns]})
-        text = "".join(json.dumps(row) + "\n" for row in rows)
+        text = json_lines(rows)
         (directory / f"{name}.jsonl").write_text(text, encoding="utf-8")
     return directory
 
@@ -213,7 +214,7 @@ def compared(files: Path, root: Path, shape: str) -> JsonObject:
             good = number % 2 == 0
             rows.append({"prompt": asked, "completion": better if good else worse, "label": good})
     path = files / f"{shape}.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_lines(path, rows)
     config = {"train": str(path), "test": str(path)}
     return run_dataset(LocalContext(root, job_id=shape, config=config)).result
 

@@ -20,7 +20,7 @@ from raymill.registry import drift, tables
 from raymill.registry.artifacts import sha256_file
 from raymill.registry.drift_config import DriftConfig
 from raymill.registry.tables import Role
-from raymill.serve.api.access import RANK
+from raymill.serve.api.access import reaches
 from raymill.serve.api.context import Caller, SessionDep, Who
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.threads import ThreadRoute
@@ -132,7 +132,7 @@ def _with_digest(config: DriftConfig) -> DriftConfig:
 
 def _may(who: Caller, config: DriftConfig) -> None:
     """Moving or holding an alias is an approver's to decide, now or for later. Raises Denied."""
-    if config.acts and RANK[who.role] < RANK[Role.APPROVER]:
+    if config.acts and not reaches(who.role, Role.APPROVER):
         raise Denied(
             f"{who.actor.name} is {who.role.value}, a watch that freezes or rolls back takes "
             f"{Role.APPROVER.value}: ask an approver for it"

@@ -6,21 +6,22 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
+from sqlalchemy.orm import Session
 
 from raymill.client import evaluation_types as types
-from raymill.client.types import ImageFormat, Pipeline
+from raymill.client.types import ImageFormat, JsonObject, Pipeline
 from raymill.evaluate.judge_config import Judgement
 from raymill.evaluate.target_config import TargetEvaluation, remote_of
 from raymill.policies.errors import Denied
 from raymill.registry import jobs
 from raymill.registry.tables import Role
 from raymill.serve.api import evaluations, wire
-from raymill.serve.api.access import RANK
+from raymill.serve.api.access import reaches
 from raymill.serve.api.chart import MEDIA
 from raymill.serve.api.context import Caller, IdempotencyKey, PartsDep, SessionDep, Who
 from raymill.serve.api.interval_chart import draw_comparison, draw_leaderboard
 from raymill.serve.api.judge_planning import plan_judgement
-from raymill.serve.api.target_planning import plan_target
+from raymill.serve.api.target_planning import Plan, plan_target
 from raymill.serve.api.threads import ThreadRoute
 
 router = APIRouter(prefix="/evaluations", tags=["evaluations"], route_class=ThreadRoute)
@@ -49,15 +50,7 @@ def run(
     """Measure a target: a pipeline of one step. An address that is asked takes an admin, as a provider's does."""
     _may_name(who, body.target)
     plan = plan_target(opened, body)
-    row = jobs.create_pipeline(
-        opened,
-        name=plan.name,
-        recipe={"evaluation": body.model_dump(mode="json")},
-        steps=[plan.step],
-        actor=who.actor,
-        idempotency_key=idempotency_key,
-    )
-    return wire.pipeline_with_jobs(opened, row)
+    return _started(opened, who, plan, {"evaluation": body.model_dump(mode="json")}, idempotency_key)
 
 
 @router.post("/judge", status_code=202)
@@ -65,20 +58,19 @@ def judge(body: Judgement, who: Who, opened: SessionDep, idempotency_key: Idempo
     """Have a model judge answers that evaluations have kept: a pipeline of one step."""
     _may_name(who, body.target)
     plan = plan_judgement(opened, body)
+    return _started(opened, who, plan, {"judgement": body.model_dump(mode="json")}, idempotency_key)
+
+
+def _started(opened: Session, who: Caller, plan: Plan, asked: JsonObject, key: str | None) -> Pipeline:
     row = jobs.create_pipeline(
-        opened,
-        name=plan.name,
-        recipe={"judgement": body.model_dump(mode="json")},
-        steps=[plan.step],
-        actor=who.actor,
-        idempotency_key=idempotency_key,
+        opened, name=plan.name, recipe=asked, steps=[plan.step], actor=who.actor, idempotency_key=key
     )
     return wire.pipeline_with_jobs(opened, row)
 
 
 def _may_name(who: Caller, target: str) -> None:
     remote = remote_of(target)
-    if remote is not None and remote.url is not None and RANK[who.role] < RANK[Role.ADMIN]:
+    if remote is not None and remote.url is not None and not reaches(who.role, Role.ADMIN):
         raise Denied(
             f"{who.actor.name} is {who.role.value}, and only an admin's word names an address that is asked: ask one to add "
             "the endpoint as a provider, and measure gateway:PROVIDER/MODEL"

@@ -14,7 +14,7 @@ from raymill.policies.errors import Denied
 from raymill.registry import hooks, tables
 from raymill.registry.tables import Role
 from raymill.serve.api import wire as job_wire
-from raymill.serve.api.access import RANK
+from raymill.serve.api.access import reaches
 from raymill.serve.api.context import Caller, PartsDep, SessionDep, Who
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.threads import ThreadRoute
@@ -86,7 +86,7 @@ def wire(row: tables.Hook) -> types.Hook:
 
 def _may(who: Caller, action: str) -> None:
     """Moving an alias is an approver's to decide, now or for later. Raises Denied."""
-    if action != "webhook" and RANK[who.role] < RANK[Role.APPROVER]:
+    if action != "webhook" and not reaches(who.role, Role.APPROVER):
         raise Denied(
             f"{who.actor.name} is {who.role.value}, a hook that does {action} takes {Role.APPROVER.value}: "
             "ask an approver for it"

@@ -148,9 +148,7 @@ def follow(
 ) -> Response:
     """Progress as server-sent events. A state event without an id tells what the job's row says now."""
     subject = events.subject_of(job=_row(opened, job_id))
-    after = events.last_event_id(last_event_id)
-    frames = events.stream(found.database, request.app.state.bell, subject, after)
-    return StreamingResponse(frames, media_type="text/event-stream")
+    return events.response(found.database, request.app.state.bell, subject, last_event_id)
 
 
 @router.get("/{job_id}/logs")

@@ -128,7 +128,7 @@ def verify(name: str, number: int, _: Who, opened: SessionDep, found: PartsDep) 
         row.artifact_name,
         *(each.artifact_name for each in _of_version(opened, tables.Quantization, row)),
     }
-    ring = KeyRing(found.settings.keys_dir / "signing")
+    ring = KeyRing(found.settings.signing_dir)
     public_keys, revoked = ring.public_keys(), ring.revoked()
     checked: list[dict[str, Any]] = []
     for each in sorted(names):

@@ -111,9 +111,7 @@ def follow(
 ) -> Response:
     """Progress of all its jobs as server-sent events."""
     subject = events.subject_of(pipeline=_row(opened, pipeline_id))
-    after = events.last_event_id(last_event_id)
-    frames = events.stream(found.database, request.app.state.bell, subject, after)
-    return StreamingResponse(frames, media_type="text/event-stream")
+    return events.response(found.database, request.app.state.bell, subject, last_event_id)
 
 
 def _row(opened: Session, pipeline_id: uuid.UUID) -> Pipeline:

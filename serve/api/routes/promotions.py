@@ -52,7 +52,7 @@ def promote(body: types.PromotionRequest, who: Who, found: PartsDep) -> types.Pr
     row = promotion.promote(
         found.database,
         found.settings.artifacts,
-        found.settings.keys_dir / "signing",
+        found.settings.signing_dir,
         llm=body.llm,
         number=body.version,
         alias=body.to,
@@ -96,7 +96,7 @@ def execute(promotion_id: uuid.UUID, who: Who, found: PartsDep) -> types.Promoti
     row = requests.execute(
         found.database,
         found.settings.artifacts,
-        found.settings.keys_dir / "signing",
+        found.settings.signing_dir,
         promotion_id=promotion_id,
         actor=who.actor,
     )
@@ -150,7 +150,7 @@ def roll_back(
     row = promotion.roll_back(
         found.database,
         found.settings.artifacts,
-        found.settings.keys_dir / "signing",
+        found.settings.signing_dir,
         llm=name,
         alias=alias,
         actor=who.actor,

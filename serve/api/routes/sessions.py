@@ -105,7 +105,7 @@ def _check_password(found: Parts, name: str, password: str, actor: Actor) -> Non
     with found.database.transaction() as opened:
         account = opened.scalar(select(Account).where(Account.name == name))
         phc = passwords.phc_of(opened, account)
-    if not passwords.matches(password, phc) or account is None or not sessions.is_live(account):
+    if not passwords.matches(password, phc) or account is None or not identity.is_live(account):
         raise NotLoggedIn("account or password is wrong: an admin sets one with `raymill user set-password`")
     login_attempts.succeed(found.database, attempt)
 

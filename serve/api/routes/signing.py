@@ -60,7 +60,7 @@ def revoke(
 
 
 def _ring(found: Parts) -> KeyRing:
-    return KeyRing(found.settings.keys_dir / "signing")
+    return KeyRing(found.settings.signing_dir)
 
 
 def _shown(key: KnownKey) -> types.SigningKey:

@@ -26,7 +26,7 @@ from raymill.client import dataset_types as types
 from raymill.policies.errors import Invalid, Unavailable
 from raymill.registry import uploads
 from raymill.registry.tables import Role, Upload
-from raymill.serve.api.access import RANK
+from raymill.serve.api.access import reaches
 from raymill.serve.api.context import Caller, Parts, PartsDep, SessionDep, Who
 from raymill.serve.api.threads import ThreadRoute, in_thread
 
@@ -168,7 +168,7 @@ def _arrived(found: Parts, upload_id: uuid.UUID, who: Caller) -> types.Upload:
 
 
 def _find(session: Session, upload_id: uuid.UUID, who: Caller) -> Upload:
-    return uploads.find(session, upload_id, who.actor, any_account=RANK[who.role] >= RANK[Role.ADMIN])
+    return uploads.find(session, upload_id, who.actor, any_account=reaches(who.role, Role.ADMIN))
 
 
 def _wire(found: Parts, row: Upload) -> types.Upload:
