@@ -107,8 +107,12 @@ def put_all(files: Iterable[tuple[Path, FileDigest]], target: Path, *, link: boo
         copy_checked(source, path, file)
 
     with ThreadPoolExecutor(DIGEST_THREADS) as threads:
-        for _ in threads.map(put, files):
-            pass
+        try:
+            for _ in threads.map(put, files):
+                pass
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
 
 
 def check(path: Path, file: FileDigest) -> None:

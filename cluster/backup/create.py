@@ -131,7 +131,6 @@ def _create(settings: Settings, folder: Path) -> Backup:
             artifacts=there,
             lost=lost,
             files=files,
-            folders=_folders(draft / "database"),
             sealed_keys=passphrase is not None,
             writers_waited_s=seen.moment.writers_waited_s,
             took_s=round(time.monotonic() - begun, 3),
@@ -160,7 +159,7 @@ def _copy_database(
         if settings.audit_roots.folder.is_dir():
             shutil.copytree(settings.audit_roots.folder, draft / "audit")
         with fence.moment(dsn) as (moment, reading):
-            wal.receive_until(bin_dir, dsn, target / "pg_wal", connection)
+            wal.receive_until(bin_dir, dsn, target, draft / "wal", connection)
             rows = reading.execute("SELECT name, files FROM artifact ORDER BY name").fetchall()
             audit_rows = _one(reading, "SELECT count(*) FROM audit_event")
             schema = _one(reading, "SELECT max(version_num) FROM alembic_version")
@@ -256,16 +255,10 @@ def _files(draft: Path) -> tuple[FileDigest, ...]:
     return tuple(found)
 
 
-def _folders(database: Path) -> tuple[str, ...]:
-    return tuple(
-        sorted(path.relative_to(database).as_posix() for path in database.rglob("*") if path.is_dir())
-    )
-
-
 def _flush(draft: Path) -> None:
     """`pg_basebackup` and the copies of artifacts are on disk already, but for the WAL that came last and small files."""
     for path in (
-        *draft.glob("database/pg_wal/*"),
+        *draft.glob("wal/*"),
         *draft.glob("audit/**/*"),
         *draft.glob("keys*"),
         *draft.glob("keys/**/*"),

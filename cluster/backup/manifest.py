@@ -2,7 +2,8 @@
 
     <folder>/<name>/manifest.json    written last; a folder without it is no backup
                    /proof.json       written when it was restored and found equal
-                   /database/        as `pg_basebackup` wrote it, and the WAL up to the moment
+                   /database/        `base.tar` of `pg_basebackup`, with the WAL that makes it consistent
+                   /wal/             what follows, up to the moment
                    /artifacts/       hard links to an earlier backup's files where it has them
                    /audit/           signed roots of the audit log
                    /keys/            public halves; everything else in `keys.sealed`, where there is a passphrase
@@ -89,9 +90,6 @@ class Manifest:
 
     files: tuple[FileDigest, ...]
     """All others, relative to the backup."""
-
-    folders: tuple[str, ...]
-    """Of the database, for PostgreSQL needs the empty ones too."""
 
     sealed_keys: bool
     writers_waited_s: float

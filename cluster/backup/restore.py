@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import tarfile
 from pathlib import Path
 
 from raymill.cluster.backup import artifacts, keys, manifest, stream
@@ -23,7 +24,8 @@ from raymill.registry.postgres import NAME, EmbeddedPostgres
 from raymill.registry.postgres_host import MAJOR, SystemUser, programs, server_user, telling_line
 from raymill.registry.uploads import SPARE_BYTES, DiskFull
 
-DATABASE = "database/"
+BASE = "database/base.tar"
+WAL, AUDIT, KEYS = "wal/", "audit/", "keys/"
 RECOVERY_S = 24 * 3600.0
 
 LAST_COMMIT = re.compile(r"last completed transaction was at log time (\S+ \S+)")
@@ -99,16 +101,18 @@ def restore(
 
 def _put(backup: Backup, draft: Path, *, link: bool) -> None:
     data_dir = draft / "postgres"
-    for folder in ("", *backup.manifest.folders):
-        (data_dir / folder).mkdir(mode=0o700)
-    own, database = [], []
+    base = next(file for file in backup.manifest.files if file.path == BASE)
+    artifacts.check(backup.path / BASE, base)
+    with tarfile.open(backup.path / BASE) as tar:
+        tar.extractall(data_dir, filter="data")
+    wal, own = [], []
     for file in backup.manifest.files:
         source = backup.path / file.path
-        if file.path.startswith(DATABASE):
-            database.append((source, FileDigest(**{**vars(file), "path": file.path.removeprefix(DATABASE)})))
-        elif file.path != manifest.SEALED_KEYS:
+        if file.path.startswith(WAL):
+            wal.append((source, FileDigest(**{**vars(file), "path": file.path.removeprefix(WAL)})))
+        elif file.path.startswith((AUDIT, KEYS)):
             own.append((source, file))
-    artifacts.put_all(database, data_dir)
+    artifacts.put_all(wal, data_dir / "pg_wal")
     artifacts.put_all(own, draft)
     artifacts.put_all(_artifact_files(backup), draft, link=link)
 

@@ -100,7 +100,7 @@ def segments_after(backup: Backup) -> list[tuple[Path, str]]:
         NotFound: nothing was.
         Conflict: a segment is missing in between.
     """
-    own = sorted(path.name for path in (backup.path / "database" / "pg_wal").glob("0*"))
+    own = sorted(path.name for path in (backup.path / "wal").glob("0*"))
     folder = Server(backup.manifest.system, backup.manifest.timeline).folder(backup.path.parent)
     found = [(path, path.name[:SEGMENT_NAME]) for path in sorted(folder.glob("0*"))]
     found = [(path, name) for path, name in found if name >= own[0]]
@@ -122,7 +122,7 @@ def segments_after(backup: Backup) -> list[tuple[Path, str]]:
 
 def forget_before(backup: Backup) -> int:
     """Delete the WAL that no backup from this one on needs. Returns how many segments."""
-    first = min((path.name for path in (backup.path / "database" / "pg_wal").glob("0*")), default="")
+    first = min((path.name for path in (backup.path / "wal").glob("0*")), default="")
     folder = Server(backup.manifest.system, backup.manifest.timeline).folder(backup.path.parent)
     going = [path for path in folder.glob("0*") if path.name[:SEGMENT_NAME] < first]
     for path in going:

@@ -6,12 +6,13 @@ every user of a machine can read a process's arguments.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import LiteralString, NamedTuple
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -90,33 +91,46 @@ def kept_from_here(connection: psycopg.Connection[tuple[object, ...]], name: str
 
 
 def base_backup(programs: Path, dsn: str, target: Path) -> None:
-    """Copy all of the server into `target`, which must not exist, with the WAL that makes it consistent.
+    """Copy all of the server into `target / "base.tar"`, with the WAL that makes it consistent.
+
+    Args:
+        target: must not exist.
 
     Raises:
         Denied, Invalid, Unavailable, DiskFull: it is refused; the message holds the cure.
     """
-    # Not streamed beside it: of whole segments alone, `receive_until` knows where to go on.
-    arguments = ["--pgdata", str(target), "--wal-method=fetch", "--checkpoint=fast", "--sync-method=syncfs"]
-    arguments += ["--no-password"]
+    arguments = ["--pgdata", str(target), "--format=tar", "--wal-method=fetch", "--checkpoint=fast"]
+    arguments += ["--sync-method=syncfs", "--no-password"]
     _run(programs / "pg_basebackup", dsn, arguments)
 
 
 def receive_until(
-    programs: Path, dsn: str, target: Path, connection: psycopg.Connection[tuple[object, ...]]
+    programs: Path, dsn: str, base: Path, target: Path, connection: psycopg.Connection[tuple[object, ...]]
 ) -> None:
-    """Add to the WAL in `target` what the server has written since its last segment, up to now.
+    """Receive into `target` what the server has written from the last segment in `base` on, up to now.
 
     Args:
         connection: in autocommit.
     """
+    (written,) = json.loads((base / "backup_manifest").read_text())["WAL-Ranges"]
+    target.mkdir(mode=0o700)
+    # The receiver goes on where it finds an unfinished segment.
+    (target / f"{_one(connection, 'SELECT pg_walfile_name(%s)', written['End-LSN'])}{PARTIAL}").touch()
     emit = "SELECT pg_logical_emit_message(true, 'raymill', 'backup')::text"
-    row = connection.execute(emit).fetchone()
-    assert row is not None
-    connection.execute(emit)  # the receiver ends once it sees more than was asked for
-    arguments = ["--directory", str(target), f"--endpos={row[0]}", "--no-loop", "--no-password"]
+    until = _one(connection, emit)
+    _one(connection, emit)  # it ends once it sees more than was asked for
+    arguments = ["--directory", str(target), f"--endpos={until}", "--no-loop", "--no-password"]
     _run(programs / "pg_receivewal", dsn, arguments, timeout_s=REACH_S)
     for path in target.glob(f"*{PARTIAL}"):
         path.rename(path.with_suffix(""))
+
+
+def _one(
+    connection: psycopg.Connection[tuple[object, ...]], statement: LiteralString, *values: object
+) -> object:
+    row = connection.execute(statement, values).fetchone()
+    assert row is not None
+    return row[0]
 
 
 def without_password(dsn: str) -> tuple[str, dict[str, str]]:

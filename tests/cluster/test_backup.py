@@ -18,7 +18,7 @@ import pytest
 from pydantic import SecretStr
 from tests.registry.making import ADA, World, make_pipeline
 
-from raymill.cluster.backup import manifest, prove, schedule, wal
+from raymill.cluster.backup import manifest, prove, schedule, stream, wal
 from raymill.cluster.backup.create import create
 from raymill.cluster.backup.restore import restore, verify
 from raymill.cluster.settings import Settings
@@ -73,10 +73,21 @@ def home(folder: Path) -> Iterator[Home]:
     world = World(database, settings.home)
     version = world.make_version()
     world.promote(version)
+    receiver = in_a_fork(lambda: stream.receive(settings))
     first, written = backed_up_while_others_write(settings)
     yield Home(settings, world, version, first, prove.prove(first, passphrase=PASSPHRASE), written)
     database.close()
-    server.stop()
+    os.kill(receiver, signal.SIGKILL)
+    os.waitpid(receiver, 0)
+    throw_away(server)
+
+
+def throw_away(server: EmbeddedPostgres) -> None:
+    """Not `stop`, which writes everything out first."""
+    if (pid := server.pid()) is not None:
+        os.kill(pid, signal.SIGQUIT)
+    while server.is_running():
+        time.sleep(0.02)
 
 
 def backed_up_while_others_write(settings: Settings) -> tuple[manifest.Backup, int]:
@@ -89,6 +100,7 @@ def backed_up_while_others_write(settings: Settings) -> tuple[manifest.Backup, i
             with database.transaction() as session:
                 audit.record(session, ADA, "test.write", f"writer/{number}", count=counts[number])
             counts[number] += 1
+            time.sleep(0.01)
         database.close()
 
     writers = [threading.Thread(target=write, args=(number,)) for number in range(2)]
@@ -183,7 +195,7 @@ def test_a_second_backup_copies_no_artifact_again_and_a_restored_home_that_was_c
         (target / "artifacts" / model.name / "model.safetensors").write_bytes(b"others")
         found = prove.compare(target, backup)
     finally:
-        server.stop()
+        throw_away(server)
     assert not found.ok
     assert [each.partition(" has ")[0] for each in found.differences] == [
         "table evaluation",
@@ -191,27 +203,60 @@ def test_a_second_backup_copies_no_artifact_again_and_a_restored_home_that_was_c
     ]
 
 
-@pytest.mark.parametrize("kind", ["database/global/pg_control", "artifacts"])
-def test_a_damaged_backup_is_refused_by_the_name_of_the_file(home: Home, folder: Path, kind: str) -> None:
-    copy = manifest.read(Path(shutil.copytree(home.first.path, folder / "damaged", dirs_exist_ok=True)))
-    victim = next(path for path in sorted(copy.path.rglob("*")) if path.is_file() and kind in str(path))
-    content = bytearray(victim.read_bytes())
-    content[len(content) // 2] ^= 1
-    victim.write_bytes(content)
-
-    with pytest.raises(Tampered, match=f"{victim} is damaged"):
-        verify(copy)
-    with pytest.raises(Tampered, match=f"{victim} is damaged"):
+def test_a_damaged_backup_is_refused_by_the_name_of_the_file(home: Home, folder: Path) -> None:
+    copy = manifest.read(Path(shutil.copytree(home.first.path, folder / "damaged", copy_function=os.link)))
+    file = damage(copy.path / "database" / "base.tar")
+    with pytest.raises(Tampered, match=f"{file} is damaged"):
         restore(copy, folder / "none")
     assert not [path for path in folder.iterdir() if path.name.startswith("none")]
+    shutil.copy2(home.first.path / "database" / "base.tar", file)
+    file = damage(next(path for path in sorted(copy.path.glob("artifacts/**/*.safetensors"))))
+    with pytest.raises(Tampered, match=f"{file} is damaged"):
+        verify(copy)
     shutil.rmtree(copy.path)
+
+
+def damage(file: Path) -> Path:
+    """Flip a bit of a file that may be linked elsewhere."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.unlink()
+    file.write_bytes(content)
+    return file
+
+
+def test_the_received_wal_brings_a_backup_to_the_last_commit(home: Home, folder: Path) -> None:
+    with home.world.database.transaction() as session:
+        audit.record(session, ADA, "test.last", "row")
+    with psycopg.connect(home.settings.postgres_dsn) as connection:
+        lsn = connection.execute("SELECT pg_current_wal_flush_lsn()").fetchone()
+        flushed = (
+            "SELECT max(flush_lsn) >= %s FROM pg_stat_replication WHERE application_name = 'pg_receivewal'"
+        )
+        begun = time.monotonic()
+        while connection.execute(flushed, lsn).fetchone() != (True,):
+            assert time.monotonic() - begun < 30
+            time.sleep(0.01)
+
+    until = restore(home.first, folder / "newest", newest=True, link=True)
+
+    assert until > home.first.manifest.moment
+    server = EmbeddedPostgres(folder / "newest" / "postgres")
+    server.ensure_running()
+    try:
+        restored = Settings(home=folder / "newest").open_database()
+        with restored.transaction() as session, home.world.database.transaction() as source:
+            assert audit.verify(session) == audit.verify(source)
+        restored.close()
+    finally:
+        throw_away(server)
 
 
 def test_a_backup_that_was_killed_does_not_count_and_is_cleared_away_by_the_next(home: Home) -> None:
     settings = home.settings
     before = names(settings)
     pid = in_a_fork(lambda: create(settings, settings.backups_dir))
-    while not list(settings.backups_dir.glob(".new-*/database/base")):
+    while not list(settings.backups_dir.glob(".new-*/database/base.tar")):
         time.sleep(0.01)
     os.kill(pid, signal.SIGKILL)
     assert exit_code(pid) == -signal.SIGKILL
