@@ -26,6 +26,7 @@ import psutil
 from packaging.requirements import Requirement
 from sqlalchemy.exc import SQLAlchemyError
 
+from raymill.cluster.backup import manifest as backups
 from raymill.cluster.service import read_service
 from raymill.cluster.settings import Settings
 from raymill.cluster.supervisor import leftovers
@@ -55,6 +56,7 @@ def examine(settings: Settings) -> list[Check]:
         lambda: check_home(settings),
         lambda: check_keys(settings),
         lambda: check_disk(settings),
+        lambda: check_backups(settings),
         lambda: check_postgres(settings, running=running),
         lambda: check_ray(settings, running=running),
         lambda: check_ports(settings),
@@ -134,6 +136,24 @@ def check_disk(settings: Settings) -> Iterator[Check]:
     found = f"{free / (1 << 30):.1f} GiB free for {settings.home}"
     low = free < LOW_DISK_BYTES
     yield Check("disk", "warn" if low else "ok", found, "make room, or set RAYMILL_HOME" if low else "")
+
+
+def check_backups(settings: Settings) -> Iterator[Check]:
+    """There is one, it was restored and found equal, and it does not lie on the disk that it is a copy of."""
+    if not (settings.home / "postgres").exists() and settings.database_url is None:
+        return
+    there = backups.kept(settings.backups_dir)
+    proven = [backup for backup in there if backup.proof is not None]
+    if not proven:
+        found = (
+            f"none of the {len(there)} in {settings.backups_dir} was restored" if there else "there is none"
+        )
+        yield Check("backups", "warn", found, f"`raymill backup {'prove' if there else 'create'}`")
+    elif settings.backups_dir.stat().st_dev == settings.home.stat().st_dev:
+        found = f"{proven[-1].path} was proven, but lies on the disk of {settings.home}"
+        yield Check("backups", "warn", found, "set RAYMILL_BACKUP_DIR to another machine's disk")
+    else:
+        yield Check("backups", "ok", f"{len(proven)} proven, the newest as of {proven[-1].manifest.moment}")
 
 
 def check_postgres(settings: Settings, *, running: bool) -> Iterator[Check]:

@@ -14,7 +14,7 @@ from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from raymill.registry.artifacts import ArtifactStore
-from raymill.registry.database import Database
+from raymill.registry.database import Database, normal_url
 from raymill.registry.home import default_home
 from raymill.registry.postgres import EmbeddedPostgres
 from raymill.registry.secrets import SecretBox
@@ -87,6 +87,21 @@ class Settings(BaseSettings):
 
     audit_root_s: float = Field(default=3600.0, ge=1)
     """How often a root is taken, where rows have come since the last one."""
+
+    backup_dir: Path | None = None
+    """Where backups are kept, `home/backups` by default. Another machine's disk is the right place."""
+
+    backup_every_s: float | None = Field(default=None, ge=60)
+    """How often a backup is taken and proven. Unset, only when somebody asks for one."""
+
+    backup_keep: int = Field(default=7, ge=1)
+    """Proven backups that stay when one is taken on schedule."""
+
+    backup_wal: bool = False
+    """Receive the WAL as it is written, beside the backups: they can then be restored to the last second."""
+
+    backup_passphrase: SecretStr | None = None
+    """Seals the keys in backups. Without it they are left out."""
 
     production: bool = False
     """Refuse what breaks things on purpose: experiments of code analysis."""
@@ -205,6 +220,10 @@ class Settings(BaseSettings):
         return Roots(self.audit_dir or self.home / "audit", self.signing_dir)
 
     @property
+    def backups_dir(self) -> Path:
+        return (self.backup_dir or self.home / "backups").absolute()
+
+    @property
     def artifacts(self) -> ArtifactStore:
         return ArtifactStore(self.home / "artifacts")
 
@@ -217,13 +236,25 @@ class Settings(BaseSettings):
     def embedded_postgres(self) -> EmbeddedPostgres | None:
         return EmbeddedPostgres(self.home / "postgres") if self.database_url is None else None
 
+    @property
+    def postgres_dsn(self) -> str:
+        """The service's Postgres, as libpq takes it. It holds the password."""
+        return (
+            normal_url(self._postgres_url())
+            .set(drivername="postgresql")
+            .render_as_string(hide_password=False)
+        )
+
     def open_database(self, *, pool_size: int = 5) -> Database:
         """Connect to the service's Postgres, which must have been started."""
+        return Database(self._postgres_url(), pool_size=pool_size)
+
+    def _postgres_url(self) -> str:
         embedded = self.embedded_postgres
         if embedded is not None:
-            return Database(embedded.url(), pool_size=pool_size)
+            return embedded.url()
         assert self.database_url is not None
-        return Database(self.database_url.get_secret_value(), pool_size=pool_size)
+        return self.database_url.get_secret_value()
 
 
 def secret_file(path: Path, make: str) -> str:

@@ -1,8 +1,9 @@
 """The service's root process: `python -m raymill.cluster.supervisor`, started by `raymill up`.
 
 Keeps alive: Postgres (when embedded), Ray's head (unless a cluster is joined), the job engine, the Serve
-reconciler and the warm process (when it is wanted). Holds nothing of record: whatever is killed is started again and
-reads Postgres. When it is killed itself, the next `raymill up` ends what it left and starts anew.
+reconciler and the warm process (when it is wanted). Has backups taken as often as the settings say. Holds nothing of
+record: whatever is killed is started again and reads Postgres. When it is killed itself, the next `raymill up` ends
+what it left and starts anew.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import IO
 import psutil
 
 from raymill.cluster import processes
+from raymill.cluster.backup.schedule import is_due
 from raymill.cluster.ray_head import (
     RayHead,
     plan_head,
@@ -50,8 +52,16 @@ CHILDREN = {"engine": "raymill.cluster.engine", "reconciler": "raymill.serve.rec
 WARM = "warm"
 """The process that heavy jobs are copies of. It outlives Ray's head, and ends with all that is left at the end."""
 
+BACKUP_POLL_S = 60.0
+"""Between two looks whether a backup is due; ten of them after one that failed."""
+
+WAL = "wal"
+"""The process that receives the WAL for backups; the server keeps for it what it misses."""
+
+MODULES = {**CHILDREN, WARM: "raymill.cluster.warm.server", WAL: "raymill.cluster.backup"}
+
 RESTART_S = 2.0
-WARM_RESTART_S = 60.0
+PAUSES_S = {WARM: 60.0, WAL: 10.0}
 """Between two starts of a part that dies again and again. The warm process takes ten seconds of a core each time."""
 
 
@@ -67,6 +77,8 @@ class Supervisor:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._restarted_at: dict[str, float] = {}
         self._warm = warm_socket(settings)
+        self._backup: subprocess.Popen[bytes] | None = None
+        self._backup_at = 0.0
         self.stopping = threading.Event()
 
     def start(self) -> None:
@@ -86,6 +98,8 @@ class Supervisor:
             self._start_child(name)
         if self._warm is not None:
             self._start_child(WARM)
+        if self._settings.backup_wal:
+            self._start_child(WAL)
 
     def tend(self) -> None:
         """Start again what has died."""
@@ -98,10 +112,11 @@ class Supervisor:
             for name in CHILDREN:
                 self._start_child(name)
         for name, child in self._children.items():
-            pause_s = WARM_RESTART_S if name == WARM else RESTART_S
+            pause_s = PAUSES_S.get(name, RESTART_S)
             if child.poll() is not None and time.monotonic() - self._restarted_at[name] > pause_s:
                 log.warning("%s died (exit %s): starting it again", name, child.returncode)
                 self._start_child(name)
+        self._tend_backups()
 
     def stop(self) -> None:
         self._stop_children()
@@ -119,6 +134,24 @@ class Supervisor:
         if embedded is not None and not embedded.is_running():
             log.info("starting Postgres in %s", embedded.data_dir)
             embedded.ensure_running()
+
+    def _tend_backups(self) -> None:
+        """Have a backup taken where one is due. In a process of its own, which gives way to all others."""
+        every_s = self._settings.backup_every_s
+        if self._backup is not None and self._backup.poll() is not None:
+            failed, self._backup = self._backup.returncode != 0, None
+            self._backup_at = time.monotonic() + BACKUP_POLL_S * (10 if failed else 1)
+            if failed:
+                log.error("the backup failed: see %s", self._settings.logs_dir / "backup.log")
+        if every_s is None or self._backup is not None or time.monotonic() < self._backup_at:
+            return
+        self._backup_at = time.monotonic() + BACKUP_POLL_S
+        if is_due(self._settings.backups_dir, every_s):
+            self._backup = processes.spawn(
+                [sys.executable, "-m", "raymill.cluster.backup", "scheduled"],
+                log=self._settings.logs_dir / "backup.log",
+                env=self._environment,
+            )
 
     def _start_head(self) -> None:
         if self._settings.address is not None:
@@ -164,9 +197,9 @@ class Supervisor:
 
     def _start_child(self, name: str) -> None:
         self._restarted_at[name] = time.monotonic()
-        warm = ["raymill.cluster.warm.server", str(self._warm)]
+        arguments = {WARM: [str(self._warm)], WAL: ["receive"]}.get(name, [])
         self._children[name] = processes.spawn(
-            [sys.executable, "-m", *(warm if name == WARM else [CHILDREN[name]])],
+            [sys.executable, "-m", MODULES[name], *arguments],
             log=self._settings.logs_dir / f"{name}.log",
             env=self._environment,
         )

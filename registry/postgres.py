@@ -217,6 +217,7 @@ class EmbeddedPostgres:
             "synchronous_commit": "on",
             "password_encryption": "scram-sha-256",
             "max_wal_size": "512MB",
+            "max_slot_wal_keep_size": "4GB",
             "jit": "off",
             "timezone": "UTC",
             "log_timezone": "UTC",

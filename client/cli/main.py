@@ -28,6 +28,7 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "down": Entry("service", "down_app", "Stop the service. Nothing of record is lost."),
         "status": Entry("service", "status_app", "Nodes, jobs and what is served, on one screen."),
         "doctor": Entry("service", "doctor_app", "Look for what is wrong with this machine or the service."),
+        "backup": Entry("backup", "app", "Backups: create, list, verify, prove by restoring, restore."),
     },
     "Work": {
         "run": Entry("run", "run_app", "Run a recipe from data to a served model."),

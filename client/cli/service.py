@@ -54,7 +54,7 @@ def down(as_json: Json = False) -> None:
 @doctor_app.command()
 def doctor(as_json: Json = False) -> None:
     """Check this machine and the service; each finding names its cure. Exit 1 when something is wrong."""
-    code = _process("raymill.cluster.doctor", ["--json"] if as_json else [])
+    code = process("raymill.cluster.doctor", ["--json"] if as_json else [])
     raise typer.Exit(code)
 
 
@@ -97,7 +97,7 @@ def _resources(node: dict[str, object]) -> str:
 
 def _run(module: str, arguments: list[str], *, as_json: bool, env: dict[str, str] | None = None) -> None:
     """Run a module of the service. Its own words go to stderr when the result is to be JSON."""
-    code = _process(module, arguments, env=env, quiet=as_json)
+    code = process(module, arguments, env=env, quiet=as_json)
     if as_json and code == 0:
         from raymill.client.settings import load_settings
 
@@ -105,9 +105,10 @@ def _run(module: str, arguments: list[str], *, as_json: bool, env: dict[str, str
     raise typer.Exit(code)
 
 
-def _process(
+def process(
     module: str, arguments: list[str], *, env: dict[str, str] | None = None, quiet: bool = False
 ) -> int:
+    """Run a module of the service, which imports what is not light, and return its exit code."""
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(
         command, env={**os.environ, **(env or {})}, stdout=sys.stderr if quiet else None, check=False
