@@ -29,6 +29,7 @@ from raymill.cluster.port_checks import check_ports, judge_port, table
 from raymill.cluster.service import read_service
 from raymill.cluster.settings import Settings
 from raymill.cluster.supervisor import leftovers
+from raymill.cluster.tls_checks import check_tls
 from raymill.policies.errors import NotFound, RaymillError
 
 LOW_DISK_BYTES = 5 << 30
@@ -50,6 +51,7 @@ def examine(settings: Settings, found: list[Listener]) -> list[Check]:
         lambda: check_postgres(settings, running=running),
         lambda: check_ray(settings, running=running),
         lambda: check_ports(settings, found),
+        lambda: check_tls(settings, running=running),
         check_tools,
         check_gpu,
     ]

@@ -71,11 +71,13 @@ def _judge_open(settings: Settings, listener: Listener, name: str, found: str, *
     if private:
         # Nodes of a cluster that was joined must reach each other; what they say asks for Ray's token.
         if settings.address is not None and not everyone and listener.process != "postgres":
-            cure = "keep that network private to Ray's nodes"
+            cure = "keep that network private to Ray's nodes, with RAY_USE_TLS=1 (docs/tls.md)"
             return Check(name, "warn", found, cure)
         return Check(name, "fail", found, "close it with a firewall: who reaches it can run code here")
+    if settings.tls_cert is not None and listener.port == settings.tls_port:
+        return Check(name, "ok", f"{found}; it speaks TLS, and everything behind it asks for a key")
     if listener.port == settings.port:
-        cure = "put TLS in front of it"
+        cure = "let loopback have this port, and others the one that speaks TLS (docs/tls.md)"
         found += "; everything asks for a key, but keys cross in clear"
     else:
         cure = "let a firewall close it: only the service itself needs it"

@@ -1,7 +1,7 @@
 """The service's root process: `python -m raymill.cluster.supervisor`, started by `raymill up`.
 
 Keeps alive: Postgres (when embedded), Ray's head (unless a cluster is joined), the job engine, the Serve
-reconciler and the warm process (when it is wanted). Holds nothing of record: whatever is killed is started again and
+reconciler, the warm process and the TLS listener (when they are wanted). Holds nothing of record: whatever is killed is started again and
 reads Postgres. When it is killed itself, the next `raymill up` ends what it left and starts anew.
 """
 
@@ -23,7 +23,8 @@ from typing import IO
 
 import psutil
 
-from raymill.cluster import processes
+from raymill.cluster import processes, tls
+from raymill.cluster.front import Front
 from raymill.cluster.ray_head import (
     RayHead,
     plan_head,
@@ -67,10 +68,13 @@ class Supervisor:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._restarted_at: dict[str, float] = {}
         self._warm = warm_socket(settings)
+        self._front = _front(settings)
         self.stopping = threading.Event()
 
     def start(self) -> None:
-        """Postgres, schema and keys first; then Ray; then what needs both."""
+        """Postgres, schema and keys first; then Ray; then what needs both; the door for others last."""
+        if self._settings.tls_cert is not None and self._settings.tls_key is not None:
+            tls.read_pair(self._settings.tls_cert, self._settings.tls_key)
         self._tend_postgres()
         database = self._settings.open_database()
         database.migrate()
@@ -86,6 +90,8 @@ class Supervisor:
             self._start_child(name)
         if self._warm is not None:
             self._start_child(WARM)
+        if self._front is not None:
+            self._front.start(self._environment)
 
     def tend(self) -> None:
         """Start again what has died."""
@@ -102,8 +108,12 @@ class Supervisor:
             if child.poll() is not None and time.monotonic() - self._restarted_at[name] > pause_s:
                 log.warning("%s died (exit %s): starting it again", name, child.returncode)
                 self._start_child(name)
+        if self._front is not None:
+            self._front.tend(self._environment)
 
     def stop(self) -> None:
+        if self._front is not None:
+            self._front.stop()
         self._stop_children()
         if self._head_process is not None:
             processes.end_tree(self._head_process.pid)
@@ -174,6 +184,21 @@ class Supervisor:
     def _stop_children(self) -> None:
         for name in CHILDREN.keys() & self._children.keys():
             processes.end_tree(self._children.pop(name).pid)
+
+
+def _front(settings: Settings) -> Front | None:
+    """The listener that speaks TLS, where there is a certificate for it."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return Front(
+        cert=settings.tls_cert,
+        key=settings.tls_key,
+        host=settings.tls_host,
+        port=settings.tls_port,
+        service_port=settings.port,
+        folder=ray_temp_dir(settings) / "tls",
+        log_file=settings.logs_dir / "tls.log",
+    )
 
 
 def leftovers(settings: Settings) -> list[psutil.Process]:
