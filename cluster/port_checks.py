@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from raymill.cluster.checks import Check
+from raymill.cluster.checks import Check, State
 from raymill.cluster.listeners import Listener, Reach, in_container, sends_only
 from raymill.cluster.settings import Settings
 
@@ -57,7 +57,7 @@ def judge_port(settings: Settings, listener: Listener) -> Check:
             found += ", and whom the container's host publishes it to"
         return _judge_open(settings, listener, name, found, private=private)
     if listener.protocol == "unix" and listener.reach == "machine":
-        state = "fail" if private else "warn"
+        state: State = "fail" if private else "warn"
         return Check(
             name, state, f"{found} may connect", "keep it in a folder that is closed to others (0700)"
         )

@@ -53,7 +53,7 @@ def test_what_serve_starts_listens_on_loopback_and_its_admin_socket_is_private()
     HAProxyApi(cfg=config, config_file_path=str(path))._generate_config_file_internal()
     with subprocess.Popen([told["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(path)]) as process:
         deadline = time.monotonic() + 20
-        found = {}
+        found: dict[str, str] = {}
         while len(found) < 4 and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.05)
             every = listeners([psutil.Process(process.pid)])
