@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import ssl
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from raymill.client.retry import RETRIED_STATUSES
 from raymill.client.session_auth import SessionAuth
 from raymill.client.settings import ClientSettings
 from raymill.client.types import ErrorEnvelope, JobEvent
-from raymill.policies.errors import RaymillError, Unavailable
+from raymill.policies.errors import Invalid, RaymillError, Unavailable
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -50,7 +51,17 @@ def client_options(settings: ClientSettings) -> dict[str, object]:
         "timeout": TIMEOUT,
         "trust_env": trust_env,
         "auth": auth,
+        "verify": True if settings.ca_file is None else _trusting(settings.ca_file),
     }
+
+
+def _trusting(ca_file: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError as error:
+        raise Invalid(
+            f"{ca_file} holds no certificate ({error.reason}): it must be PEM", param="RAYMILL_CA_FILE"
+        ) from error
 
 
 def request_of(
@@ -161,8 +172,15 @@ def is_retried(error: RaymillError, call: Call[Answer]) -> bool:
     return False
 
 
-def unreachable(url: str, error: httpx.TransportError) -> Unavailable:
-    """What the user should know of a connection that failed."""
+def unreachable(url: str, error: httpx.TransportError) -> RaymillError:
+    """What the user should know of a connection that failed. A certificate that is not taken is no outage."""
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        told = one_line(str(error)).partition("certificate verify failed: ")[2] or str(error)
+        return Invalid(
+            f"the certificate of {url} is not taken ({told}): set RAYMILL_CA_FILE to its authority's, or use a name "
+            "that it is for",
+            param="RAYMILL_CA_FILE",
+        )
     if isinstance(error, httpx.ReadTimeout):
         # Not tried again at once: the service has the request, and is slow.
         return Unavailable(f"{url} did not answer in time: look at it with `raymill status`")

@@ -1,6 +1,6 @@
 """Where the service is, and with which key to speak to it. Standard library only.
 
-Asked in this order: arguments, `RAYMILL_URL` and `RAYMILL_API_KEY`, then what `raymill up` left in its
+Asked in this order: arguments, `RAYMILL_URL`, `RAYMILL_API_KEY` and `RAYMILL_CA_FILE`, then what `raymill up` left in its
 home: `service.json` (`{"url": …}`) and `keys/admin.key`. Before that key comes the login of `raymill login`.
 """
 
@@ -31,6 +31,9 @@ class ClientSettings:
     session_file: SessionFile | None = field(default=None, repr=False)
     """Where the login for this service lies; None: there is none, or a key was given."""
 
+    ca_file: Path | None = None
+    """The authority whose certificates are taken, and no other; None: those that everybody takes."""
+
 
 def load_settings(
     url: str | None = None, api_key: str | None = None, *, home: Path | None = None
@@ -38,7 +41,7 @@ def load_settings(
     """Fill what was not given from the environment, then from the service's home.
 
     Raises:
-        Invalid: the URL is none, or a file of the home cannot be read.
+        Invalid: the URL is none, a file of the home cannot be read, or the authority's is not there.
     """
     home = home or default_home()
     found = url or os.environ.get("RAYMILL_URL") or _url_of(home / "service.json") or DEFAULT_URL
@@ -47,9 +50,15 @@ def load_settings(
     found = found.rstrip("/")
     key = api_key or os.environ.get("RAYMILL_API_KEY")
     file = SessionFile(home)
+    ca = os.environ.get("RAYMILL_CA_FILE")
+    ca_file = Path(ca) if ca else None
+    if ca_file is not None and not ca_file.is_file():
+        raise Invalid(
+            f"{ca_file} is no file: name the authority's certificate (PEM)", param="RAYMILL_CA_FILE"
+        )
     if key is None and file.get(found) is not None:
-        return ClientSettings(url=found, api_key=None, session_file=file)
-    return ClientSettings(url=found, api_key=key or _read(home / "keys" / "admin.key"))
+        return ClientSettings(url=found, api_key=None, session_file=file, ca_file=ca_file)
+    return ClientSettings(url=found, api_key=key or _read(home / "keys" / "admin.key"), ca_file=ca_file)
 
 
 def _read(path: Path) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
-import ipaddress
 import json
 import os
 import platform
@@ -19,37 +18,31 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
-from typing import Literal, NamedTuple
 
 import psutil
 from packaging.requirements import Requirement
 from sqlalchemy.exc import SQLAlchemyError
 
 from raymill.cluster.backup import manifest as backups
+from raymill.cluster.checks import Check, State
+from raymill.cluster.listeners import Listener, in_container, listeners
+from raymill.cluster.port_checks import check_ports, judge_port, table
 from raymill.cluster.service import read_service
 from raymill.cluster.settings import Settings
 from raymill.cluster.supervisor import leftovers
+from raymill.cluster.tls_checks import check_tls
 from raymill.policies.errors import NotFound, RaymillError
 
 LOW_DISK_BYTES = 5 << 30
 TIMEOUT_S = 10.0
 
-State = Literal["ok", "warn", "fail"]
 
-PRIVATE = ("gcs_server", "raylet", "dashboard", "postgres", "ray::", "ray-", "runtime_env", "log_monitor")
-"""Of a process's title: what answers without asking who calls, or must be reached by nobody else."""
+def examine(settings: Settings, found: list[Listener]) -> list[Check]:
+    """Every check, in the order in which a cure of one may cure the next.
 
-
-class Check(NamedTuple):
-    name: str
-    state: State
-    found: str
-    cure: str = ""
-
-
-def examine(settings: Settings) -> list[Check]:
-    """Every check, in the order in which a cure of one may cure the next."""
+    Args:
+        found: where the service listens.
+    """
     running = _is_running(settings)
     checks: list[Callable[[], Iterator[Check]]] = [
         check_versions,
@@ -59,11 +52,12 @@ def examine(settings: Settings) -> list[Check]:
         lambda: check_backups(settings),
         lambda: check_postgres(settings, running=running),
         lambda: check_ray(settings, running=running),
-        lambda: check_ports(settings),
+        lambda: check_ports(settings, found),
+        lambda: check_tls(settings, running=running),
         check_tools,
         check_gpu,
     ]
-    return [found for check in checks for found in check()]
+    return [each for check in checks for each in check()]
 
 
 def check_versions() -> Iterator[Check]:
@@ -204,37 +198,9 @@ def check_ray(settings: Settings, *, running: bool) -> Iterator[Check]:
     yield Check("ray", "ok", f"{version} at {service.ray_address}")
 
 
-def check_ports(settings: Settings) -> Iterator[Check]:
-    """Every TCP port that the service listens on, and who can reach it."""
-    seen: set[tuple[str, int]] = set()
-    for process in _processes(settings):
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            title = _title(process)
-            for connection in process.net_connections(kind="tcp"):
-                if connection.status != psutil.CONN_LISTEN or not connection.laddr:
-                    continue
-                address, port = connection.laddr.ip, connection.laddr.port
-                if (address, port) not in seen:
-                    seen.add((address, port))
-                    yield judge_port(settings, title, address, port)
-
-
-def judge_port(settings: Settings, title: str, address: str, port: int) -> Check:
-    """What to think of a port that a process of the service listens on."""
-    ip = ipaddress.ip_address(address)
-    ip = (
-        getattr(ip, "ipv4_mapped", None) or ip
-    )  # ::ffff:127.0.0.1 is loopback, which Python 3.11 does not say
-    name = f"port {port}"
-    if ip.is_loopback:
-        return Check(name, "ok", f"{title} on {address}: this machine alone")
-    reach = "all interfaces" if ip.is_unspecified else f"{address}, a network"
-    found = f"{title} on {reach}"
-    if any(word in title for word in PRIVATE):
-        return Check(name, "fail", found, "close it with a firewall: who reaches it can run code here")
-    if port == settings.port:
-        return Check(name, "warn", f"{found}; the gateway authenticates everything", "put TLS in front of it")
-    return Check(name, "warn", found, "let a firewall close it: only the service itself needs it")
+def listening(settings: Settings) -> list[Listener]:
+    """Where the service's processes listen, whoever can reach it."""
+    return listeners(_processes(settings))
 
 
 def check_tools() -> Iterator[Check]:
@@ -283,41 +249,31 @@ def _processes(settings: Settings) -> list[psutil.Process]:
     return found
 
 
-def _title(process: psutil.Process) -> str:
-    """What a person calls a process: its program, or the module or script that Python runs."""
-    command = process.cmdline()
-    if not command:
-        return process.name()
-    if command[0].startswith("ray::"):
-        return command[0].split()[0]
-    if not Path(command[0]).name.startswith("python"):
-        return Path(command[0]).name
-    if "-m" in command[:-1]:
-        return command[command.index("-m") + 1]
-    scripts = [part for part in command[1:] if part.endswith(".py")]
-    if not scripts:
-        return process.name()
-    inside = scripts[0].partition("/site-packages/")[2] or Path(scripts[0]).name
-    return "ray-" + inside.removeprefix("ray/") if inside.startswith("ray/") else inside
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="raymill doctor", description="Look for what is wrong.")
     parser.add_argument("--json", action="store_true", help="one JSON document")
     as_json = parser.parse_args().json
     try:
-        checks = examine(Settings())
+        settings = Settings()
+        found = listening(settings)
+        checks = examine(settings, found)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
     failed = any(check.state == "fail" for check in checks)
     if as_json:
-        document = {"ok": not failed, "checks": [check._asdict() for check in checks]}
+        document = {
+            "ok": not failed,
+            "checks": [check._asdict() for check in checks],
+            "in_container": in_container(),
+            "listeners": [{**each._asdict(), "state": judge_port(settings, each).state} for each in found],
+        }
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
         for check in checks:
             cure = f" -> {check.cure}" if check.cure and check.state != "ok" else ""
             sys.stdout.write(f"{check.state:<5}{check.name:<12} {check.found}{cure}\n")
+        sys.stdout.write(table(settings, found))
     sys.exit(1 if failed else 0)
 
 

@@ -1,4 +1,4 @@
-"""A Ray head of our own on this machine: token authentication, loopback, every port free.
+"""A Ray head of our own on this machine: token authentication, loopback, every port free, files for this user alone.
 
 Ports are chosen, not left at their defaults, so that two services can run side by side.
 """
@@ -16,7 +16,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from raymill.cluster.haproxy import haproxy_environment, wrap_haproxy
 from raymill.cluster.settings import Settings, secret_file
+from raymill.registry.files import make_private
 
 SERVE_ENVIRONMENT = {
     # HAProxy in front of Serve, tuned for throughput: 15 times the requests of Serve's own proxy (docs/architecture.md).
@@ -72,6 +74,7 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         # A job that is stopped may leave a checkpoint first; Ray would kill it after 3 s.
         "RAY_JOB_STOP_WAIT_TIME_S": str(math.ceil(settings.grace_s) + 5),
         **_serve_ports(settings),
+        **(haproxy_environment(ray_temp_dir(settings)) if settings.address is None else {}),
         "RAY_SERVE_HTTP_PORT": str(settings.port),
         "PYTHONUNBUFFERED": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -90,6 +93,8 @@ def _serve_ports(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 50),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first + 51),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first + 90),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(first + 2),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(first + 3),
     }
 
 
@@ -116,7 +121,7 @@ def plan_head(settings: Settings) -> RayHead:
         "--min-worker-port=0",
         "--max-worker-port=0",
         f"--num-cpus={settings.ray_cpus}",
-        f"--temp-dir={temp_dir}",
+        f"--temp-dir={temp_dir / 'r'}",  # Ray opens its folder to everybody, so it lies in one that is not
     )
     return RayHead(
         address=f"127.0.0.1:{gcs}",
@@ -127,7 +132,8 @@ def plan_head(settings: Settings) -> RayHead:
 
 
 def ray_temp_dir(settings: Settings) -> Path:
-    """Ray's session directories. Unix sockets lie in it: short, and never under a home whose path may be long."""
+    """The folder of Ray's session directories and HAProxy's files, closed to other users once `start_head` has made it.
+    Unix sockets lie in it: short, and never under a home whose path may be long."""
     digest = hashlib.sha256(str(settings.home).encode()).hexdigest()[:8]
     return Path(tempfile.gettempdir()) / f"raymill-{os.geteuid()}-{digest}"
 
@@ -144,6 +150,8 @@ def warm_socket(settings: Settings) -> Path | None:
 def start_head(head: RayHead, settings: Settings) -> subprocess.Popen[bytes]:
     """Start a head that lives until it is stopped; its output goes to `logs/ray.log`."""
     settings.logs_dir.mkdir(parents=True, exist_ok=True)
+    make_private(head.temp_dir)
+    wrap_haproxy(head.temp_dir)
     with (settings.logs_dir / "ray.log").open("ab") as log:
         return subprocess.Popen(
             head.arguments,

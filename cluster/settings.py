@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from raymill.registry.artifacts import ArtifactStore
@@ -40,6 +40,18 @@ class Settings(BaseSettings):
 
     port: int = Field(default=8000, ge=1, le=65535)
     """The one HTTP port: gateway, control plane, health."""
+
+    tls_cert: Path | None = None
+    """A PEM file with the service's certificate, and those between it and its authority. With it and `tls_key` the service
+    answers others by TLS at `tls_host` and `tls_port`; `port` stays on loopback. Renewed files are taken as they come."""
+
+    tls_key: Path | None = None
+    """The certificate's key, PEM, readable by its owner alone."""
+
+    tls_host: str = "0.0.0.0"
+    """The address to listen at with TLS: all of IPv4; `::` for all there are."""
+
+    tls_port: int = Field(default=8443, ge=1, le=65535)
 
     address: str | None = None
     """A Ray cluster to join, `host:port` of its GCS. When unset, a head is started here."""
@@ -136,6 +148,16 @@ class Settings(BaseSettings):
 
     oidc_create_role: Role | None = None
     """Role of the account that is made at somebody's first login there. When unset, an admin links accounts."""
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("RAYMILL_TLS_CERT and RAYMILL_TLS_KEY belong together: set both, or neither")
+        if self.tls_cert is not None and self.tls_port == self.port:
+            raise ValueError(
+                f"RAYMILL_TLS_PORT and RAYMILL_PORT are both {self.port}: choose another for one of them"
+            )
+        return self
 
     @property
     def oidc(self) -> OidcConfig | None:

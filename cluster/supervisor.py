@@ -1,9 +1,9 @@
 """The service's root process: `python -m raymill.cluster.supervisor`, started by `raymill up`.
 
 Keeps alive: Postgres (when embedded), Ray's head (unless a cluster is joined), the job engine, the Serve
-reconciler and the warm process (when it is wanted). Has backups taken as often as the settings say. Holds nothing of
-record: whatever is killed is started again and reads Postgres. When it is killed itself, the next `raymill up` ends
-what it left and starts anew.
+reconciler, the warm process and the TLS listener (when they are wanted). Has backups taken as often as the settings
+say. Holds nothing of record: whatever is killed is started again and reads Postgres. When it is killed itself, the
+next `raymill up` ends what it left and starts anew.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from typing import IO
 
 import psutil
 
-from raymill.cluster import processes
+from raymill.cluster import processes, tls
 from raymill.cluster.backup.schedule import is_due
+from raymill.cluster.front import Front
 from raymill.cluster.ray_head import (
     RayHead,
     plan_head,
@@ -79,10 +80,13 @@ class Supervisor:
         self._warm = warm_socket(settings)
         self._backup: subprocess.Popen[bytes] | None = None
         self._backup_at = 0.0
+        self._front = _front(settings)
         self.stopping = threading.Event()
 
     def start(self) -> None:
-        """Postgres, schema and keys first; then Ray; then what needs both."""
+        """Postgres, schema and keys first; then Ray; then what needs both; the door for others last."""
+        if self._settings.tls_cert is not None and self._settings.tls_key is not None:
+            tls.read_pair(self._settings.tls_cert, self._settings.tls_key)
         self._tend_postgres()
         database = self._settings.open_database()
         database.migrate()
@@ -100,6 +104,8 @@ class Supervisor:
             self._start_child(WARM)
         if self._settings.backup_wal:
             self._start_child(WAL)
+        if self._front is not None:
+            self._front.start(self._environment)
 
     def tend(self) -> None:
         """Start again what has died."""
@@ -117,8 +123,12 @@ class Supervisor:
                 log.warning("%s died (exit %s): starting it again", name, child.returncode)
                 self._start_child(name)
         self._tend_backups()
+        if self._front is not None:
+            self._front.tend(self._environment)
 
     def stop(self) -> None:
+        if self._front is not None:
+            self._front.stop()
         self._stop_children()
         if self._head_process is not None:
             processes.end_tree(self._head_process.pid)
@@ -207,6 +217,21 @@ class Supervisor:
     def _stop_children(self) -> None:
         for name in CHILDREN.keys() & self._children.keys():
             processes.end_tree(self._children.pop(name).pid)
+
+
+def _front(settings: Settings) -> Front | None:
+    """The listener that speaks TLS, where there is a certificate for it."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return Front(
+        cert=settings.tls_cert,
+        key=settings.tls_key,
+        host=settings.tls_host,
+        port=settings.tls_port,
+        service_port=settings.port,
+        folder=ray_temp_dir(settings) / "tls",
+        log_file=settings.logs_dir / "tls.log",
+    )
 
 
 def leftovers(settings: Settings) -> list[psutil.Process]:

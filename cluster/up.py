@@ -37,7 +37,8 @@ def main() -> None:
     except (RaymillError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
-    sys.stdout.write(f"Raymill answers at {url}; state lies under {settings.home}\n")
+    others = "" if settings.tls_cert is None else f", others by TLS on port {settings.tls_port}"
+    sys.stdout.write(f"Raymill answers at {url}{others}; state lies under {settings.home}\n")
 
 
 def start(settings: Settings) -> str:
@@ -75,6 +76,8 @@ def supervisor_pid(settings: Settings) -> int | None:
 
 def _spawn(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
     _refuse_taken_port(settings.port)
+    if settings.tls_cert is not None:
+        _refuse_taken_port(settings.tls_port)
     settings.service_file.unlink(missing_ok=True)
     return processes.spawn([sys.executable, "-m", "raymill.cluster.supervisor"], log=log, env=os.environ)
 
@@ -88,7 +91,7 @@ def _refuse_taken_port(port: int) -> None:
             probe.bind(("0.0.0.0", port))
         except OSError:
             raise Unavailable(
-                f"port {port} is taken: stop what listens there or choose another with --port"
+                f"port {port} is taken: stop what listens there or choose another (--port, RAYMILL_TLS_PORT)"
             ) from None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,20 @@ def make_folder(folder: Path) -> None:
     for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
         missing.mkdir(exist_ok=True)
         missing.chmod(0o755)
+
+
+def make_private(folder: Path) -> None:
+    """A folder that no other user may enter, also where its name is known beforehand and others may make it.
+
+    Raises:
+        Unavailable: it is somebody else's, or no folder.
+    """
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    about = folder.lstat()
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
+        raise Unavailable(f"{folder} belongs to another user, or is no folder: remove it, or set TMPDIR")
+    folder.chmod(0o700)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "up": Entry("service", "up_app", "Start the service, or join a Ray cluster."),
         "down": Entry("service", "down_app", "Stop the service. Nothing of record is lost."),
         "status": Entry("service", "status_app", "Nodes, jobs and what is served, on one screen."),
+        "tls": Entry("service", "tls_app", "Certificates of one's own: make."),
         "doctor": Entry("service", "doctor_app", "Look for what is wrong with this machine or the service."),
         "backup": Entry("backup", "app", "Backups: create, list, verify, prove by restoring, restore."),
     },
@@ -153,7 +154,7 @@ def usage() -> str:
         lines += [f"{group}:", *(f"  {name:<13}{entry.help}" for name, entry in entries.items()), ""]
     lines += [
         "`raymill COMMAND --help` tells more; every command takes --json.",
-        "RAYMILL_URL and RAYMILL_API_KEY say which service; by default the one on this machine.",
+        "RAYMILL_URL, RAYMILL_API_KEY and RAYMILL_CA_FILE say which service; by default the one on this machine.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,6 +1,6 @@
-"""`raymill up`, `down`, `doctor`, `status`: the service itself.
+"""`raymill up`, `down`, `doctor`, `tls`, `status`: the service itself.
 
-The first three run as processes of their own, because what they start imports Ray and the database.
+All but the last run as processes of their own, because what they start imports Ray and the database.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from raymill.client.cli.output import NOTHING, out, out_json, table
 from raymill.client.types import Status
 
 up_app, down_app, doctor_app, status_app = new_app(), new_app(), new_app(), new_app()
+tls_app = new_app("Certificates by an authority of one's own, for where no other is at hand (docs/tls.md).")
 
 
 @up_app.command()
@@ -56,6 +57,26 @@ def doctor(as_json: Json = False) -> None:
     """Check this machine and the service; each finding names its cure. Exit 1 when something is wrong."""
     code = process("raymill.cluster.doctor", ["--json"] if as_json else [])
     raise typer.Exit(code)
+
+
+@tls_app.command("make")
+def make_certificate(
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="A name or address that clients use, besides this machine's."),
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="How long it holds.")] = 397,
+    out_dir: Annotated[
+        str | None, typer.Option("--out", help="Folder of the files; `tls` in the home by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a certificate and say how to use it. The authority is made the first time; a listener takes a new
+    certificate by itself."""
+    arguments = [text for each in name or [] for text in ("--name", each)]
+    arguments += ["--days", str(days)]
+    arguments += [] if out_dir is None else ["--out", out_dir]
+    raise typer.Exit(_process("raymill.cluster.tls_make", [*arguments, *(["--json"] if as_json else [])]))
 
 
 @status_app.command()

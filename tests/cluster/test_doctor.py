@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from raymill.cluster import doctor
-from raymill.cluster.doctor import Check, examine, judge_port
+from raymill.cluster.checks import Check
+from raymill.cluster.doctor import examine
+from raymill.cluster.listeners import Listener, Reach, machine_addresses, reach_of
+from raymill.cluster.port_checks import judge_port
 from raymill.cluster.settings import Settings
 from raymill.registry.database import Database
 
+REACHES: tuple[Reach, ...] = ("network", "everyone")
+
 LISTENER = """
-import socket, sys, time
-for host in ("127.0.0.1", "0.0.0.0"):
-    listener = socket.create_server((host, 0))
-    globals()[host] = listener
-    print(listener.getsockname()[1], flush=True)
+import json, os, socket, sys, time
+folder, V6 = sys.argv[1], socket.AF_INET6
+kept = {
+    "loopback": socket.create_server(("127.0.0.1", 0)),
+    "any": socket.create_server(("0.0.0.0", 0)),
+    "loopback6": socket.create_server(("::1", 0), family=V6),
+    "any6": socket.create_server(("::", 0), family=V6, dualstack_ipv6=True),
+    "udp": socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+}
+kept["udp"].bind(("0.0.0.0", 5514 + os.getpid() % 1000))
+os.mkdir(f"{folder}/closed", 0o700)
+unix = []
+for name, mode in ((f"{folder}/open", 0o666), (f"{folder}/own", 0o600), (f"{folder}/closed/open", 0o666), (f"\\0{folder}", 0)):
+    each = socket.socket(socket.AF_UNIX)
+    each.bind(name)
+    each.listen()
+    unix.append(each)
+    if mode:
+        os.chmod(name, mode)
+client = socket.create_connection(kept["loopback"].getsockname())  # a port that nobody can call
+print(json.dumps({name: each.getsockname()[1] for name, each in kept.items()}), flush=True)
 time.sleep(60)
 """
 
@@ -30,7 +54,7 @@ def by_name(checks: list[Check]) -> dict[str, Check]:
 
 
 def test_a_machine_without_a_service_is_well(tmp_path: Path) -> None:
-    checks = by_name(examine(Settings(home=tmp_path)))
+    checks = by_name(examine(Settings(home=tmp_path), []))
     assert {name for name, check in checks.items() if check.state == "fail"} == set()
     assert {
         "python",
@@ -121,38 +145,86 @@ def test_a_database_that_does_not_answer_fails_without_its_password(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("title", "address", "port", "state"),
+    ("title", "address", "state"),
     [
-        ("gcs_server", "127.0.0.1", 6379, "ok"),
-        ("gcs_server", "::1", 6379, "ok"),
-        ("gcs_server", "::ffff:127.0.0.1", 6379, "ok"),
-        ("gcs_server", "::ffff:0.0.0.0", 6379, "fail"),
-        ("gcs_server", "0.0.0.0", 6379, "fail"),
-        ("ray::ServeReplica:api:api", "::", 35329, "fail"),
-        ("raylet", "10.0.0.7", 7000, "fail"),
-        ("ray-dashboard/dashboard.py", "::", 8265, "fail"),
-        ("postgres", "0.0.0.0", 5432, "fail"),
-        ("haproxy", "127.0.0.1", 8000, "ok"),
-        ("haproxy", "0.0.0.0", 8000, "warn"),
+        ("gcs_server", "127.0.0.1", "ok"),
+        ("gcs_server", "::1", "ok"),
+        ("gcs_server", "::ffff:127.0.0.1", "ok"),
+        ("gcs_server", "::ffff:0.0.0.0", "fail"),
+        ("gcs_server", "0.0.0.0", "fail"),
+        ("ray::ServeReplica:api:api", "::", "fail"),
+        ("raymill.cluster.engine", "0.0.0.0", "fail"),
+        ("raylet", "10.0.0.7", "fail"),
+        ("ray-dashboard/dashboard.py", "::", "fail"),
+        ("postgres", "0.0.0.0", "fail"),
+        ("haproxy", "127.0.0.1", "ok"),
+        ("haproxy", "10.0.0.7", "warn"),
+        ("haproxy", "8.8.8.8", "fail"),
     ],
 )
-def test_who_can_reach_a_port_decides(
-    tmp_path: Path, title: str, address: str, port: int, state: str
-) -> None:
-    check = judge_port(Settings(home=tmp_path, port=8000), title, address, port)
+def test_who_can_reach_a_port_decides(tmp_path: Path, title: str, address: str, state: str) -> None:
+    ours = [ipaddress.ip_address("10.0.0.7"), ipaddress.ip_address("fe80::1")]
+    listener = Listener("tcp", address, 8000, title, 1, reach_of(address, ours))
+    check = judge_port(Settings(home=tmp_path, port=8000), listener)
     assert check.state == state
-    assert ("the gateway authenticates everything" in check.found) == (state == "warn")
+    assert ("keys cross in clear" in check.found) == (title == "haproxy" and state != "ok")
 
 
-def test_ports_of_the_services_processes_are_found(tmp_path: Path) -> None:
-    environment = {**os.environ, "RAYMILL_SERVICE": str(tmp_path)}
-    with subprocess.Popen(
-        [sys.executable, "-c", LISTENER], env=environment, stdout=subprocess.PIPE, text=True
-    ) as process:
+def test_nodes_of_a_cluster_that_was_joined_may_reach_each_other(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, address="10.0.0.7:6379")
+    states = {
+        (title, reach): judge_port(settings, Listener("tcp", "0.0.0.0", 6379, title, 1, reach)).state
+        for title in ("raylet", "postgres")
+        for reach in REACHES
+    }
+    assert states == {
+        ("raylet", "network"): "warn",
+        ("raylet", "everyone"): "fail",
+        ("postgres", "network"): "fail",
+        ("postgres", "everyone"): "fail",
+    }
+
+
+def test_every_kind_of_socket_is_listed_with_who_reaches_it(tmp_path: Path) -> None:
+    environment = {**os.environ, "RAYMILL_SERVICE": str(tmp_path), "RAYMILL_HOME": str(tmp_path)}
+    folder = Path(tempfile.mkdtemp(prefix="raymill-sockets-"))  # short, and below folders that all may enter
+    folder.chmod(0o755)
+    command = [sys.executable, "-c", LISTENER, str(folder)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        inside, outside = (int(process.stdout.readline()) for _ in range(2))
-        checks = by_name(list(doctor.check_ports(Settings(home=tmp_path))))
+        told = json.loads(process.stdout.readline())
+        found = {(each.protocol, each.place): each for each in doctor.listening(Settings(home=tmp_path))}
+        doctors = [
+            subprocess.run(
+                [sys.executable, "-m", "raymill.cluster.doctor", *arguments],
+                env=environment | {"RAYMILL_SERVICE": ""},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            for arguments in ([], ["--json"])
+        ]
         process.kill()
-    assert checks[f"port {inside}"].state == "ok"
-    assert checks[f"port {outside}"].state == "warn"
-    assert len(checks) == 2
+    shutil.rmtree(folder)
+    outside = reach_of("0.0.0.0", machine_addresses())
+    assert {place: each.reach for place, each in found.items()} == {
+        ("tcp", f"127.0.0.1:{told['loopback']}"): "machine",
+        ("tcp", f"[::1]:{told['loopback6']}"): "machine",
+        ("tcp", f"0.0.0.0:{told['any']}"): outside,
+        ("tcp", f"[::]:{told['any6']}"): outside,
+        ("udp", f"0.0.0.0:{told['udp']}"): outside,
+        ("unix", f"{folder}/open"): "machine",
+        ("unix", f"{folder}/own"): "owner",
+        ("unix", f"{folder}/closed/open"): "owner",
+        ("unix", f"@{folder}"): "machine",
+    }
+    assert {each.pid for each in found.values()} == {process.pid}
+    lines = [line.split() for line in doctors[0].stdout.splitlines()]
+    assert ["warn", "this", "machine", "unix", f"{folder}/open", found["unix", f"{folder}/open"].process] in [
+        line[:-1] for line in lines
+    ]
+    listed = json.loads(doctors[1].stdout)["listeners"]
+    assert {(each["protocol"], each["address"], each["port"], each["reach"]) for each in listed} == {
+        (each.protocol, each.address, each.port, each.reach) for each in found.values()
+    }
+    assert {each["state"] for each in listed if each["reach"] == "owner"} == {"ok"}
