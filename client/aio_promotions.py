@@ -9,6 +9,7 @@ from raymill.client import promotion_types, types
 from raymill.client.aio_control import Resource
 from raymill.client.endpoints import Id
 from raymill.client.validation import checked
+from raymill.registry.canary_config import CanaryConfig
 
 
 class Aliases(Resource):
@@ -27,7 +28,10 @@ class Aliases(Resource):
         return await self._http.send(calls.unfreeze(llm, alias))
 
     async def roll_back(self, llm: str, alias: str, *, reason: str | None = None) -> types.Promotion:
-        """Move an alias back to the version before; no approvals are asked for. The policy must allow it still."""
+        """Move an alias back to the version before; no approvals are asked for. The policy must allow it still.
+
+        While a canary runs, that ends instead, and the answer is its promotion, `aborted`.
+        """
         return await self._http.send(calls.roll_back(llm, alias, reason))
 
 
@@ -50,15 +54,19 @@ class Promotions(Resource):
         *,
         to: str = "production",
         require: Mapping[str, types.JsonObject] | None = None,
+        canary: CanaryConfig | Mapping[str, object] | None = None,
         idempotency_key: str | None = None,
     ) -> types.Promotion:
         """Ask the policy. A refusal is an answer too: look at `state` and `reasons`.
 
-        Where the environment asks for approvals the alias does not move yet, and `state` is `pending`.
+        Where the environment asks for approvals the alias does not move yet, and `state` is `pending`; with a canary it
+        is `canary` until the alias moves.
+
+        Args:
+            canary: what the version is tried by first, such as `{"share": 0.1}`; None: as the environment says.
         """
-        body = checked(
-            types.PromotionRequest, {"llm": llm, "version": version, "to": to, "require": dict(require or {})}
-        )
+        given = {"llm": llm, "version": version, "to": to, "require": dict(require or {}), "canary": canary}
+        body = checked(types.PromotionRequest, given)
         return await self._http.send(calls.create(body), idempotency_key)
 
     async def approve(self, promotion_id: Id) -> types.Promotion:
@@ -72,6 +80,14 @@ class Promotions(Resource):
     async def execute(self, promotion_id: Id) -> types.Promotion:
         """Move the alias for a request that is approved; needed only when its last approval could not."""
         return await self._http.send(calls.execute(promotion_id))
+
+    async def advance(self, promotion_id: Id) -> types.Promotion:
+        """Move the alias now, whatever share the canary has come to."""
+        return await self._http.send(calls.advance(promotion_id))
+
+    async def abort(self, promotion_id: Id, *, reason: str | None = None) -> types.Promotion:
+        """End the canary; the alias stays where it is."""
+        return await self._http.send(calls.abort(promotion_id, reason))
 
 
 class Environments(Resource):
@@ -89,6 +105,7 @@ class Environments(Resource):
         after: str | None = None,
         expires_after_s: int = 7 * 24 * 3600,
         policy: str | None = None,
+        canary: CanaryConfig | Mapping[str, object] | None = None,
     ) -> promotion_types.Environment:
         """Replace what an environment asks for.
 
@@ -98,6 +115,7 @@ class Environments(Resource):
             after: an alias that a version must have been at before.
             expires_after_s: seconds until a request that was not executed never is.
             policy: whose newest version decides; None: the rules that Raymill ships.
+            canary: of promotions that ask for none themselves; None: the alias moves at once.
         """
         given = {
             "approvals": approvals,
@@ -105,6 +123,7 @@ class Environments(Resource):
             "after": after,
             "expires_after_s": expires_after_s,
             "policy": policy,
+            "canary": canary,
         }
         return await self._http.send(
             calls.set_environment(name, checked(promotion_types.EnvironmentSettings, given))

@@ -33,6 +33,17 @@ def execute(promotion_id: Id) -> Call[types.Promotion]:
     return _step(promotion_id, "execute")
 
 
+def advance(promotion_id: Id) -> Call[types.Promotion]:
+    path = at("promotions", promotion_id, "advance")
+    return Call(method="POST", path=path, returns=types.Promotion, repeatable=False)
+
+
+def abort(promotion_id: Id, reason: str | None) -> Call[types.Promotion]:
+    body = promotion_types.Reason(reason=reason)
+    path = at("promotions", promotion_id, "abort")
+    return Call(method="POST", path=path, body=body, returns=types.Promotion, repeatable=False)
+
+
 def alias_history(llm: str) -> Listing[types.AliasMove]:
     return Listing(path=at("llms", llm, "aliases", "history"), item=types.AliasMove)
 

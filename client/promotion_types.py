@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from raymill.client.types import Wire
+from raymill.registry.canary_config import CanaryConfig
 
 ApproverRole = Literal["operator", "approver", "admin"]
 
@@ -29,6 +30,8 @@ class Environment(Wire):
     """A request that was not executed by then never is."""
     policy: str | None = None
     """Whose newest version decides; null: the rules that Raymill ships."""
+    canary: CanaryConfig | None = None
+    """Of promotions that ask for none themselves; null: the alias moves at once."""
 
 
 class EnvironmentSettings(BaseModel):
@@ -41,6 +44,7 @@ class EnvironmentSettings(BaseModel):
     after: str | None = Field(default=None, max_length=64)
     expires_after_s: int = Field(default=7 * 24 * 3600, ge=1, le=366 * 24 * 3600)
     policy: str | None = Field(default=None, max_length=64)
+    canary: CanaryConfig | None = None
 
 
 class Reason(BaseModel):

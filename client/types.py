@@ -11,6 +11,8 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from raymill.registry.canary_config import CanaryConfig
+
 JsonObject = dict[str, Any]
 State = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled", "dead"]
 TERMINAL: frozenset[State] = frozenset({"succeeded", "failed", "cancelled", "dead"})
@@ -199,13 +201,50 @@ class AliasMove(Wire):
     promotion_id: uuid.UUID
 
 
-PromotionState = Literal["pending", "approved", "executed", "refused", "rejected", "expired"]
+PromotionState = Literal[
+    "pending", "approved", "canary", "executed", "refused", "rejected", "expired", "aborted"
+]
+CanaryState = Literal["pending", "starting", "running", "advanced", "ended"]
 
 
 class Approval(Wire):
     account: str
     role: str
     created_at: dt.datetime
+
+
+class CanarySide(Wire):
+    """One version's requests since the canary takes its present share."""
+
+    version: int
+    requests: int = 0
+    errors: int = 0
+    error_rate: float = 0.0
+    p95_ms: float | None = None
+    """Of the latency of whole answers."""
+    scores: int = 0
+    score_mean: float | None = None
+    """Of the requests' feedback, -1 to 1."""
+
+
+class Canary(Wire):
+    """How a version does that answers a share of an alias's requests before the alias moves."""
+
+    state: CanaryState
+    share: float
+    shares: list[float]
+    """One after the other."""
+    canary: CanarySide
+    current: CanarySide
+    since: dt.datetime | None
+    """It takes this share; null: it was not ready yet."""
+    measured_at: dt.datetime | None
+    left_s: float | None
+    """Until it may go on; null: it was not ready yet, or is over."""
+    decides: str
+    """What it goes on by, or why it ended."""
+    config: CanaryConfig
+    ended_at: dt.datetime | None = None
 
 
 class Promotion(Wire):
@@ -233,7 +272,9 @@ class Promotion(Wire):
     closed_by: str | None = None
     """Who executed or rejected it after it had waited."""
     note: str | None = None
-    """Why it was rejected or rolled back."""
+    """Why it was rejected, aborted or rolled back."""
+    canary: Canary | None = None
+    """Null: the alias moves at once, or there was no canary yet."""
 
 
 class PromotionRequest(BaseModel):
@@ -245,6 +286,8 @@ class PromotionRequest(BaseModel):
     version: int = Field(ge=1)
     to: str = "production"
     require: dict[str, JsonObject] = Field(default_factory=dict)
+    canary: CanaryConfig | None = None
+    """Null: as the environment says."""
 
 
 class Quantization(Wire):

@@ -23,7 +23,8 @@ POLL_S = 0.5
 def run_promote(context: JobContext) -> Outcome:
     """Decide, sign and move the alias. Config: `to`, `require`.
 
-    Where the environment asks for approvals, what is made is a request that waits for them; the result says `pending`.
+    Where the environment asks for approvals, what is made is a request that waits for them; where it asks for a canary,
+    the alias moves when that has done well. The result says `pending` of both.
 
     Raises:
         Conflict: the alias is frozen, or the version has not been where the environment wants it first.
@@ -108,14 +109,14 @@ def register_decision(
     )
     row = promotion.record(session, case, decision, result.pop("envelopes"), requester, job.id)
     result["promotion_id"] = str(row.id)
-    result["pending"] = row.state is PromotionState.WAITING
+    result["pending"] = row.state is not PromotionState.DECIDED
 
 
 def run_deploy(context: JobContext) -> Outcome:
     """Ask that the alias be served, and wait until it is. Config: `alias`, and the serving settings.
 
-    A promotion that waits for approvals is not waited for: serving with these settings follows when it is executed, and
-    the result says `pending`.
+    A promotion that waits for approvals or has its canary is not waited for: the alias is served with these settings when
+    it moves, a canary at once, and the result says `pending`.
 
     Raises:
         Denied: serving refuses it (a bad signature, changed bytes) or cannot load it; the message says why.
@@ -152,7 +153,7 @@ def _deployed_later(context: JobContext, serving: JsonObject) -> Outcome | None:
     )
     if state == "executed":
         return None
-    if state not in {"pending", "approved"}:
+    if state not in {"pending", "approved", "canary"}:
         raise Denied(f"promotion {promotion_id} was {state}: {promoted['alias']} stays where it is")
     told = {key: promoted[key] for key in ("digest", "llm", "alias", "version", "promotion_id")}
     return Outcome(result={**told, "pending": True})

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.orm import Session
 
 from raymill.policies.errors import Conflict, NotFound
-from raymill.registry import audit, triggers
+from raymill.registry import audit, canaries, triggers
 from raymill.registry.audit import Actor
 from raymill.registry.database import one_at_a_time
 from raymill.registry.jobs import notify
@@ -42,7 +42,7 @@ def find_alias(session: Session, llm: str, name: str) -> Alias:
 
 
 def freeze(session: Session, llm: str, name: str, actor: Actor, reason: str | None = None) -> Alias:
-    """Hold an alias where it is: promotions and roll backs are refused until it is unfrozen.
+    """Hold an alias where it is: promotions and roll backs are refused until it is unfrozen, and its canary ends.
 
     What is frozen already stays as it is, with the first reason.
 
@@ -53,6 +53,9 @@ def freeze(session: Session, llm: str, name: str, actor: Actor, reason: str | No
     if row.frozen_at is None:
         row.frozen_at, row.frozen_by, row.frozen_reason = dt.datetime.now(dt.UTC), actor.name, reason
         audit.record(session, actor, "alias.freeze", f"llm/{llm}@{name}", reason=reason)
+        why = f"{llm}@{name} was frozen by {actor.name}" + (f": {reason}" if reason else "")
+        if canaries.end(session, row.llm_id, name, why, actor) is not None:
+            notify(session, ALIAS_CHANNEL, llm)
     return row
 
 
@@ -78,8 +81,9 @@ def check_not_frozen(session: Session, llm_id: uuid.UUID, name: str) -> None:
 
 
 def move(session: Session, version: LlmVersion, promotion: Promotion, actor: Actor) -> None:
-    """Point an alias to `version`. The caller has its turn, and the right to."""
+    """Point an alias to `version`; a canary of it ends. The caller has its turn, and the right to."""
     key = (version.llm_id, promotion.alias)
+    canaries.end(session, *key, f"the alias was moved to version {version.number} meanwhile", actor)
     alias = session.get(Alias, key, with_for_update=True, populate_existing=True)
     previous_id = alias.version_id if alias else None
     now = dt.datetime.now(dt.UTC)

@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from raymill.policies.errors import Conflict
-from raymill.registry import aliases, audit
+from raymill.registry import aliases, audit, canaries
 from raymill.registry.audit import Actor
 from raymill.registry.catalog import find_version
 from raymill.registry.tables import Alias, Archived, LlmVersion
@@ -17,7 +17,7 @@ def archive(session: Session, llm: str, number: int, actor: Actor, reason: str |
 
     Raises:
         NotFound: there is no such version.
-        Conflict: an alias points to it.
+        Conflict: an alias points to it, or it is a canary.
     """
     version = find_version(session, llm, number)
     aliases.take_turn(session, version.llm_id)
@@ -26,6 +26,11 @@ def archive(session: Session, llm: str, number: int, actor: Actor, reason: str |
     at = session.scalars(select(Alias.name).where(Alias.version_id == version.id).order_by(Alias.name)).all()
     if at:
         raise Conflict(f"{llm} version {number} is {', '.join(at)}: move the alias first, then archive it")
+    trial = canaries.running_of(session, version.id)
+    if trial is not None:
+        raise Conflict(
+            f"{llm} version {number} is a canary at {trial.alias}: `raymill promotion abort {trial.promotion_id}` first"
+        )
     session.add(Archived(version_id=version.id, archived_by=actor.name, reason=reason))
     audit.record(session, actor, "version.archive", f"llm/{llm}/{number}", reason=reason)
     return version

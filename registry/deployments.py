@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from raymill.policies.errors import NotFound
-from raymill.registry import audit
+from raymill.registry import aliases, audit, canaries
 from raymill.registry.aliases import ALIAS_CHANNEL
 from raymill.registry.audit import SYSTEM, Actor
 from raymill.registry.jobs import notify
@@ -73,16 +73,12 @@ def withdraw(session: Session, revoked: Mapping[str, str]) -> dict[uuid.UUID, st
         Version -> message, for each one that is deployed and may not be served.
     """
     refused: dict[uuid.UUID, str] = {}
+    _withdraw_canaries(session, revoked, refused)
     for row in session.scalars(select(Deployment).with_for_update(of=Deployment)):
         target = session.get_one(Alias, (row.llm_id, row.alias)).version_id
         for version_id in {target, row.serving_version_id} - {None}:
             assert version_id is not None
-            key_id = session.scalar(
-                select(Attestation.key_id)
-                .where(Attestation.version_id == version_id)
-                .order_by(Attestation.id.desc())
-                .limit(1)
-            )
+            key_id = _signed_by(session, version_id)
             if key_id is None or key_id not in revoked:
                 continue
             number = session.get_one(LlmVersion, version_id).number
@@ -109,6 +105,33 @@ def withdraw(session: Session, revoked: Mapping[str, str]) -> dict[uuid.UUID, st
     return refused
 
 
+def take_over(
+    session: Session,
+    version: LlmVersion,
+    alias: str,
+    serving: JsonObject | None,
+    actor: Actor,
+    *,
+    ready: bool,
+) -> None:
+    """The alias has moved to the version of its canary.
+
+    Args:
+        serving: with which it is deployed; None: as the version before was.
+        ready: it answers already, so nothing has to be started again.
+    """
+    if serving is not None:
+        request(session, version.llm.name, alias, serving, actor)
+    row = session.get(
+        Deployment, (version.llm_id, alias), with_for_update={"of": Deployment}, populate_existing=True
+    )
+    if row is not None and ready:
+        row.state, row.message = DeploymentState.READY, ""
+        row.version_id = row.serving_version_id = version.id
+        row.updated_at = dt.datetime.now(dt.UTC)
+        session.flush()
+
+
 def report(
     session: Session,
     llm_id: uuid.UUID,
@@ -127,3 +150,22 @@ def report(
     row.updated_at = dt.datetime.now(dt.UTC)
     session.flush()
     notify(session, ALIAS_CHANNEL, row.llm.name)
+
+
+def _withdraw_canaries(session: Session, revoked: Mapping[str, str], refused: dict[uuid.UUID, str]) -> None:
+    for row in canaries.running(session):
+        key_id = _signed_by(session, row.version_id)
+        if key_id is None or key_id not in revoked:
+            continue
+        refused[row.version_id] = message = (
+            f"version {row.version.number} is signed by key {key_id[:12]}, which was revoked ({revoked[key_id]})"
+        )
+        aliases.take_turn(session, row.llm_id)
+        if canaries.end(session, row.llm_id, row.alias, message, SYSTEM) is not None:
+            notify(session, ALIAS_CHANNEL, row.llm.name)
+
+
+def _signed_by(session: Session, version_id: uuid.UUID) -> str | None:
+    """The key of its newest signature."""
+    rows = select(Attestation.key_id).where(Attestation.version_id == version_id)
+    return session.scalar(rows.order_by(Attestation.id.desc()).limit(1))

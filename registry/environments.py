@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from raymill.policies.errors import Invalid, NotFound
 from raymill.registry import audit
 from raymill.registry.audit import Actor
+from raymill.registry.canary_config import CanaryConfig
 from raymill.registry.database import one_at_a_time
 from raymill.registry.named import NAME
 from raymill.registry.tables import Environment, Policy, Role
@@ -50,11 +51,13 @@ def set_environment(
     after: str | None,
     expires_after_s: int,
     policy: str | None = None,
+    canary: CanaryConfig | None = None,
 ) -> Environment:
     """Replace what an environment asks for. Requests that are there keep what was asked of them.
 
     Args:
         policy: whose newest version decides; None: the rules that Raymill ships.
+        canary: of promotions that ask for none themselves; None: the alias moves at once.
 
     Raises:
         Invalid: a value makes no sense; `param` says which.
@@ -85,6 +88,7 @@ def set_environment(
             after=after,
             expires_after_s=expires_after_s,
             policy=policy,
+            canary=canary.model_dump(mode="json") if canary is not None else None,
         )
     )
     session.flush()
@@ -98,6 +102,7 @@ def set_environment(
         follows=after,
         expires_after_s=expires_after_s,
         policy=policy,
+        canary=row.canary,
     )
     return row
 
@@ -105,7 +110,13 @@ def set_environment(
 def _unset(name: str) -> Environment:
     roles = [role.value for role in ROLES]
     return Environment(
-        name=name, approvals=0, roles=roles, after=None, expires_after_s=EXPIRES_AFTER_S, policy=None
+        name=name,
+        approvals=0,
+        roles=roles,
+        after=None,
+        expires_after_s=EXPIRES_AFTER_S,
+        policy=None,
+        canary=None,
     )
 
 

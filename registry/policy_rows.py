@@ -92,7 +92,7 @@ def check_not_older(session: Session, llm_id: uuid.UUID, alias: str, policy: Pol
         .join(Promotion, Promotion.policy_id == Policy.id)
         .join(LlmVersion, LlmVersion.id == Promotion.version_id)
         .where(LlmVersion.llm_id == llm_id, Promotion.alias == alias)
-        .where(Promotion.allowed, Promotion.state == PromotionState.DECIDED)
+        .where(Promotion.allowed, Promotion.state.in_((PromotionState.DECIDED, PromotionState.CANARY)))
         .order_by(func.coalesce(Promotion.closed_at, Promotion.created_at).desc(), Promotion.id.desc())
         .limit(1)
     )

@@ -6,7 +6,8 @@
     record ── decision, signatures, alias, history and audit row, in one transaction; refusals too
 
 Nothing reaches an alias without all four (promise P6 of docs/architecture.md). Where the environment asks for
-approvals, `record` keeps a request instead, and `registry/requests.py` carries it out.
+approvals, `record` keeps a request instead, and `registry/requests.py` carries it out. Where a canary is asked for, the
+alias moves later (`registry/canary_looks.py`), or never.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from sqlalchemy.orm import Session
 
 from raymill.policies.engine import Decision
 from raymill.policies.errors import Conflict
-from raymill.registry import aliases, archive, audit, policy_rows, rivals, sbom
+from raymill.registry import aliases, archive, audit, canaries, policy_rows, rivals, sbom
 from raymill.registry.artifacts import ArtifactStore, FileDigest, verify_files
 from raymill.registry.audit import Actor
+from raymill.registry.canary_config import CanaryConfig
 from raymill.registry.catalog import find_version, scores_of
 from raymill.registry.database import Database, clock
 from raymill.registry.environments import environment_of
+from raymill.registry.jobs import notify
 from raymill.registry.policy_rows import Rules
 from raymill.registry.rivals import Rival
 from raymill.registry.signing import sign_statement
@@ -35,6 +38,7 @@ from raymill.registry.tables import (
     Artifact,
     Attestation,
     Dataset,
+    Environment,
     Job,
     JsonObject,
     LlmVersion,
@@ -72,6 +76,9 @@ class Case:
 
     note: str | None = None
     """Why, in the words of who asked."""
+
+    canary: CanaryConfig | None = None
+    """What it is tried by before the alias moves; None: as the environment says."""
 
 
 def gather(session: Session, llm: str, number: int, alias: str, require: JsonObject) -> Case:
@@ -209,6 +216,8 @@ def record(
     environment = environment_of(session, case.alias)
     needed = environment.approvals if case.leaves is None else 0
     waits = decision.allowed and needed > 0
+    if case.canary is not None and decision.allowed:
+        canaries.check_possible(session, version, case.alias)
     promotion = Promotion(
         version_id=version.id,
         alias=case.alias,
@@ -226,6 +235,7 @@ def record(
         expires_at=clock(session) + dt.timedelta(seconds=environment.expires_after_s) if waits else None,
         note=case.note,
         policy_id=policy.id,
+        canary=_canary_of(case, environment),
         approvals=[],
     )
     session.add(promotion)
@@ -245,7 +255,10 @@ def record(
 
 
 def carry_out(session: Session, promotion: Promotion, envelopes: dict[str, JsonObject], actor: Actor) -> None:
-    """Keep the signatures and move the alias, for what is allowed and has its approvals. The caller has its turn."""
+    """Keep the signatures and move the alias, or begin the canary, for what is allowed and has its approvals.
+
+    The caller has its turn.
+    """
     version = promotion.version
     verdict = "promotion.rollback" if promotion.rollback else "promotion.allow"
     approved_by = [each.account for each in promotion.approvals]
@@ -263,7 +276,10 @@ def carry_out(session: Session, promotion: Promotion, envelopes: dict[str, JsonO
             )
         )
     session.flush()
-    aliases.move(session, version, promotion, actor)
+    if canaries.begin(session, promotion, actor):
+        notify(session, aliases.ALIAS_CHANNEL, version.llm.name)
+    else:
+        aliases.move(session, version, promotion, actor)
 
 
 def rollback_of(session: Session, llm: str, alias: str, note: str | None = None) -> Case:
@@ -309,11 +325,16 @@ def roll_back(
 ) -> Promotion:
     """Move an alias back to the version before. It takes no approvals; policy and bytes must hold today.
 
+    Where a canary runs, that is what is taken back: it ends, and the alias stays where it is.
+
     Raises:
         NotFound: there is no such alias.
         Conflict: it has no earlier version, is frozen, or moved meanwhile.
         Tampered: an artifact of the earlier version is not what was registered.
     """
+    ended = database.patiently(lambda session: _end_canary(session, llm, alias, actor, note))
+    if ended is not None:
+        return ended
     case = database.patiently(lambda session: rollback_of(session, llm, alias, note))
     envelopes = sign(case, store, keys_dir)
     decision = decide(case, envelopes, store)
@@ -330,13 +351,21 @@ def promote(
     alias: str,
     require: JsonObject,
     actor: Actor,
+    canary: CanaryConfig | None = None,
 ) -> Promotion:
     """The whole of it, for a promotion that someone asks for directly. A refusal is an answer, not an error.
 
     Args:
         require: metric -> bounds; empty takes what the recipe of the version asks for.
+        canary: what the version is tried by before the alias moves; None: as the environment says.
+
+    Raises:
+        NotFound: there is no such version.
+        Conflict: the alias is frozen, or the version may not come there; or there is nothing to compare a canary with.
+        Tampered: an artifact is not what was registered.
     """
     case = database.patiently(lambda session: gather(session, llm, number, alias, require))
+    case = replace(case, canary=canary)
     envelopes = sign(case, store, keys_dir)
     decision = decide(case, envelopes, store)
     return database.patiently(lambda session: record(session, case, decision, envelopes, actor))
@@ -351,6 +380,22 @@ def attestation_of(session: Session, artifact_name: str) -> Attestation | None:
         .limit(1)
     )
     return session.scalar(newest)
+
+
+def _canary_of(case: Case, environment: Environment) -> JsonObject | None:
+    """A roll back has none: it is in a hurry."""
+    if case.leaves is not None:
+        return None
+    return case.canary.model_dump(mode="json") if case.canary is not None else environment.canary
+
+
+def _end_canary(session: Session, llm: str, alias: str, actor: Actor, note: str | None) -> Promotion | None:
+    at = aliases.alias_in_turn(session, llm, alias)
+    why = f"rolled back by {actor.name}" + (f": {note}" if note else "")
+    ended = canaries.end(session, at.llm_id, alias, why, actor)
+    if ended is not None:
+        notify(session, aliases.ALIAS_CHANNEL, llm)
+    return ended
 
 
 def _what(version: LlmVersion) -> str:

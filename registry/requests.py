@@ -1,7 +1,7 @@
 """Promotions that wait: approved by others, then executed; or rejected, or left until they expire.
 
     pending ──approve──> approved ──execute──> executed      (by the policy of that moment, else refused)
-       └───────┬────────────┘
+       └───────┬────────────┘          └─────> canary ──> executed, or aborted      (`canary_looks.py`)
                ├──reject──> rejected
                └──time────> expired
 
@@ -22,14 +22,17 @@ from sqlalchemy.orm import Session
 
 from raymill.policies.engine import Decision
 from raymill.policies.errors import Conflict, Denied, NotFound
-from raymill.registry import aliases, audit, deployments, policy_rows, promotion
+from raymill.registry import aliases, audit, canaries, deployments, policy_rows, promotion
 from raymill.registry.artifacts import ArtifactStore
 from raymill.registry.audit import Actor
 from raymill.registry.database import Database, clock
 from raymill.registry.promotion import Case
 from raymill.registry.tables import Approval, JsonObject, Promotion, PromotionState, Role
 
-State = Literal["pending", "approved", "executed", "refused", "rejected", "expired"]
+State = Literal["pending", "approved", "canary", "executed", "refused", "rejected", "expired", "aborted"]
+
+EXECUTED = ("executed", "canary")
+"""What an execution comes to."""
 
 
 def state_of(row: Promotion, now: dt.datetime) -> State:
@@ -38,6 +41,10 @@ def state_of(row: Promotion, now: dt.datetime) -> State:
         return "executed" if row.allowed else "refused"
     if row.state is PromotionState.REJECTED:
         return "rejected"
+    if row.state is PromotionState.CANARY:
+        return "canary"
+    if row.state is PromotionState.ABORTED:
+        return "aborted"
     if row.expires_at is not None and row.expires_at <= now:
         return "expired"
     return "approved" if len(row.approvals) >= row.approvals_needed else "pending"
@@ -51,6 +58,14 @@ def find(session: Session, promotion_id: uuid.UUID) -> Promotion:
     return row
 
 
+def find_in_turn(session: Session, promotion_id: uuid.UUID) -> Promotion:
+    """As it is now, and stays until the caller's commit: nothing else moves the model's aliases. Raises NotFound."""
+    take = find(session, promotion_id).version.llm_id
+    aliases.take_turn(session, take)
+    found = select(Promotion).where(Promotion.id == promotion_id).with_for_update(of=Promotion)
+    return session.scalars(found.execution_options(populate_existing=True)).unique().one()
+
+
 def approve(session: Session, promotion_id: uuid.UUID, role: Role, actor: Actor) -> Promotion:
     """Agree to a request. Agreeing twice counts once.
 
@@ -59,7 +74,7 @@ def approve(session: Session, promotion_id: uuid.UUID, role: Role, actor: Actor)
         Denied: it is the caller's own, or their role does not count.
         Conflict: it waits for nothing any more.
     """
-    row = _in_turn(session, promotion_id)
+    row = find_in_turn(session, promotion_id)
     if any(each.account == actor.name for each in row.approvals):
         return row
     _check_waits(session, row)
@@ -83,7 +98,7 @@ def reject(
         Denied: the caller's role does not count.
         Conflict: it waits for nothing any more.
     """
-    row = _in_turn(session, promotion_id)
+    row = find_in_turn(session, promotion_id)
     _check_waits(session, row)
     if row.requested_by != actor.name:
         _check_counts(row, role, actor)
@@ -96,7 +111,7 @@ def reject(
 def execute(
     database: Database, store: ArtifactStore, keys_dir: Path, *, promotion_id: uuid.UUID, actor: Actor
 ) -> Promotion:
-    """Move the alias as it was approved. One that was executed already is answered as it is.
+    """Move the alias as it was approved, or begin its canary. One that was executed already is answered as it is.
 
     Raises:
         NotFound: there is no such promotion.
@@ -115,19 +130,19 @@ def execute(
 
 
 def serve_when_executed(session: Session, promotion_id: uuid.UUID, serving: JsonObject) -> State:
-    """Have the alias served with `serving` once a request that waits is executed. Returns what became of it so far."""
-    row = _in_turn(session, promotion_id)
+    """Have the alias served with `serving` once a request that waits is executed, its canary at once.
+
+    Returns:
+        What became of it so far.
+    """
+    row = find_in_turn(session, promotion_id)
     state = state_of(row, clock(session))
-    if state in {"pending", "approved"}:
+    if state == "canary":
+        assert row.trial is not None
+        canaries.serve_with(session, row.trial, serving)
+    elif state in {"pending", "approved"}:
         row.serving = serving
     return state
-
-
-def _in_turn(session: Session, promotion_id: uuid.UUID) -> Promotion:
-    take = find(session, promotion_id).version.llm_id
-    aliases.take_turn(session, take)
-    found = select(Promotion).where(Promotion.id == promotion_id).with_for_update(of=Promotion)
-    return session.scalars(found.execution_options(populate_existing=True)).unique().one()
 
 
 def _check_waits(session: Session, row: Promotion) -> None:
@@ -152,8 +167,8 @@ def _check_approved(session: Session, row: Promotion) -> None:
 
 def _approved(session: Session, promotion_id: uuid.UUID) -> Case | None:
     """What is to be carried out; None: it was."""
-    row = _in_turn(session, promotion_id)
-    if state_of(row, clock(session)) == "executed":
+    row = find_in_turn(session, promotion_id)
+    if state_of(row, clock(session)) in EXECUTED:
         return None
     _check_approved(session, row)
     _check_rivals(session, row)
@@ -170,8 +185,8 @@ def _carry_out(
     envelopes: dict[str, JsonObject],
     actor: Actor,
 ) -> None:
-    row = _in_turn(session, promotion_id)
-    if state_of(row, clock(session)) == "executed":
+    row = find_in_turn(session, promotion_id)
+    if state_of(row, clock(session)) in EXECUTED:
         return
     _check_approved(session, row)
     _check_rivals(session, row)
@@ -189,7 +204,7 @@ def _carry_out(
         )
         return
     promotion.carry_out(session, row, envelopes, actor)
-    if row.serving is not None:
+    if row.serving is not None and row.state is PromotionState.DECIDED:
         deployments.request(session, row.version.llm.name, row.alias, row.serving, actor)
 
 

@@ -22,11 +22,11 @@ from raymill.evaluate.prompts import Row, read_rows
 from raymill.evaluate.row_files import check_file
 from raymill.policies.drift import Severity, worst
 from raymill.policies.errors import NotFound, Unavailable
-from raymill.registry import datasets, drift
+from raymill.registry import canaries, datasets, drift
 from raymill.registry.artifacts import address_of
 from raymill.registry.comparison import find_version_target
 from raymill.registry.drift_config import Canary, DriftConfig, Traffic
-from raymill.registry.tables import Deployment, DriftWatch, LlmVersion
+from raymill.registry.tables import CanaryState, Deployment, DriftWatch, LlmVersion
 from raymill.registry.traffic import kept_requests
 from raymill.serve.canary import Ask, Scores, ask_all, ask_engine, judge
 from raymill.serve.drift_features import Sample, sample_of, shifts_of, tell
@@ -183,6 +183,16 @@ def _served(session: Session, target: str) -> tuple[str, int]:
         else rows.where(Deployment.alias == name)
     )
     number = session.scalar(rows.limit(1))
+    if number is None and name.isdigit():
+        number = next(
+            (
+                row.version.number
+                for row in canaries.running(session)
+                if row.state is CanaryState.RUNNING
+                and (row.llm.name, row.version.number) == (wanted.llm, wanted.number)
+            ),
+            None,
+        )
     if number is None:
         raise Unavailable(f"{target} is not served right now: see `raymill status`")
     return wanted.llm, number

@@ -3,7 +3,7 @@
 Ray forgets; Postgres does not. When an alias moves, and every second until nothing is left to do (then every
 five: asking Serve for its state costs 25 ms of CPU), this compares the deployments that are wanted with the
 applications that run, starts what is missing, reports what became ready or failed, and ends what nobody
-wants. A new version of an alias loads beside the old one, which answers until then.
+wants. A new version of an alias loads beside the old one, which answers until then; a canary stays beside it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,21 @@ from raymill.cluster.service import read_service
 from raymill.cluster.settings import Settings
 from raymill.cluster.wake import Wake
 from raymill.policies.errors import RaymillError
-from raymill.registry import archive, deployments, policy_rows
+from raymill.registry import archive, canaries, canary_looks, deployments, policy_rows
 from raymill.registry.aliases import ALIAS_CHANNEL
 from raymill.registry.promotion import attestation_of
 from raymill.registry.signing import Unsigned
 from raymill.registry.signing_keys import KeyRing
-from raymill.registry.tables import Alias, Deployment, DeploymentState, LlmVersion, Quantization
+from raymill.registry.tables import (
+    Alias,
+    Canary,
+    CanaryState,
+    Deployment,
+    DeploymentState,
+    JsonObject,
+    LlmVersion,
+    Quantization,
+)
 from raymill.serve import triggers
 from raymill.serve.api.app import build as build_api
 from raymill.serve.gateway.build import build_gateway
@@ -48,7 +57,7 @@ LLM_PREFIX = "llm-"
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """A deployment and the version that its alias points to now."""
+    """A deployment and the version that its alias points to now, or the version that tries itself there."""
 
     llm_id: uuid.UUID
     alias: str
@@ -58,6 +67,10 @@ class Wanted:
     reported: tuple[uuid.UUID | None, DeploymentState]
     serving: str | None
     """Application that answers now; it may be an older version's."""
+
+    config: JsonObject
+    canary_id: uuid.UUID | None = None
+    """It is the canary of that promotion: the alias points to another version."""
 
     @property
     def application(self) -> str:
@@ -86,7 +99,7 @@ class Reconciler:
         running = serve.status().applications
         self._keep_faces(running)
         refused = self._withdraw()
-        rows = self._database.patiently(_wanted)
+        rows = self._database.patiently(wanted_now)
         wanted = [each for each in rows if each.version_id not in refused]
         for each in wanted:
             self._follow(each, running.get(each.application))
@@ -142,11 +155,10 @@ class Reconciler:
         serve.run_many([target], wait_for_applications_running=False)
 
     def _spec(self, session: Session, wanted: Wanted) -> DeploySpec:
-        row = session.get_one(Deployment, (wanted.llm_id, wanted.alias))
         version = session.get_one(LlmVersion, wanted.version_id)
         archive.check_not_archived(session, version)
         policy_rows.check_in_force(session, wanted.llm_id, wanted.alias)
-        config = ServeConfig.model_validate(row.config)
+        config = ServeConfig.model_validate(wanted.config)
         artifact_name, gguf_file = version.artifact_name, None
         if config.engine == "llama_cpp":
             file = session.scalar(
@@ -177,6 +189,10 @@ class Reconciler:
     def _report(self, wanted: Wanted, state: DeploymentState, message: str) -> None:
         if wanted.reported == (wanted.version_id, state) and not message:
             return
+        if wanted.canary_id is not None:
+            canary_id = wanted.canary_id
+            self._database.patiently(lambda session: canary_looks.report(session, canary_id, state, message))
+            return
         self._database.patiently(
             lambda session: deployments.report(
                 session, wanted.llm_id, wanted.alias, state, wanted.version_id, message
@@ -184,7 +200,8 @@ class Reconciler:
         )
 
 
-def _wanted(session: Session) -> list[Wanted]:
+def wanted_now(session: Session) -> list[Wanted]:
+    """What should be served: versions that aliases point to, and canaries beside them."""
     found = []
     for row in session.scalars(select(Deployment)):
         version = session.get_one(Alias, (row.llm_id, row.alias)).version
@@ -198,9 +215,26 @@ def _wanted(session: Session) -> list[Wanted]:
                 number=version.number,
                 reported=(row.version_id, row.state),
                 serving=application_name(row.llm.name, serving.number) if serving else None,
+                config=row.config,
             )
         )
-    return found
+    return found + [_canary(session, row) for row in canaries.running(session)]
+
+
+def _canary(session: Session, row: Canary) -> Wanted:
+    state = DeploymentState.READY if row.state is CanaryState.RUNNING else DeploymentState.STARTING
+    deployed = session.get_one(Deployment, (row.llm_id, row.alias))
+    return Wanted(
+        llm_id=row.llm_id,
+        alias=row.alias,
+        llm=row.llm.name,
+        version_id=row.version_id,
+        number=row.version.number,
+        reported=(None if row.state is CanaryState.PENDING else row.version_id, state),
+        serving=None,
+        config=row.promotion.serving or deployed.config,
+        canary_id=row.promotion_id,
+    )
 
 
 def _reason(application: ApplicationStatusOverview) -> str:

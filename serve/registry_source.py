@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import RaymillError, Unavailable
-from raymill.registry import prices, tables
+from raymill.registry import canaries, prices, tables
 from raymill.registry.aliases import ALIAS_CHANNEL
 from raymill.registry.database import is_away
 from raymill.registry.gateway_config import CONFIG_CHANNEL
@@ -27,12 +28,14 @@ from raymill.registry.provider_settings import ProviderSettings
 from raymill.registry.secrets import SecretBox
 from raymill.serve.gateway.catalog import (
     FREE,
+    Canary,
     Preset,
     Provider,
     ProviderSecret,
     Route,
     Served,
     Target,
+    served_target,
     with_weight,
 )
 from raymill.serve.gateway.config import OURS, RouteConfig
@@ -45,7 +48,9 @@ log = logging.getLogger(__name__)
 # Every change of what is read here has an audit row, but for what the reconciler reports.
 VERSION = text("""
 SELECT (SELECT max(seq) FROM audit_event),
-       (SELECT string_agg(concat_ws(' ', llm_id, alias, serving_version_id), ',' ORDER BY llm_id, alias) FROM deployment)
+       (SELECT string_agg(concat_ws(' ', llm_id, alias, serving_version_id), ',' ORDER BY llm_id, alias) FROM deployment),
+       (SELECT string_agg(concat_ws(' ', promotion_id, state, step), ',' ORDER BY promotion_id)
+        FROM canary WHERE ended_at IS NULL)
 """)
 CHANNELS = (ALIAS_CHANNEL, KEY_CHANNEL, CONFIG_CHANNEL)
 
@@ -73,8 +78,12 @@ class RegistrySource:
             if self._listening is None:
                 dsn = self._database.url.set(drivername="postgresql").render_as_string(hide_password=False)
                 connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True, connect_timeout=5)
-                for channel in CHANNELS:
-                    await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                try:
+                    for channel in CHANNELS:
+                        await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                except BaseException:  # whoever waits for news may give up at any time
+                    await connection.close()
+                    raise
                 self._listening = connection
                 return  # something may have changed before we listened
             async for _ in self._listening.notifies(stop_after=1):
@@ -204,7 +213,7 @@ def _routes(session: Session, providers: dict[str, Provider], served: list[Serve
             if wanted.provider == OURS:
                 version = ours.get(wanted.model)
                 if version is not None:
-                    target = Target(model=version.exact_name, served=version, price=version.price)
+                    target = served_target(wanted.model, version)
             elif (provider := providers.get(wanted.provider)) is not None:
                 target = Target(model=wanted.model, provider=provider, price=provider.price_of(wanted.model))
             if target is not None:
@@ -230,20 +239,39 @@ def _presets(session: Session) -> list[Preset]:
 def _served(session: Session, overrides: prices.Overrides) -> list[Served]:
     """Versions that the reconciler reported as ready, with the deployment's alias.
 
-    While a newer version loads, the deployment row still names the one that answers.
+    While a newer version loads, the deployment row still names the one that answers. A canary that is ready takes its share
+    of the alias, and answers to its exact name.
     """
+    trials = {
+        (row.llm_id, row.alias, row.current_id): row
+        for row in canaries.running(session)
+        if row.state is tables.CanaryState.RUNNING
+    }
     rows = session.scalars(select(tables.Deployment).where(tables.Deployment.serving_version_id.is_not(None)))
     served = []
     for row in rows:
         version = session.get_one(tables.LlmVersion, row.serving_version_id)
-        served.append(
-            Served(
-                name=row.llm.name,
-                version=version.number,
-                application=application_name(row.llm.name, version.number),
-                aliases=(row.alias,),
-                created=int(version.created_at.timestamp()),
-                price=prices.price_of(overrides, OURS, "", row.llm.name) or FREE,
+        trial = trials.get((row.llm_id, row.alias, version.id))
+        canary = None
+        if trial is not None:
+            tried = _one(trial.version, (), overrides)
+            served.append(tried)
+            canary = Canary(
+                id=trial.promotion_id,
+                target=served_target(tried.exact_name, tried),
+                share=canaries.share_of(trial),
             )
-        )
+        served.append(replace(_one(version, (row.alias,), overrides), canary=canary))
     return served
+
+
+def _one(version: tables.LlmVersion, aliases: tuple[str, ...], overrides: prices.Overrides) -> Served:
+    name = version.llm.name
+    return Served(
+        name=name,
+        version=version.number,
+        application=application_name(name, version.number),
+        aliases=aliases,
+        created=int(version.created_at.timestamp()),
+        price=prices.price_of(overrides, OURS, "", name) or FREE,
+    )

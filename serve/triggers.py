@@ -1,6 +1,6 @@
 """The loop of triggers and of tidying up: a thread of the reconciler's process.
 
-Every second, and when something has happened, it fires what is due, watches for drift too. As often as the settings say
+Every second, and when something has happened, it fires what is due, watches for drift and looks at canaries too. As often as the settings say
 it takes a signed root of the audit log. Once an hour it looks for drift in the gateway's
 use, moves finished jobs into the history, drops its oldest months, deletes what is kept of people for too long and throws away uploads that nobody finished. It
 holds nothing: any number of processes may run one, and one that is killed leaves nothing half done.
@@ -20,7 +20,7 @@ from sqlalchemy import select
 from raymill.client.recipe import parse_recipe
 from raymill.cluster.settings import Settings
 from raymill.cluster.wake import Wake
-from raymill.registry import drift, retention, triggers, uploads, usage_anomalies
+from raymill.registry import canary_looks, drift, retention, triggers, uploads, usage_anomalies
 from raymill.registry.database import Database
 from raymill.registry.jobs import history
 from raymill.registry.tables import Trigger
@@ -50,9 +50,10 @@ class TriggerLoop:
         self._after = history.START
 
     def step(self) -> list[Fired]:
-        """Fire what is due and what has happened; have looked at what is due to be watched."""
+        """Fire what is due and what has happened; have looked at what is due to be watched, and at canaries."""
         self._database.patiently(triggers.due)
         self._database.patiently(drift.due)
+        canary_looks.due(self._database)
         fired = triggers.fire(self._database, partial(plan_trigger, self._database))
         for each in fired:
             log.info("trigger %s: %s", each.trigger, each.error or f"started pipeline {each.pipeline_id}")

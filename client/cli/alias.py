@@ -80,11 +80,16 @@ def unfreeze(model: Model, alias: Alias, as_json: Json = False) -> None:
 
 @app.command()
 def rollback(model: Model, alias: Alias, reason: Reason = None, as_json: Json = False) -> None:
-    """Move an alias back to the version before. Takes no approvals. Exit 1 when the policy refuses that version now."""
+    """Move an alias back to the version before; while a canary runs, end that instead. Takes no approvals.
+
+    Exit 1 when the policy refuses that version now.
+    """
     with connect() as client:
         found = client.aliases.roll_back(model, alias, reason=reason)
     if as_json:
         out_json(found)
+    elif found.state == "aborted":
+        out(f"the canary of version {found.version} is over; {model}@{alias} stays where it is")
     elif found.allowed:
         out(f"{model}@{alias} is version {found.version} again")
     if not found.allowed:

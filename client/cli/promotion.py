@@ -7,6 +7,14 @@ from typing import Annotated
 import typer
 
 from raymill.client.cli.app import DEFAULT_LIMIT, Json, Limit, connect, new_app
+from raymill.client.cli.canary import (
+    ConfigFile,
+    ForHours,
+    LeastRequests,
+    Shares,
+    canary_of,
+    canary_rows,
+)
 from raymill.client.cli.output import out, out_json, table
 from raymill.client.types import JsonObject, Promotion
 from raymill.policies.errors import RaymillError
@@ -66,6 +74,7 @@ def show(promotion_id: PromotionId, as_json: Json = False) -> None:
         ("closed", found.closed_at),
         ("closed by", found.closed_by),
         ("note", found.note),
+        *canary_rows(found.canary),
         ("input sha256", found.input_digest),
         ("rules sha256", found.bundle_digest),
     ]
@@ -92,15 +101,21 @@ def create(
             help="Compare by example with the version there, such as production; may be repeated.",
         ),
     ] = None,
+    canary: Shares = None,
+    canary_for_h: ForHours = None,
+    canary_requests: LeastRequests = None,
+    canary_config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
     """Ask the policy to move an alias. Exit 1 when it refuses.
 
-    Where the alias's environment asks for approvals, this makes a request that waits for them.
+    Where the alias's environment asks for approvals, this makes a request that waits for them. With a canary the version
+    answers a share of the alias's requests first.
     """
     require = gates(at_least or [], not_below_base or [], not_worse or [])
+    tried = canary_of(canary, canary_for_h, canary_requests, canary_config)
     with connect() as client:
-        decision = client.promotions.create(model, version, to=to, require=require)
+        decision = client.promotions.create(model, version, to=to, require=require, canary=tried)
     if as_json:
         out_json(decision)
     else:
@@ -137,6 +152,26 @@ def execute(promotion_id: PromotionId, as_json: Json = False) -> None:
     show_step(found, as_json)
 
 
+@app.command()
+def advance(promotion_id: PromotionId, as_json: Json = False) -> None:
+    """Move the alias now, whatever share the canary has come to."""
+    with connect() as client:
+        found = client.promotions.advance(promotion_id)
+    show_step(found, as_json)
+
+
+@app.command()
+def abort(
+    promotion_id: PromotionId,
+    reason: Annotated[str | None, typer.Option(help="Why; kept with it.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """End a canary; the alias stays where it is."""
+    with connect() as client:
+        found = client.promotions.abort(promotion_id, reason=reason)
+    out_json(found) if as_json else out(f"promotion {found.id} is aborted; {found.alias} stays where it is")
+
+
 def show_step(found: Promotion, as_json: bool) -> None:
     """Raises RaymillError: today's rules refuse what was approved."""
     out_json(found) if as_json else tell(found)
@@ -149,6 +184,11 @@ def show_step(found: Promotion, as_json: bool) -> None:
 def tell(found: Promotion) -> None:
     if found.state == "executed":
         out(f"{found.llm} {found.alias} is version {found.version}")
+    elif found.state == "canary" and found.canary is not None:
+        out(
+            f"{found.llm} version {found.version} tries itself on {found.canary.share:.0%} of {found.alias} "
+            f"(`raymill promotion show {found.id}`)"
+        )
     elif found.state in {"pending", "approved"}:
         roles = " or ".join(found.approver_roles)
         out(

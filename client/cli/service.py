@@ -76,7 +76,7 @@ def make_certificate(
     arguments = [text for each in name or [] for text in ("--name", each)]
     arguments += ["--days", str(days)]
     arguments += [] if out_dir is None else ["--out", out_dir]
-    raise typer.Exit(_process("raymill.cluster.tls_make", [*arguments, *(["--json"] if as_json else [])]))
+    raise typer.Exit(process("raymill.cluster.tls_make", [*arguments, *(["--json"] if as_json else [])]))
 
 
 @status_app.command()

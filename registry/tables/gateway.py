@@ -19,6 +19,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -208,6 +209,7 @@ class Usage(Base):
         Index("usage_key_id_at_idx", "key_id", "at"),
         Index("usage_account_id_at_idx", "account_id", "at"),
         Index("usage_route_at_idx", "route", "at"),
+        Index("usage_canary_id_at_idx", "canary_id", "at", postgresql_where=text("canary_id IS NOT NULL")),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
@@ -234,6 +236,8 @@ class Usage(Base):
     latency_ms: Mapped[float]
     first_token_ms: Mapped[float | None]
     overhead_ms: Mapped[float]  # of the latency, the gateway's own share
+    canary_id: Mapped[uuid.UUID | None]  # of the promotion whose version tries itself on this name's requests
+    arm: Mapped[str | None] = mapped_column(String(16))  # who was to answer then: canary or current
 
 
 class Trace(Base):

@@ -10,12 +10,14 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     ForeignKey,
+    Index,
     LargeBinary,
     String,
     Text,
     UniqueConstraint,
     false,
     func,
+    text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -38,6 +40,7 @@ class Environment(Base):
     policy: Mapped[str | None] = mapped_column(
         String(64)
     )  # whose newest version decides; null: what Raymill ships
+    canary: Mapped[JsonObject | None]  # of promotions that ask for none themselves: a CanaryConfig
 
 
 class Policy(Base):
@@ -61,6 +64,8 @@ class PromotionState(enum.StrEnum):
     WAITING = "waiting"
     DECIDED = "decided"  # executed when it is allowed, else refused
     REJECTED = "rejected"
+    CANARY = "canary"  # allowed and approved: the version answers a share of the alias's requests
+    ABORTED = "aborted"  # after that: the alias stayed where it was
 
 
 class Promotion(Base):
@@ -89,9 +94,13 @@ class Promotion(Base):
     note: Mapped[str | None] = mapped_column(Text)  # why it was rejected or rolled back
     policy_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("policy.id"))  # that decided
     serving: Mapped[JsonObject | None]  # how to serve the alias once the version is there
+    canary: Mapped[JsonObject | None]  # a CanaryConfig; null: the alias moves at once
 
     version: Mapped[LlmVersion] = relationship(lazy="joined", innerjoin=True)
     approvals: Mapped[list[Approval]] = relationship(lazy="selectin", order_by="Approval.created_at")
+    trial: Mapped[Canary | None] = relationship(
+        lazy="selectin", back_populates="promotion", foreign_keys="Canary.promotion_id"
+    )
 
 
 class Approval(Base):
@@ -103,6 +112,46 @@ class Approval(Base):
     account: Mapped[str] = mapped_column(String(64), primary_key=True)
     role: Mapped[str] = mapped_column(String(16))  # that it had then
     created_at: Mapped[CreatedAt]
+
+
+class CanaryState(enum.StrEnum):
+    PENDING = "pending"  # to be deployed, or deployed anew
+    STARTING = "starting"
+    RUNNING = "running"  # it takes its share
+    ADVANCED = "advanced"  # the alias has moved
+    ENDED = "ended"  # it has not
+
+
+class Canary(Base):
+    """A version that answers a share of an alias's requests beside the one that is there. At most one of an alias runs."""
+
+    __tablename__ = "canary"
+    __table_args__ = (
+        Index(
+            "canary_running_idx", "llm_id", "alias", unique=True, postgresql_where=text("ended_at IS NULL")
+        ),
+    )
+
+    promotion_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("promotion.id"), primary_key=True)
+    llm_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("llm.id"))
+    alias: Mapped[Name]
+    version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("llm_version.id"))
+    current_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("llm_version.id"))  # where the alias is
+    config: Mapped[JsonObject]  # a resolved CanaryConfig
+    state: Mapped[CanaryState] = mapped_column(enum_type(CanaryState))
+    step: Mapped[int] = mapped_column(default=0)  # which of the shares it takes
+    step_at: Mapped[dt.datetime | None]  # since when; null: it was not ready yet
+    looks: Mapped[int] = mapped_column(default=0)  # tests of this share so far
+    looked_at: Mapped[dt.datetime | None]
+    measured: Mapped[JsonObject | None]  # of this share, at the last look
+    reason: Mapped[str | None] = mapped_column(Text)  # why it ended
+    created_at: Mapped[CreatedAt]
+    ended_at: Mapped[dt.datetime | None]
+
+    promotion: Mapped[Promotion] = relationship(back_populates="trial", lazy="joined", innerjoin=True)
+    llm: Mapped[Llm] = relationship(lazy="joined", innerjoin=True)
+    version: Mapped[LlmVersion] = relationship(lazy="joined", innerjoin=True, foreign_keys=[version_id])
+    current: Mapped[LlmVersion] = relationship(lazy="joined", innerjoin=True, foreign_keys=[current_id])
 
 
 class Attestation(Base):

@@ -116,6 +116,8 @@ ACCESS: dict[str, Role | None] = {
     "POST /promotions/{promotion_id}/approve": Role.OPERATOR,  # whose approvals count, the environment says
     "POST /promotions/{promotion_id}/reject": Role.OPERATOR,
     "POST /promotions/{promotion_id}/execute": Role.APPROVER,
+    "POST /promotions/{promotion_id}/advance": Role.APPROVER,
+    "POST /promotions/{promotion_id}/abort": Role.APPROVER,
     "GET /promotions/{promotion_id}/explanation": Role.VIEWER,
     "GET /promotions/{promotion_id}/replay": Role.VIEWER,
     "GET /policies": Role.VIEWER,

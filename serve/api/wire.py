@@ -15,6 +15,7 @@ from raymill.registry.aliases import aliases_at
 from raymill.registry.archive import is_archived
 from raymill.registry.catalog import scores_of
 from raymill.registry.requests import state_of
+from raymill.serve.api import canary_wire
 
 
 def job(row: tables.Job) -> wire.Job:
@@ -122,6 +123,7 @@ def promotion(row: tables.Promotion) -> wire.Promotion:
         closed_at=row.closed_at,
         closed_by=row.closed_by,
         note=row.note,
+        canary=canary_wire.canary(row.trial) if row.trial is not None else None,
     )
 
 

@@ -6,6 +6,7 @@ configuration is read, not for each request. Knows no database and no HTTP.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -70,6 +71,8 @@ class Served:
     """Unix seconds, for /v1/models."""
 
     price: Price = FREE
+    canary: Canary | None = None
+    """Of the aliases: who answers a share of their requests. A request for the exact name never meets it."""
 
     @property
     def exact_name(self) -> str:
@@ -97,6 +100,8 @@ class Target:
     weight: int = 1
     order: int = 0
     when: config.When = field(default_factory=config.When)
+    canary: Canary | None = None
+    """Who answers a share of its requests; of aliases of ours alone."""
 
     @cached_property
     def id(self) -> str:
@@ -113,6 +118,17 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Canary:
+    """A version that takes a share of the requests for an alias (`split`)."""
+
+    id: uuid.UUID
+    """Of its promotion."""
+
+    target: Target
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Route:
     """A name, and who answers for it."""
 
@@ -122,6 +138,10 @@ class Route:
     created: int = 0
     owned_by: str = "raymill"
     served_version: str | None = None
+
+    @cached_property
+    def has_canary(self) -> bool:
+        return any(target.canary is not None for target in self.targets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,9 +155,15 @@ class Preset:
     created: int = 0
 
 
+def served_target(name: str, served: Served) -> Target:
+    """What one of a served version's names stands for."""
+    canary = served.canary if name != served.exact_name else None
+    return Target(model=served.exact_name, served=served, price=served.price, canary=canary)
+
+
 def served_route(name: str, served: Served) -> Route:
     """The route that a served version's name is."""
-    target = Target(model=served.exact_name, served=served, price=served.price)
+    target = served_target(name, served)
     plain = RouteConfig(targets=(config.Target(provider=OURS, model=served.exact_name),))
     # One try: the engine's own queue is the place to wait, and a lost replica comes back by itself.
     once = plain.model_copy(update={"retries": config.Retries(attempts=1)})

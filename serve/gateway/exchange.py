@@ -1,6 +1,6 @@
 """One inference request, from a well-formed ask to its last byte and its record.
 
-    preset -> route -> targets in order -> cache -> reserve -> attempts -> answer -> settle, record
+    preset -> route -> targets in order -> canary -> cache -> reserve -> attempts -> answer -> settle, record
 
 Whatever happens to it, every request that was let in ends with one settlement and one usage record, written
 before the client can have seen the whole answer.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from raymill.serve.gateway import balance, traces
+from raymill.serve.gateway import balance, split, traces
 from raymill.serve.gateway.attempts import Attempts, Begun
 from raymill.serve.gateway.cache import AnswerCache, Copy
 from raymill.serve.gateway.catalog import Target
@@ -73,10 +73,16 @@ class Exchange:
         route = self._route
         targets = self._order()
         entry, attempts = self._entry, self._attempts
+        met: split.Met | None = None
+        if route.has_canary:
+            targets, met = split.split(targets, split.key_of(self._came.caller.account_id, self._ask.body))
+            if met is not None:
+                entry.meets(met)
         passed = self._ask.passed
         targets = await entry.reserve(targets)
         # Only now: a budget may have put a limit for the answer into the request.
-        if route.config.cache_ttl_s is not None:
+        # What a canary said is not kept for others.
+        if route.config.cache_ttl_s is not None and (met is None or met.arm == "current"):
             self._cache_key = self._parts.cache.key(route, self._ask, passed)
         if self._cache_key is not None or route.config.keep_traces:
             self._copy = Copy()

@@ -24,6 +24,7 @@ from raymill.serve.gateway.metrics import Metrics
 from raymill.serve.gateway.money import cost
 from raymill.serve.gateway.snapshot import Caller
 from raymill.serve.gateway.spans import Span, Spans
+from raymill.serve.gateway.split import Met
 from raymill.serve.gateway.spool import Spool, TraceRecord, UsageRecord
 from raymill.serve.gateway.wire import Ask, Refused
 from raymill.serve.gateway.wires.usage import Tokens
@@ -92,6 +93,10 @@ class Entry:
             route=name,
             stream=ask.stream,
         )
+
+    def meets(self, met: Met) -> None:
+        """It is for an alias that has a canary. Before `reserve`, for what a killed replica leaves tells it too."""
+        self._record = msgspec.structs.replace(self._record, canary_id=met.canary_id, arm=met.arm)
 
     @property
     def open(self) -> bool:

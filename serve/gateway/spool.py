@@ -65,6 +65,8 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     latency_ms: float = 0.0
     first_token_ms: float | None = None
     overhead_ms: float = 0.0
+    canary_id: uuid.UUID | None = None
+    arm: str | None = None
 
 
 class TraceRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,9 +25,17 @@ logger = logging.getLogger(__name__)
 COLUMNS: LiteralString = (
     "id, request_id, at, replica_id, key_id, account_id, team_id, operation, route, provider, model, status, "
     "outcome, stream, attempts, prompt_tokens, cached_tokens, completion_tokens, estimated, cost_micro_usd, "
-    "priced, latency_ms, first_token_ms, overhead_ms"
+    "priced, latency_ms, first_token_ms, overhead_ms, canary_id, arm"
 )
-LONGEST = {"request_id": 128, "operation": 32, "route": 200, "provider": 64, "model": 200, "outcome": 16}
+LONGEST = {
+    "request_id": 128,
+    "operation": 32,
+    "route": 200,
+    "provider": 64,
+    "model": 200,
+    "outcome": 16,
+    "arm": 16,
+}
 """Characters that a column takes; what is longer is cut."""
 
 # Where a batch lands first: COPY knows no ON CONFLICT.

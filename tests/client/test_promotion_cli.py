@@ -36,6 +36,22 @@ WAITING: dict[str, Any] = {
     "expires_at": MOMENT,
 }
 EXECUTED = {**WAITING, "state": "executed"}
+TRYING = {
+    **WAITING,
+    "state": "canary",
+    "canary": {
+        "state": "running",
+        "share": 0.1,
+        "shares": [0.1, 0.5],
+        "canary": {"version": 3, "requests": 10, "errors": 1, "error_rate": 0.1, "p95_ms": 250.0},
+        "current": {"version": 2, "requests": 90},
+        "since": MOMENT,
+        "measured_at": MOMENT,
+        "left_s": 60.0,
+        "decides": "after 60 s, 190 requests of version 3 more it takes 50%",
+        "config": {"steps": [0.1, 0.5]},
+    },
+}
 FROZEN = {
     "llm": "tiny",
     "alias": "production",
@@ -73,6 +89,37 @@ def test_a_request_that_waits_says_what_it_waits_for(
     assert "approved by grace" in capsys.readouterr().out
     assert run(["promotion", "list", "--waiting"]) == 0
     assert raymill.seen[-1].query["waiting"] == "true"
+
+
+def test_a_canary_is_asked_for_watched_and_ended(
+    raymill: Service, reply: type[Reply], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raymill.on("POST", "/api/v1/promotions", reply(status=201, data=TRYING))
+    raymill.on("GET", f"/api/v1/promotions/{ID}", reply(data=TRYING))
+    raymill.on("POST", f"/api/v1/promotions/{ID}/advance", reply(data=EXECUTED))
+    raymill.on("POST", f"/api/v1/promotions/{ID}/abort", reply(data={**TRYING, "state": "aborted"}))
+    (tmp_path / "canary.yaml").write_text("limits: {latency_ratio: 2}\nfor_s: 5\n")
+    given = ["--canary", "0.1", "--canary", "0.5", "--canary-for-h", "0.5", "--canary-config"]
+    assert run(["promotion", "create", "tiny", "3", *given, str(tmp_path / "canary.yaml")]) == 0
+    asked = raymill.seen[-1].body["canary"]
+    assert (asked["steps"], asked["for_s"], asked["limits"]["latency_ratio"]) == ([0.1, 0.5], 1800.0, 2.0)
+    assert capsys.readouterr().out == (
+        f"tiny version 3 tries itself on 10% of production (`raymill promotion show {ID}`)\n"
+    )
+    assert run(["promotion", "show", ID]) == 0
+    told = capsys.readouterr().out
+    for line in (
+        "running, 0.1 of the requests, of 0.1, 0.5",
+        "3: 10 requests, 1 errors (10.00%), p95 250 ms",
+        "60 s",
+    ):
+        assert line in told
+    assert run(["promotion", "advance", ID]) == 0
+    assert run(["promotion", "abort", ID, "--reason", "too slow"]) == 0
+    assert raymill.seen[-1].body == {"reason": "too slow"}
+    assert "stays where it is" in capsys.readouterr().out
+    assert run(["promotion", "create", "tiny", "3", "--canary", "1.5"]) == 2
+    assert "steps" in capsys.readouterr().err
 
 
 def test_aliases_are_frozen_and_read_as_they_were(
@@ -119,6 +166,7 @@ def test_an_environment_and_its_rules_are_set(
         "after": "governed",
         "expires_after_s": 604800,
         "policy": "house",
+        "canary": None,
     }
     assert run([*arguments, "--role", "king"]) == 2
     (tmp_path / "x.rego").write_text("package x\n")

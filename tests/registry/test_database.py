@@ -75,6 +75,8 @@ def of_the_control_plane(session: Session) -> list[Base]:
     watch = tables.DriftWatch(name="canaries", **made)
     session.add(watch)
     session.flush()
+    promoted = session.scalars(select(tables.Promotion)).first()
+    assert promoted is not None
     return [
         tables.JobHistory(
             id=new_id(),
@@ -100,8 +102,15 @@ def of_the_control_plane(session: Session) -> list[Base]:
         ),
         tables.Archived(version_id=session.scalars(select(tables.LlmVersion.id)).first(), archived_by="ada"),
         tables.Environment(name="production", approvals=0, roles=["admin"], expires_after_s=60),
-        tables.Approval(
-            promotion_id=session.scalars(select(tables.Promotion.id)).first(), account="grace", role="admin"
+        tables.Approval(promotion_id=promoted.id, account="grace", role="admin"),
+        tables.Canary(
+            promotion_id=promoted.id,
+            llm_id=promoted.version.llm_id,
+            alias=promoted.alias,
+            version_id=promoted.version_id,
+            current_id=promoted.version_id,
+            config={},
+            state=tables.CanaryState.RUNNING,
         ),
         tables.Hook(name="tell", on=["pipeline.failed"], action="webhook", **made),
         tables.DriftRun(

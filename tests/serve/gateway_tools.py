@@ -24,7 +24,7 @@ from raymill.serve.gateway.catalog import Preset, Provider, ProviderSecret, Rout
 from raymill.serve.gateway.config import RouteConfig
 from raymill.serve.gateway.meters import Meters
 from raymill.serve.gateway.money import Price
-from raymill.serve.gateway.snapshot import Caller, Snapshot, StaticSource, digest_of
+from raymill.serve.gateway.snapshot import Caller, Snapshot, SnapshotSource, StaticSource, digest_of
 from raymill.serve.gateway.spool import Spool
 from raymill.serve.gateway.stores import Stores
 from raymill.serve.gateway.wire import Operation
@@ -147,7 +147,7 @@ def gateway(
 @contextmanager
 def made(
     engine: ScriptedEngine | None = None,
-    source: StaticSource | None = None,
+    source: SnapshotSource | None = None,
     *,
     max_body_bytes: int = 32 << 20,
     stores: Stores | None = None,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime as dt
 
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 from tests.registry.making import HELDOUT, World
 from tests.serve.api_lab import API, admin, error_of, stranger
 
 from raymill.client import types
 from raymill.policies.engine import RULES, read_rules
-from raymill.registry.tables import Role
+from raymill.registry import canary_looks
+from raymill.registry.tables import Alias, Deployment, DeploymentState, Role
 
 __all__ = ["admin", "stranger"]  # fixtures
 
@@ -93,6 +95,43 @@ def test_a_promotion_waits_for_the_approvals_that_its_environment_asks_for(
     other = admin.post(f"{API}/promotions", json=body).json()["id"]
     rejected = admin.post(f"{API}/promotions/{other}/reject", json={"reason": "no need"}).json()
     assert (rejected["state"], rejected["note"]) == ("rejected", "no need")
+
+
+def test_a_canary_is_begun_told_and_ended_by_hand(admin: TestClient, world: World) -> None:
+    world.promote(world.make_version())
+    world.serve()
+    operator = {"authorization": f"Bearer {world.add_key(Role.OPERATOR)}"}
+    body = {"llm": "support-triage", "version": world.make_version(), "canary": {"steps": [0.2, 0.5]}}
+    nobody = admin.post(f"{API}/promotions", json=body)
+    assert (nobody.status_code, "does not answer for production" in error_of(nobody)["message"]) == (
+        409,
+        True,
+    )
+    wrong = admin.post(f"{API}/promotions", json={**body, "canary": {"share": 2}})
+    assert (wrong.status_code, error_of(wrong)["param"]) == (422, "canary.share")
+    with world.database.transaction() as session:
+        row = session.scalars(select(Deployment)).one()
+        row.serving_version_id = session.scalars(select(Alias)).one().version_id
+    begun = types.Promotion.model_validate(admin.post(f"{API}/promotions", json=body).json())
+    assert begun.canary is not None
+    assert (begun.state, begun.canary.share, begun.canary.decides) == ("canary", 0.2, "it is being deployed")
+    path = f"{API}/promotions/{begun.id}"
+    assert admin.post(f"{path}/abort", json={}, headers=operator).status_code == 403
+    ended = types.Promotion.model_validate(admin.post(f"{path}/abort", json={"reason": "no need"}).json())
+    assert (ended.state, ended.note) == ("aborted", "aborted by admin: no need")
+    assert admin.post(f"{path}/advance").status_code == 409
+    again = types.Promotion.model_validate(admin.post(f"{API}/promotions", json=body).json())
+    with world.database.transaction() as session:
+        canary_looks.report(session, again.id, DeploymentState.READY, "")
+    shown = types.Promotion.model_validate(admin.get(f"{API}/promotions/{again.id}").json())
+    assert shown.canary is not None
+    assert "200 requests of version 2, 200 requests of version 1 more it takes 50%" in shown.canary.decides
+    moved = types.Promotion.model_validate(admin.post(f"{API}/promotions/{again.id}/advance").json())
+    assert moved.canary is not None
+    assert (moved.state, moved.canary.state, moved.closed_by) == ("executed", "advanced", "admin")
+    wanted = {"canary": {"share": 0.1}}
+    made = admin.put(f"{API}/environments/production", json=wanted).raise_for_status().json()
+    assert made["canary"]["share"] == 0.1
 
 
 def test_rules_of_ones_own_are_tested_saved_and_decide(admin: TestClient, world: World) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from raymill.client import promotion_types, types
 from raymill.client.control_types import NAME
-from raymill.registry import aliases, archive, environments, promotion, requests, tables
+from raymill.registry import aliases, archive, canary_looks, environments, promotion, requests, tables
 from raymill.serve.api import wire
 from raymill.serve.api.context import Parts, PartsDep, SessionDep, Who
 from raymill.serve.api.paging import Cursor, Limit, page
@@ -47,7 +47,8 @@ def promotions(
 def promote(body: types.PromotionRequest, who: Who, found: PartsDep) -> types.Promotion:
     """Ask the policy and, when it allows, sign the version and move the alias. A refusal is an answer.
 
-    Where the environment asks for approvals, the answer is a request that waits for them.
+    Where the environment asks for approvals, the answer is a request that waits for them. With a canary the version is
+    deployed beside the one that is there, and takes a share of the alias's requests before the alias moves.
     """
     row = promotion.promote(
         found.database,
@@ -58,6 +59,7 @@ def promote(body: types.PromotionRequest, who: Who, found: PartsDep) -> types.Pr
         alias=body.to,
         require=body.require,
         actor=who.actor,
+        canary=body.canary,
     )
     return _shown(found, row.id)
 
@@ -92,7 +94,7 @@ def reject(
 
 @router.post("/promotions/{promotion_id}/execute", tags=["promotions"])
 def execute(promotion_id: uuid.UUID, who: Who, found: PartsDep) -> types.Promotion:
-    """Move the alias for a request that is approved. One that was executed already is answered as it is."""
+    """Move the alias for a request that is approved, or begin its canary. One that was executed already is answered as it is."""
     row = requests.execute(
         found.database,
         found.settings.artifacts,
@@ -101,6 +103,20 @@ def execute(promotion_id: uuid.UUID, who: Who, found: PartsDep) -> types.Promoti
         actor=who.actor,
     )
     return wire.promotion(row)
+
+
+@router.post("/promotions/{promotion_id}/advance", tags=["promotions"])
+def advance(promotion_id: uuid.UUID, who: Who, opened: SessionDep) -> types.Promotion:
+    """Move the alias now, whatever share the canary has come to. 409 where no canary runs."""
+    return wire.promotion(canary_looks.advance(opened, promotion_id, who.actor))
+
+
+@router.post("/promotions/{promotion_id}/abort", tags=["promotions"])
+def abort(
+    promotion_id: uuid.UUID, who: Who, opened: SessionDep, body: promotion_types.Reason
+) -> types.Promotion:
+    """End the canary; the alias stays where it is. 409 where no canary runs."""
+    return wire.promotion(canary_looks.abort(opened, promotion_id, who.actor, body.reason))
 
 
 @router.get("/environments", tags=["environments"])
@@ -124,6 +140,7 @@ def set_environment(
         after=body.after,
         expires_after_s=body.expires_after_s,
         policy=body.policy,
+        canary=body.canary,
     )
     return wire.environment(row)
 
@@ -146,7 +163,10 @@ def unfreeze(name: str, alias: str, who: Who, opened: SessionDep) -> promotion_t
 def roll_back(
     name: str, alias: str, who: Who, found: PartsDep, body: promotion_types.Reason
 ) -> types.Promotion:
-    """Move an alias back to the version before; takes no approvals. A refusal by the policy is an answer."""
+    """Move an alias back to the version before; takes no approvals. A refusal by the policy is an answer.
+
+    Where a canary runs, that ends, and the alias stays.
+    """
     row = promotion.roll_back(
         found.database,
         found.settings.artifacts,
