@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65535)
     """The one HTTP port: gateway, control plane, health."""
 
+    host: str | None = None
+    """Where that port listens. When unset, for this machine alone, and on all interfaces where a cluster is joined."""
+
     address: str | None = None
     """A Ray cluster to join, `host:port` of its GCS. When unset, a head is started here."""
 
@@ -118,6 +121,11 @@ class Settings(BaseSettings):
 
     oidc_create_role: Role | None = None
     """Role of the account that is made at somebody's first login there. When unset, an admin links accounts."""
+
+    @property
+    def http_host(self) -> str:
+        """The address that the one HTTP port listens on."""
+        return self.host or ("127.0.0.1" if self.address is None else "0.0.0.0")
 
     @property
     def oidc(self) -> OidcConfig | None:
