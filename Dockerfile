@@ -7,13 +7,15 @@ ARG PYTHON_VERSION=3.11.14
 ARG CPU_BASE=python:${PYTHON_VERSION}-slim-bookworm
 ARG GPU_BASE=nvidia/cuda:13.0.2-devel-ubuntu24.04
 
-# g++ stays in the images: DeepSpeed, torch and Triton compile for the machine they find.
+# g++ stays in the images: DeepSpeed, torch and Triton compile for the machine they find. KubeRay may start Ray in a login
+# shell, which forgets PATH.
 FROM ${CPU_BASE} AS cpu-base
 RUN apt-get update -qq \
-    && apt-get install -qq -y --no-install-recommends g++ libgomp1 tini \
+    && apt-get install -qq -y --no-install-recommends g++ libgomp1 libnuma1 tini \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 1000 --user-group --create-home raymill \
-    && install -d -o 1000 -g 1000 /var/lib/raymill
+    && install -d -o 1000 -g 1000 /var/lib/raymill \
+    && echo 'export PATH=/opt/raymill/.venv/bin:$PATH' >/etc/profile.d/raymill.sh
 ENV PATH=/opt/raymill/.venv/bin:$PATH RAYMILL_HOME=/var/lib/raymill PYTHONDONTWRITEBYTECODE=1
 WORKDIR /opt/raymill
 
@@ -22,14 +24,14 @@ FROM ${GPU_BASE} AS gpu-base
 ARG PYTHON_VERSION
 ENV UV_PYTHON_INSTALL_DIR=/opt/python
 RUN apt-get update -qq \
-    && apt-get install -qq -y --no-install-recommends g++ libgomp1 python3-venv tini \
+    && apt-get install -qq -y --no-install-recommends g++ libgomp1 libnuma1 python3-venv tini \
     && rm -rf /var/lib/apt/lists/* \
     && python3 -m venv /opt/uv && /opt/uv/bin/pip install --quiet uv==0.13.8 \
     && /opt/uv/bin/uv python install --quiet ${PYTHON_VERSION} \
-    && ln -s "$(/opt/uv/bin/uv python find ${PYTHON_VERSION})" /usr/local/bin/python3 \
     && (userdel --remove ubuntu 2>/dev/null || true) \
     && useradd --uid 1000 --user-group --create-home raymill \
-    && install -d -o 1000 -g 1000 /var/lib/raymill
+    && install -d -o 1000 -g 1000 /var/lib/raymill \
+    && echo 'export PATH=/opt/raymill/.venv/bin:$PATH' >/etc/profile.d/raymill.sh
 ENV PATH=/opt/raymill/.venv/bin:$PATH RAYMILL_HOME=/var/lib/raymill PYTHONDONTWRITEBYTECODE=1 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /opt/raymill
@@ -45,10 +47,11 @@ RUN make setup DEVICE=cpu PORTABLE=1
 
 # No GPU is there while it is built; the index's own torch is the one for CUDA.
 FROM gpu-base AS gpu-build
+ARG PYTHON_VERSION
 RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends git make
 COPY Makefile pyproject.toml ./
 COPY constraints constraints
-RUN make packages DEVICE=gpu PORTABLE=1 TORCH_BACKEND=
+RUN make packages DEVICE=gpu PORTABLE=1 TORCH_BACKEND= PYTHON="$(/opt/uv/bin/uv python find ${PYTHON_VERSION})"
 COPY . .
 RUN make setup DEVICE=gpu PORTABLE=1 TORCH_BACKEND=
 
