@@ -26,6 +26,7 @@ import psutil
 from packaging.requirements import Requirement
 from sqlalchemy.exc import SQLAlchemyError
 
+from raymill.cluster.joining import cluster_token
 from raymill.cluster.service import read_service
 from raymill.cluster.settings import Settings
 from raymill.cluster.supervisor import leftovers
@@ -166,8 +167,7 @@ def check_ray(settings: Settings, *, running: bool) -> Iterator[Check]:
         yield Check("ray", "ok", "no service runs under this home", "`raymill up` starts one")
         return
     service = read_service(settings)
-    token = settings.keys_dir / "ray.token"
-    headers = {"Authorization": f"Bearer {token.read_text().strip()}"} if token.exists() else {}
+    headers = _authorization(settings)
     request = urllib.request.Request(f"{service.dashboard_url}/api/version", headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
@@ -182,6 +182,14 @@ def check_ray(settings: Settings, *, running: bool) -> Iterator[Check]:
         )
         return
     yield Check("ray", "ok", f"{version} at {service.ray_address}")
+
+
+def _authorization(settings: Settings) -> dict[str, str]:
+    with suppress(RaymillError, OSError):
+        own = settings.keys_dir / "ray.token"
+        token = own.read_text().strip() if settings.address is None else cluster_token(os.environ)
+        return {"Authorization": f"Bearer {token}"}
+    return {}
 
 
 def check_ports(settings: Settings) -> Iterator[Check]:
