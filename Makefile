@@ -13,6 +13,9 @@ ROOMS := $(notdir $(wildcard src/raymill/*))
 INPUTS := pyproject.toml constraints/$(DEVICE).txt constraints/overrides-$(DEVICE).txt constraints/llama-cpp.cmake Makefile
 STAMP := $(VENV)/.ready-$(DEVICE)-$(shell cat $(INPUTS) 2>/dev/null | sha256sum | cut -c1-12)
 
+# 1: what is compiled runs on other machines too, and what DeepSpeed compiles for one is left to it. For images.
+PORTABLE ?=
+
 # uv does not read pip's settings; hand over those a machine may depend on.
 ifneq ($(strip $(PIP_FIND_LINKS)),)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -26,9 +29,9 @@ endif
 # llama.cpp is compiled here, for the GPU where a CUDA compiler is found; without what nothing uses, but in a folder
 # with a space in its name, where the setting would fall apart.
 LLAMA_CPP := $(if $(word 2,$(CURDIR)),,-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/constraints/llama-cpp.cmake)
-export CMAKE_ARGS ?= $(LLAMA_CPP)$(if $(filter gpu,$(DEVICE)),$(if $(shell command -v nvcc 2>/dev/null), -DGGML_CUDA=on))
+export CMAKE_ARGS ?= $(LLAMA_CPP)$(if $(PORTABLE), -DGGML_NATIVE=OFF)$(if $(filter gpu,$(DEVICE)),$(if $(shell command -v nvcc 2>/dev/null), -DGGML_CUDA=on))
 
-.PHONY: help setup links bytecode converter operators demo up down test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads bench-train bench-evaluate bench-governance bench-code chaos
+.PHONY: help setup links packages bytecode converter operators demo up down test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads bench-train bench-evaluate bench-governance bench-code chaos
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,16 +43,19 @@ links:
 	@for room in src/raymill/*; do test -L $$room || ln -sfn "$$(cat $$room)" $$room; done
 
 $(STAMP): $(INPUTS)
-	@$(MAKE) --no-print-directory links
+	@$(MAKE) --no-print-directory links packages
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@echo "set-up: bytecode, llama.cpp's converter$(if $(PORTABLE),,, DeepSpeed's CPU operators)"
+	@$(MAKE) --no-print-directory -j3 bytecode converter $(if $(PORTABLE),,operators)
+	@rm -f $(VENV)/.ready-* && touch $@
+
+# All but our own: an image keeps them as a layer while our files change.
+packages:
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "set-up: installing packages ($(DEVICE)); the first time compiles llama.cpp, a few minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH_BACKEND) \
 	    --override constraints/overrides-$(DEVICE).txt -r constraints/$(DEVICE).txt
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	@echo "set-up: bytecode, llama.cpp's converter, DeepSpeed's CPU operators"
-	@$(MAKE) --no-print-directory -j3 bytecode converter operators
-	@rm -f $(VENV)/.ready-* && touch $@
 
 # Compiled now, once: where Python may not write bytecode, each process would compile what it imports again.
 # Packages hold a few files that are no Python 3.11, which nothing imports; those alone fail.

@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from raymill.cluster.backup import manifest as backups
 from raymill.cluster.checks import Check, State
+from raymill.cluster.joining import cluster_token
 from raymill.cluster.listeners import Listener, in_container, listeners
 from raymill.cluster.port_checks import check_ports, judge_port, table
 from raymill.cluster.service import read_service
@@ -180,8 +181,7 @@ def check_ray(settings: Settings, *, running: bool) -> Iterator[Check]:
         yield Check("ray", "ok", "no service runs under this home", "`raymill up` starts one")
         return
     service = read_service(settings)
-    token = settings.keys_dir / "ray.token"
-    headers = {"Authorization": f"Bearer {token.read_text().strip()}"} if token.exists() else {}
+    headers = _authorization(settings)
     request = urllib.request.Request(f"{service.dashboard_url}/api/version", headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
@@ -196,6 +196,14 @@ def check_ray(settings: Settings, *, running: bool) -> Iterator[Check]:
         )
         return
     yield Check("ray", "ok", f"{version} at {service.ray_address}")
+
+
+def _authorization(settings: Settings) -> dict[str, str]:
+    with suppress(RaymillError, OSError):
+        own = settings.keys_dir / "ray.token"
+        token = own.read_text().strip() if settings.address is None else cluster_token(os.environ)
+        return {"Authorization": f"Bearer {token}"}
+    return {}
 
 
 def listening(settings: Settings) -> list[Listener]:

@@ -52,16 +52,15 @@ class RayHead:
 
 
 def ray_environment(settings: Settings) -> dict[str, str]:
-    """What every process that talks to Ray has in its environment; workers inherit it from the head."""
-    token = settings.keys_dir / "ray.token"
-    secret_file(token, secrets.token_hex(32))
+    """What every process that talks to Ray has in its environment; workers inherit it from the head. The token of a
+    cluster that is joined comes from where Ray looks for it (`cluster/joining.py`)."""
     return {
         **os.environ,
         **SERVE_ENVIRONMENT,
         "RAYMILL_HOME": str(settings.home),
         "RAYMILL_PORT": str(settings.port),
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
+        **_own_token(settings),
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray replaces 127.0.0.1 by the machine's own address unless it thinks clusters impossible here.
         **({"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if settings.address is None else {}),
@@ -79,6 +78,14 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
+
+
+def _own_token(settings: Settings) -> dict[str, str]:
+    if settings.address is not None:
+        return {}
+    token = settings.keys_dir / "ray.token"
+    secret_file(token, secrets.token_hex(32))
+    return {"RAY_AUTH_TOKEN_PATH": str(token)}
 
 
 def _serve_ports(settings: Settings) -> dict[str, str]:

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65535)
     """The one HTTP port: gateway, control plane, health."""
 
+    host: str | None = None
+    """Where that port listens. When unset, for this machine alone, and on all interfaces where a cluster is joined."""
+
     tls_cert: Path | None = None
     """A PEM file with the service's certificate, and those between it and its authority. With it and `tls_key` the service
     answers others by TLS at `tls_host` and `tls_port`; `port` stays on loopback. Renewed files are taken as they come."""
@@ -158,6 +161,11 @@ class Settings(BaseSettings):
                 f"RAYMILL_TLS_PORT and RAYMILL_PORT are both {self.port}: choose another for one of them"
             )
         return self
+
+    @property
+    def http_host(self) -> str:
+        """The address that the one HTTP port listens on."""
+        return self.host or ("127.0.0.1" if self.address is None else "0.0.0.0")
 
     @property
     def oidc(self) -> OidcConfig | None:

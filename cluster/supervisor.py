@@ -27,6 +27,7 @@ import psutil
 from raymill.cluster import processes, tls
 from raymill.cluster.backup.schedule import is_due
 from raymill.cluster.front import Front
+from raymill.cluster.joining import leave, require_database
 from raymill.cluster.ray_head import (
     RayHead,
     plan_head,
@@ -75,6 +76,8 @@ class Supervisor:
         self._environment = {**ray_environment(settings), "RAYMILL_PYTHON": sys.executable}
         self._head: RayHead | None = None
         self._head_process: subprocess.Popen[bytes] | None = None
+        self._joined = False
+        """What Serve runs on somebody else's cluster is ours to end."""
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._restarted_at: dict[str, float] = {}
         self._warm = warm_socket(settings)
@@ -87,6 +90,7 @@ class Supervisor:
         """Postgres, schema and keys first; then Ray; then what needs both; the door for others last."""
         if self._settings.tls_cert is not None and self._settings.tls_key is not None:
             tls.read_pair(self._settings.tls_cert, self._settings.tls_key)
+        require_database(self._settings)
         self._tend_postgres()
         database = self._settings.open_database()
         database.migrate()
@@ -130,6 +134,11 @@ class Supervisor:
         if self._front is not None:
             self._front.stop()
         self._stop_children()
+        if self._joined:
+            try:
+                leave(self._settings)
+            except Unavailable as error:
+                log.warning("%s", error)
         if self._head_process is not None:
             processes.end_tree(self._head_process.pid)
         # Serve's proxy and replicas are nobody's children once their parent is gone.
@@ -165,6 +174,7 @@ class Supervisor:
 
     def _start_head(self) -> None:
         if self._settings.address is not None:
+            self._join()
             self._write_service(self._settings.address, self._settings.dashboard_url)
             return
         # The same addresses after a restart: who holds them may go on.
@@ -181,6 +191,17 @@ class Supervisor:
                 f"Ray's head did not start in {HEAD_ATTEMPTS} attempts: see {self._settings.logs_dir / 'ray.log'}"
             )
         self._write_service(self._head.address, self._head.dashboard_url)
+
+    def _join(self) -> None:
+        """See that the cluster is fit for this service; in a process of its own, which may import Ray."""
+        command = [sys.executable, "-m", "raymill.cluster.joining"]
+        log.info("looking at the Ray cluster at %s", self._settings.address)
+        done = subprocess.run(command, env=self._environment, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            said = done.stdout.strip().splitlines()
+            raise Unavailable(
+                said[-1] if said else f"the cluster at {self._settings.address} cannot be joined"
+            )
 
     def _wait_for_head(self, head: RayHead, process: subprocess.Popen[bytes]) -> bool:
         """Whether the node is up. What needs Ray starts only then: it would slow the head's own start down."""

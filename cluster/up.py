@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 from raymill.cluster import processes
+from raymill.cluster.joining import require_database
 from raymill.cluster.service import read_service
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Conflict, NotFound, RaymillError, Unavailable
@@ -33,6 +34,7 @@ def main() -> None:
             os.environ[f"RAYMILL_{name.upper()}"] = str(value)
     try:
         settings = Settings()
+        require_database(settings)
         url = start(settings)
     except (RaymillError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")

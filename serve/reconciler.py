@@ -39,13 +39,10 @@ from raymill.registry.tables import (
     LlmVersion,
     Quantization,
 )
-from raymill.serve import triggers
-from raymill.serve.api.app import build as build_api
-from raymill.serve.gateway.build import build_gateway
+from raymill.serve import faces, triggers
 from raymill.serve.llm.build import build_engine, reason_of
 from raymill.serve.llm.config import ServeConfig
 from raymill.serve.llm.spec import DeploySpec, application_name
-from raymill.serve.registry_source import RegistrySource
 
 log = logging.getLogger(__name__)
 
@@ -125,11 +122,9 @@ class Reconciler:
     def _keep_faces(self, running: dict[str, ApplicationStatusOverview]) -> None:
         targets = []
         if "api" not in running:
-            targets.append(RunTarget(target=build_api(), name="api", route_prefix="/"))
+            targets.append(RunTarget(target=faces.api, name="api", route_prefix="/"))
         if "gateway" not in running:
-            targets.append(
-                RunTarget(target=build_gateway(RegistrySource), name="gateway", route_prefix="/v1")
-            )
+            targets.append(RunTarget(target=faces.gateway, name="gateway", route_prefix="/v1"))
         if targets:
             serve.run_many(targets, wait_for_applications_running=False)
 
@@ -251,7 +246,7 @@ def main() -> None:
     )
     serve.start(
         proxy_location="HeadOnly",
-        http_options={"host": "127.0.0.1", "port": settings.port},
+        http_options={"host": settings.http_host, "port": settings.port},
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )
     triggers.start(settings)

@@ -16,6 +16,8 @@ from ray.autoscaler._private.providers import _NODE_PROVIDERS
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import start as ray_start
 
+from raymill.cluster.ray_head import SERVE_ENVIRONMENT
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -75,6 +77,23 @@ def test_it_has_a_head_and_groups_of_cpu_and_gpu_workers_that_scale_from_zero(co
     assert parsed(start_commands(config)["head"])["autoscaling_config"] == "~/ray_bootstrap_config.yaml"
 
 
+def test_every_node_starts_with_the_settings_of_one_service(config: dict[str, Any]) -> None:
+    assert config["file_mounts"]["~/raymill.env"] == "raymill.env"
+    assert "/raymill.env" in (ROOT / ".gitignore").read_text().splitlines()
+    told = {name: value for name, value in SERVE_ENVIRONMENT.items() if not name.endswith("_NBTHREAD")}
+    for command in start_commands(config).values():
+        words = shlex.split(command.split("ray start", 1)[0])
+        assert words[words.index("set") : words.index("RAY_AUTH_MODE=token")] == [
+            *("set", "-a;", ".", "~/raymill.env;", "set", "+a;")
+        ]
+        assert told == {
+            name: value for name, _, value in (word.partition("=") for word in words) if name in told
+        }
+        assert any(word.startswith("RAYMILL_ADDRESS=") for word in words)
+    # Work that asks for a CPU goes to the workers; the head's are for who answers.
+    assert config["available_node_types"]["head"]["resources"] == {"CPU": 0}
+
+
 def test_every_node_asks_for_the_token_and_stays_off_public_interfaces(config: dict[str, Any]) -> None:
     assert config["provider"]["use_internal_ips"] is True
     assert "~/.ray/auth_token" in config["file_mounts"]
@@ -88,7 +107,8 @@ def test_every_node_asks_for_the_token_and_stays_off_public_interfaces(config: d
 
 
 def test_the_nodes_get_the_whole_package(config: dict[str, Any]) -> None:
-    mounts = {remote: local for remote, local in config["file_mounts"].items() if not local.startswith("~")}
+    files = config["file_mounts"].items()
+    mounts = {remote: local for remote, local in files if not remote.endswith((".env", "auth_token"))}
     assert all(remote == f"~/raymill/{local}" for remote, local in mounts.items())
     rooms = {link.name for link in (ROOT / "src" / "raymill").iterdir() if link.is_symlink()}
     assert rooms | {"src", "constraints", "pyproject.toml", "Makefile"} <= set(mounts.values())
