@@ -137,7 +137,7 @@ def without_password(dsn: str) -> tuple[str, dict[str, str]]:
     """An address that others may read, and the environment that holds the rest."""
     parts = conninfo_to_dict(dsn)
     password = parts.pop("password", None)
-    return make_conninfo(**parts), {
+    return make_conninfo("", **{name: str(value) for name, value in parts.items()}), {
         **os.environ,
         "LC_ALL": "C",
         **({"PGPASSWORD": str(password)} if password else {}),

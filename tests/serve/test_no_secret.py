@@ -15,10 +15,10 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from tests.registry.making import World
+from tests.serve.api_lab import recipe
 from tests.serve.gateway_lab import lab
 from tests.serve.gateway_tools import KEY, provider, route, source_of
 from tests.serve.scripted_upstream import Seen, Writer, error, says, scripted
-from tests.serve.test_api import recipe
 
 from raymill.cluster.settings import Settings
 from raymill.registry import webhooks
