@@ -110,6 +110,8 @@ def register_decision(
     row = promotion.record(session, case, decision, result.pop("envelopes"), requester, job.id)
     result["promotion_id"] = str(row.id)
     result["pending"] = row.state is not PromotionState.DECIDED
+    if row.state is PromotionState.CANARY:
+        result["canary"] = True
 
 
 def run_deploy(context: JobContext) -> Outcome:

@@ -149,16 +149,24 @@ def close(session: Session, row: Canary, state: CanaryState, reason: str | None,
 
 
 def serve_with(session: Session, row: Canary, serving: JsonObject) -> None:
-    """Have it deployed anew, with these settings."""
-    if row.promotion.serving != serving:
-        row.promotion.serving, row.state = serving, CanaryState.PENDING
-        session.flush()
+    """Have it deployed with these settings; anew, where they are others."""
+    if serving_of(session, row) != serving:
+        row.state = CanaryState.PENDING
+    row.promotion.serving = serving
+    session.flush()
+
+
+def serving_of(session: Session, row: Canary) -> JsonObject:
+    """The settings that it is deployed with: its own, or those of the present version."""
+    return row.promotion.serving or session.get_one(Deployment, (row.llm_id, row.alias)).config
 
 
 def report(session: Session, row: Canary, state: CanaryState) -> None:
     """How its deployment is: called by the reconciler. It takes its share while it is `running`."""
     if row.state is state or row.ended_at is not None:
         return
+    if row.state is CanaryState.PENDING and state is CanaryState.RUNNING:
+        return  # what is ready was deployed with other settings
     row.state = state
     if state is CanaryState.RUNNING and row.step_at is None:
         row.step_at = clock(session)

@@ -218,7 +218,6 @@ def wanted_now(session: Session) -> list[Wanted]:
 
 def _canary(session: Session, row: Canary) -> Wanted:
     state = DeploymentState.READY if row.state is CanaryState.RUNNING else DeploymentState.STARTING
-    deployed = session.get_one(Deployment, (row.llm_id, row.alias))
     return Wanted(
         llm_id=row.llm_id,
         alias=row.alias,
@@ -227,7 +226,7 @@ def _canary(session: Session, row: Canary) -> Wanted:
         number=row.version.number,
         reported=(None if row.state is CanaryState.PENDING else row.version_id, state),
         serving=None,
-        config=row.promotion.serving or deployed.config,
+        config=canaries.serving_of(session, row),
         canary_id=row.promotion_id,
     )
 

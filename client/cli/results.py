@@ -111,6 +111,9 @@ def _file(file: JsonObject) -> str:
 
 
 def _promotion(result: JsonObject) -> str:
+    if result.get("canary"):
+        tries = f"version {result['version']} tries itself on a share of {result['alias']}"
+        return _join("allowed", tries, f"`raymill promotion show {result['promotion_id']}`")
     if result.get("pending"):
         asked = f"version {result['version']} waits for approvals to become {result['alias']}"
         return _join("allowed", asked, f"`raymill promotion approve {result['promotion_id']}`")

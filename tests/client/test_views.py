@@ -143,6 +143,11 @@ def test_the_final_table_has_times_and_errors() -> None:
             {"allowed": True, "alias": "production", "version": 3},
             "allowed, production is version 3",
         ),
+        (
+            "promote",
+            {"pending": True, "canary": True, "alias": "production", "version": 3, "promotion_id": "7"},
+            "allowed, version 3 tries itself on a share of production, `raymill promotion show 7`",
+        ),
         ("deploy", {"digest": "d", "alias": "production", "version": 3}, "alias production, version 3"),
         ("quantize", {"files": []}, ""),
         ("new-kind", {"answer": True, "list": []}, "answer true"),

@@ -12,8 +12,9 @@ from tests.registry.making import ADA, World, claim_one, make_pipeline, read_job
 
 from raymill.cluster.attempt import Attempt
 from raymill.cluster.settings import Settings
-from raymill.registry import environments, requests
+from raymill.registry import canaries, environments, requests
 from raymill.registry.audit import Actor
+from raymill.registry.canary_config import CanaryConfig
 from raymill.registry.database import Database
 from raymill.registry.jobs import StepSpec
 from raymill.registry.tables import Alias, Deployment, Job, JobState, LlmVersion, Role
@@ -74,6 +75,30 @@ def test_a_recipe_ends_with_a_request_and_is_served_once_that_is_executed(world:
     with world.database.transaction() as session:
         assert session.scalars(select(Alias)).one().version.number == number
         assert session.scalars(select(Deployment)).one().config == {"engine": "vllm"}
+
+
+def test_a_recipe_in_an_environment_with_canaries_ends_with_one_that_serves_as_it_says(world: World) -> None:
+    world.promote(world.make_version())
+    world.serve()
+    number = world.make_version()
+    with world.database.transaction() as session:
+        deployed = session.scalars(select(Deployment)).one()
+        deployed.serving_version_id = session.scalars(select(Alias)).one().version_id
+        settings: dict[str, Any] = {"roles": ["approver"], "after": None, "expires_after_s": 60}
+        environments.set_environment(
+            session, "production", ADA, approvals=0, canary=CanaryConfig(share=0.2), **settings
+        )
+        newest = session.scalars(select(LlmVersion).where(LlmVersion.number == number)).one()
+    make_pipeline(world.database, *STEPS, name="support-triage")
+    begun = run_step(world, train={"artifact": newest.artifact_name})
+    assert begun.result is not None
+    assert (begun.result["pending"], begun.result["canary"]) == (True, True)
+    served = run_step(world, promote=begun.result)
+    assert (served.state, (served.result or {})["pending"]) == (JobState.SUCCEEDED, True)
+    with world.database.transaction() as session:
+        (row,) = canaries.running(session)
+        assert (row.version.number, row.promotion.serving) == (number, {"engine": "vllm"})
+        assert session.scalars(select(Alias)).one().version.number == 1
 
 
 def test_a_request_that_was_rejected_meanwhile_fails_the_step_that_serves(world: World) -> None:

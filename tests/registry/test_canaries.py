@@ -92,6 +92,7 @@ class Trial:
         self, promotion_id: uuid.UUID, state: DeploymentState = DeploymentState.READY, why: str = ""
     ) -> None:
         with self.world.database.transaction() as session:
+            canary_looks.report(session, promotion_id, DeploymentState.STARTING, "")
             canary_looks.report(session, promotion_id, state, why)
 
     def answers(self, arm: str, count: int, **changes: Any) -> None:
@@ -327,6 +328,7 @@ def test_an_environment_has_canaries_by_default_and_approvals_come_first(world: 
         assert (done.state, trial.at()) == (PromotionState.CANARY, 1)
     with world.database.transaction() as session:  # a recipe's `serve` step
         assert requests.serve_when_executed(session, asked.id, {"engine": "llama_cpp"}) == "canary"
+        canary_looks.report(session, asked.id, DeploymentState.READY, "")  # with the settings before these
         assert session.get_one(Canary, asked.id).state is CanaryState.PENDING
     trial.ready(asked.id)
     with world.database.transaction() as session:

@@ -128,6 +128,7 @@ class House(NamedTuple):
         (trial,) = [each for each in self.wanted() if each.canary_id == row.id]
         assert (trial.is_new, trial.number, trial.config) == (True, number, {"engine": "vllm"})
         with world.database.transaction() as session:
+            canary_looks.report(session, row.id, DeploymentState.STARTING, "")
             canary_looks.report(session, row.id, DeploymentState.READY, "")
         eventually(lambda: self.app.refresher.current.routes[LLM].has_canary)
         return row.id

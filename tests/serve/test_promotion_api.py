@@ -122,6 +122,7 @@ def test_a_canary_is_begun_told_and_ended_by_hand(admin: TestClient, world: Worl
     assert admin.post(f"{path}/advance").status_code == 409
     again = types.Promotion.model_validate(admin.post(f"{API}/promotions", json=body).json())
     with world.database.transaction() as session:
+        canary_looks.report(session, again.id, DeploymentState.STARTING, "")
         canary_looks.report(session, again.id, DeploymentState.READY, "")
     shown = types.Promotion.model_validate(admin.get(f"{API}/promotions/{again.id}").json())
     assert shown.canary is not None
