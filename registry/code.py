@@ -192,7 +192,7 @@ def find(
     return row
 
 
-def heads() -> Select[tuple[CodeSubmission]]:
+def heads() -> Select[CodeSubmission]:
     """Submissions without their code and what was said of it, for lists; `names_of` has what their files are called."""
     return select(CodeSubmission).options(
         load_only(
@@ -319,9 +319,9 @@ def register_quality(session: Session, job: Job, result: JsonObject) -> None:
 
 
 def _set(session: Session, submission_id: uuid.UUID, **values: object) -> None:
-    # Of the table: nobody has the row in this session, and to look for it there would cost as much as the update.
-    table = CodeSubmission.__table__
-    session.execute(update(table).where(table.c.id == submission_id).values(**values))
+    # Nobody has the row in this session; to look for it there would cost as much as the update.
+    rows = update(CodeSubmission).where(CodeSubmission.id == submission_id).values(**values)
+    session.execute(rows.execution_options(synchronize_session=False))
 
 
 def _put_findings(
