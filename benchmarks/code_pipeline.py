@@ -7,7 +7,6 @@ left out: its share of a request is measured by `benchmarks/gateway.py`.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from select import select as readable
 from typing import Any
 
 from benchmarks.goals import Results
@@ -36,6 +36,9 @@ from raymill.registry.tables import CodeAnswer, CodeSubmission, JobEvent, JobSta
 
 POLL_S = 0.05
 PATIENCE_S = 600.0
+"""For the whole run: what is not over then counts as lost."""
+
+START_S = 120.0
 LEASE_S = 1.5
 """How soon another worker takes over what a killed one had; the service's default is 30 s."""
 
@@ -50,10 +53,11 @@ class Plan:
 
 
 class Ends:
-    """Which submissions are over, looked up for all at once."""
+    """Which submissions are over, looked up for all at once. Nobody waits for one longer than `until` (monotonic)."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, until: float) -> None:
         self._database = database
+        self._until = until
         self._over: set[uuid.UUID] = set()
         self._changed = threading.Condition()
         self._stopping = threading.Event()
@@ -61,9 +65,10 @@ class Ends:
         self._thread.start()
 
     def wait(self, submission_id: uuid.UUID) -> None:
-        until = time.monotonic() + PATIENCE_S
         with self._changed:
-            while submission_id not in self._over and time.monotonic() < until:
+            while submission_id not in self._over and time.monotonic() < self._until:
+                if self._stopping.is_set():
+                    return
                 self._changed.wait(1.0)
 
     @property
@@ -101,7 +106,7 @@ class Engine:
 
 
 def started(environment: dict[str, str], *module: str) -> tuple[subprocess.Popen[str], str]:
-    """A Python process, once it has said its first line."""
+    """A Python process, once it has said its first line. Raises Unavailable: it did not."""
     process = subprocess.Popen(
         [sys.executable, "-m", *module],
         cwd=ROOT,
@@ -112,14 +117,16 @@ def started(environment: dict[str, str], *module: str) -> tuple[subprocess.Popen
         text=True,
     )
     assert process.stdout is not None
-    said = process.stdout.readline().strip()
+    ready, _, _ = readable([process.stdout], [], [], START_S)
+    said = process.stdout.readline().strip() if ready else ""
     if not said:
+        end(process)
         raise Unavailable(f"{' '.join(module)} did not start: run it by hand and read what it says")
     return process, said
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     with process:
         pass
 
@@ -163,8 +170,13 @@ def measure(texts: Sequence[tuple[str, str, str]], plan: Plan, folder: Path) -> 
     Args:
         texts: file name, language and code of each row, taken in turn until there are enough.
     """
-    with running(plan, folder) as (database, client, engine):
-        ends = Ends(database)
+    with ExitStack() as stack:
+        database, client, engine = stack.enter_context(running(plan, folder))
+        until = time.monotonic() + PATIENCE_S
+        pool = ThreadPoolExecutor(plan.parallel)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        ends = Ends(database, until)
+        stack.callback(ends.stop)
 
         def one(number: int) -> float:
             name, language, source = texts[number % len(texts)]
@@ -174,18 +186,21 @@ def measure(texts: Sequence[tuple[str, str, str]], plan: Plan, folder: Path) -> 
             return time.monotonic() - since
 
         begun = time.monotonic()
-        with ThreadPoolExecutor(plan.parallel) as pool:
-            work = [pool.submit(one, number) for number in range(plan.submissions)]
-            while ends.count < plan.kill_after * plan.submissions:
-                for each in work:
-                    if each.done():
-                        each.result()  # raises what kept it from being submitted
-                time.sleep(POLL_S)
-            before = ends.count / (time.monotonic() - begun)
-            engine.kill()
-            seconds = sorted(each.result() for each in work)
+        work = [pool.submit(one, number) for number in range(plan.submissions)]
+        while ends.count < plan.kill_after * plan.submissions:
+            for each in work:
+                if each.done():
+                    each.result()  # raises what kept it from being submitted
+            if time.monotonic() > until:
+                raise Unavailable(
+                    f"{ends.count} of {plan.submissions} submissions were over after {PATIENCE_S:.0f} s: "
+                    "run `python -m benchmarks.code_engine engine` by hand and read what it says"
+                )
+            time.sleep(POLL_S)
+        before = ends.count / (time.monotonic() - begun)
+        engine.kill()
+        seconds = sorted(each.result() for each in work)
         took_s = time.monotonic() - begun
-        ends.stop()
         with database.transaction() as session:
             found = counted(session, plan, took_s)
             found["submissions"]["per_s_before_the_kill"] = round(before, 2)

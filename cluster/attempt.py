@@ -284,10 +284,13 @@ def open_attempt(
     settings: Settings,
     job_id: uuid.UUID,
     epoch: int,
-    worker: str,
+    worker: str | None = None,
     keeper: Keeper | None = None,
 ) -> Attempt:
     """Take over a job that was claimed for this process.
+
+    Args:
+        worker: who does the work now; None: whoever has claimed it just now.
 
     Raises:
         LeaseLost: `epoch` owns it no longer.
@@ -296,8 +299,9 @@ def open_attempt(
     def read(session: Session) -> Attempt:
         failpoint("open:before")
         row = jobs.owned(session, job_id, epoch)
-        jobs.beat(jobs.raw(session), [(job_id, epoch)], lease_s=settings.lease_s)
-        jobs.touch_worker(session, job_id, epoch, worker)
+        if worker is not None:
+            jobs.beat(jobs.raw(session), [(job_id, epoch)], lease_s=settings.lease_s)
+            jobs.touch_worker(session, job_id, epoch, worker)
         job = Claimed._make(getattr(row, name) for name in Claimed._fields)
         return Attempt(database, settings, job, jobs.parent_results(session, row), keeper)
 

@@ -142,7 +142,7 @@ class PoolWorker:
     def _open(self, job: Claimed) -> Attempt:
         if job.pipeline_id is None:  # nothing more to be known of it
             return Attempt(self._database, self._settings, job, {}, self._keeper)
-        return open_attempt(self._database, self._settings, job.id, job.epoch, self._worker, self._keeper)
+        return open_attempt(self._database, self._settings, job.id, job.epoch, keeper=self._keeper)
 
 
 class Pool:

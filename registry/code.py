@@ -12,10 +12,10 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import Select, column, func, select, text, update
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import func, select, text, update
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.orm import Session, load_only
 
 from raymill.policies.errors import Conflict, NotFound, RaymillError
 from raymill.registry import audit, jobs, limits
@@ -58,6 +58,11 @@ FROM jsonb_array_elements(CAST(:findings AS jsonb)) AS found
 ON CONFLICT (submission_id, phase, id) DO UPDATE
 SET data = excluded.data, severity = excluded.severity, outcome = excluded.outcome
 """)
+
+# What the files of submissions are called, without what is in them.
+NAMES = text("""
+SELECT id, jsonb_path_query_array(files, '$[*].name') AS names FROM code_submission WHERE id = ANY(:ids)
+""").columns(CodeSubmission.id, column("names", JSONB))
 
 # What became of the findings of the original.
 PUT_OUTCOMES = text("""
@@ -104,7 +109,8 @@ def submit(
     pipeline = jobs.create_pipeline(
         session,
         name=PIPELINE,
-        recipe={"code": {"sha256": new.digest, "files": [file["name"] for file in new.files]}},
+        # Others may see pipelines: names of files tell of their author's work.
+        recipe={"code": {"sha256": new.digest}},
         steps=[
             StepSpec(
                 step=step,
@@ -186,6 +192,25 @@ def find(
     return row
 
 
+def heads() -> Select[CodeSubmission]:
+    """Submissions without their code and what was said of it, for lists; `names_of` has what their files are called."""
+    return select(CodeSubmission).options(
+        load_only(
+            CodeSubmission.pipeline_id,
+            CodeSubmission.language,
+            CodeSubmission.comment,
+            CodeSubmission.size_bytes,
+            CodeSubmission.created_at,
+            raiseload=True,
+        )
+    )
+
+
+def names_of(session: Session, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, list[str]]:
+    """Names of the files of each submission."""
+    return {row.id: row.names for row in session.execute(NAMES, {"ids": ids})}
+
+
 def delete(session: Session, row: CodeSubmission, actor: Actor) -> None:
     """Forget the code and all that was found and said of it. Its jobs stay on record; they hold none of that.
 
@@ -211,9 +236,16 @@ def pipeline_of(session: Session, row: CodeSubmission) -> Pipeline:
     return session.get_one(Pipeline, row.pipeline_id)
 
 
+def findings_before(session: Session, submission_id: uuid.UUID) -> list[JsonObject]:
+    """Those of the original, in the order of the code."""
+    rows = select(CodeFinding.data).where(CodeFinding.submission_id == submission_id)
+    order = (CodeFinding.file, CodeFinding.line_start, CodeFinding.id)
+    return list(session.scalars(rows.where(CodeFinding.phase == "before").order_by(*order)))
+
+
 def findings_of(session: Session, submission_id: uuid.UUID) -> list[CodeFinding]:
-    """In the order of the code; what is new in the rebuilt code comes last. None before the forensic step has ended:
-    what the analysers say is in `before` by then."""
+    """In the order of the code; what is new in the rebuilt code comes last. Those of the analysers alone until the
+    forensic step has ended."""
     rows = select(CodeFinding).where(CodeFinding.submission_id == submission_id)
     order = (CodeFinding.phase.desc(), CodeFinding.file, CodeFinding.line_start, CodeFinding.id)
     return list(session.scalars(rows.order_by(*order)))
@@ -254,7 +286,7 @@ def save_before(
 ) -> None:
     """Keep what the analysers say, and their findings, before a model is asked. Raises LeaseLost."""
     jobs.owned(session, job_id, epoch)
-    session.execute(update(CodeSubmission).where(CodeSubmission.id == submission_id).values(before=analysis))
+    _set(session, submission_id, before=analysis)
     _put_findings(session, submission_id, "before", analysis["findings"])
 
 
@@ -287,7 +319,9 @@ def register_quality(session: Session, job: Job, result: JsonObject) -> None:
 
 
 def _set(session: Session, submission_id: uuid.UUID, **values: object) -> None:
-    session.execute(update(CodeSubmission).where(CodeSubmission.id == submission_id).values(**values))
+    # Nobody has the row in this session; to look for it there would cost as much as the update.
+    rows = update(CodeSubmission).where(CodeSubmission.id == submission_id).values(**values)
+    session.execute(rows.execution_options(synchronize_session=False))
 
 
 def _put_findings(

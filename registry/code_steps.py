@@ -44,11 +44,16 @@ def missing(session: Session) -> list[str]:
 def for_submission(session: Session, step: str, submission_id: uuid.UUID) -> CodeStepVersion | None:
     """The version that a submission is given: the canary for its share of them, else the one in use. Raises NotFound."""
     _known(step)
-    row = session.get(CodeStep, step)
-    if row is None:
-        return None
-    tried = row.canary is not None and share_of(step, submission_id) < row.canary_share
-    return session.get(CodeStepVersion, (step, row.canary if tried else row.active))
+    found = session.execute(
+        select(CodeStep, CodeStepVersion)
+        .join(CodeStepVersion, CodeStepVersion.step == CodeStep.step)
+        .where(CodeStep.step == step, CodeStepVersion.number.in_([CodeStep.active, CodeStep.canary]))
+    ).all()
+    for used, version in found:
+        tried = used.canary is not None and share_of(step, submission_id) < used.canary_share
+        if version.number == (used.canary if tried else used.active):
+            return version
+    return None
 
 
 def share_of(step: str, submission_id: uuid.UUID) -> float:

@@ -42,7 +42,7 @@ def look(file: str, text: str) -> list[Finding]:
     manager._parse_file(file, io.BytesIO(textwrap.dedent(text).encode(errors="replace")), [file])
     if manager.skipped:
         raise SyntaxError(manager.skipped[0][1])
-    lines = text.splitlines()
+    lines = text.split("\n")
     return [_finding(issue, file, lines) for issue in manager.results]
 
 

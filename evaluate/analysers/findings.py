@@ -6,6 +6,7 @@ Lines count from 1. Severity and confidence are low, medium or high.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -210,6 +211,12 @@ def _weakness(finding: Finding) -> tuple[str, str]:
 
 def _alike(one: Finding, other: Finding) -> bool:
     return one.rule == other.rule or not set(one.sources) & set(other.sources)
+
+
+def split_lines(text: str) -> list[str]:
+    """As analysers and parsers count them: a line ends at `\\n`, `\\r\\n` or `\\r`; `str.splitlines` also ends one at a form
+    feed and the like."""
+    return io.StringIO(text, newline=None).getvalue().split("\n")
 
 
 def line_at(lines: Sequence[str], number: int) -> str:

@@ -29,14 +29,14 @@ def look(file: str, text: str) -> list[Finding]:
     """What flawfinder finds."""
     flawfinder.hitlist.clear()
     given = sys.stdin
-    sys.stdin = io.StringIO(text, newline=None)
+    sys.stdin = io.StringIO(text)
     try:
         # It complains on standard output of a comment that does not end; that is the parser's to tell.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             flawfinder.process_c_file("-", None)
     finally:
         sys.stdin = given
-    lines = text.splitlines()
+    lines = text.split("\n")
     return [_finding(hit, file, lines) for hit in flawfinder.hitlist if hit.level >= LEAST_LEVEL]
 
 

@@ -119,7 +119,7 @@ def look(texts: Mapping[str, str]) -> tuple[list[Finding], dict[str, str]]:
         if code in (None, "invalid-syntax"):
             problems.setdefault(file, f"line {each['location']['row']}: {each['message']}"[:TITLE_LETTERS])
         elif code.startswith("S"):
-            found.append(_finding(each, file, texts[file].splitlines()))
+            found.append(_finding(each, file, texts[file].split("\n")))
     return [each for each in found if each.file not in problems], problems
 
 

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import raymill
 from raymill.evaluate.analysers import ruff_rules
-from raymill.evaluate.analysers.findings import Analysis, FileReport, Finding, merge
+from raymill.evaluate.analysers.findings import Analysis, FileReport, Finding, merge, split_lines
 from raymill.evaluate.analysers.languages import detect
 from raymill.policies.errors import RaymillError
 
@@ -67,7 +67,12 @@ class Analysers:
         """
         started = time.monotonic()
         known = {file: (languages or {}).get(file) or detect(file, text) for file, text in texts.items()}
-        files = [(file, language, texts[file]) for file, language in known.items() if language is not None]
+        files = [
+            # All analysers count the same lines, whichever ends of lines they know.
+            (file, language, "\n".join(split_lines(texts[file])))
+            for file, language in known.items()
+            if language is not None
+        ]
         reports, found = self._ask(files)
         python = {file: text for file, language, text in files if language == "python"}
         if python:

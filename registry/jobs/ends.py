@@ -36,6 +36,12 @@ WHERE depends_on @> ARRAY[CAST(:id AS uuid)] AND state IN ('queued', 'paused') A
 RETURNING id, waiting_on
 """)
 
+# Whether a pipeline has jobs that have not ended.
+OPEN = text("""
+SELECT EXISTS (
+    SELECT FROM job WHERE pipeline_id = :id AND state NOT IN ('succeeded', 'failed', 'cancelled', 'dead'))
+""")
+
 # By the database's clock, which the claim compares with.
 RETRY_AT = text(
     "SELECT clock_timestamp() + :least_s * interval '1 second' + random() * make_interval(secs => :most_s)"
@@ -73,7 +79,10 @@ def owned(session: Session, job_id: uuid.UUID, epoch: int) -> Job:
     Raises:
         LeaseLost: it does not.
     """
-    job = session.get(Job, job_id, with_for_update=True, populate_existing=True)
+    return _owned(session.get(Job, job_id, with_for_update=True, populate_existing=True), job_id, epoch)
+
+
+def _owned(job: Job | None, job_id: uuid.UUID, epoch: int) -> Job:
     if job is None or job.epoch != epoch or job.state is not JobState.RUNNING:
         raise LeaseLost(f"job {job_id} is not ours any more at epoch {epoch}: another attempt owns it")
     return job
@@ -100,10 +109,10 @@ def succeed(
         LeaseLost: the epoch does not own the job.
         Conflict: an artifact is registered with other bytes.
     """
-    done = session.get(Job, job_id, with_for_update=True, populate_existing=True)
-    if done is not None and done.epoch == epoch and done.state is JobState.SUCCEEDED:
-        return done.state
-    job = owned(session, job_id, epoch)
+    found = session.get(Job, job_id, with_for_update=True, populate_existing=True)
+    if found is not None and found.epoch == epoch and found.state is JobState.SUCCEEDED:
+        return found.state
+    job = _owned(found, job_id, epoch)
     if job.cancel_requested_at is not None:
         end(session, job, JobState.CANCELLED)
         return job.state
@@ -222,10 +231,10 @@ def settle_pipeline(session: Session, pipeline_id: uuid.UUID) -> None:
     if pipeline.finished_at is not None:
         return
     # Only now that the lock is ours: what others have ended meanwhile must be seen.
+    if session.scalar(OPEN, {"id": pipeline_id}):
+        return
     rows = select(Job).where(Job.pipeline_id == pipeline_id).order_by(Job.id)
     jobs = session.scalars(rows.execution_options(populate_existing=True)).all()
-    if not all(job.state.terminal for job in jobs):
-        return
     bad = [job for job in jobs if job.state is not JobState.SUCCEEDED]
     pipeline.state = JobState.SUCCEEDED
     if bad:

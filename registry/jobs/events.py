@@ -15,6 +15,12 @@ PROGRESS = frozenset({"step", "progress", "checkpoint", "phase"})
 """Events that show that an attempt got somewhere."""
 
 
+# Who listens is told at commit, so that it makes no difference when this is said.
+LOCK_AND_NOTIFY = text("""
+SELECT pg_advisory_xact_lock(hashtextextended(:stream, 1)), pg_notify('raymill_event', :stream)
+""")
+
+
 class Told(Protocol):
     """A job as far as its events need to know it."""
 
@@ -30,7 +36,7 @@ def add_events(session: Session, job: Told, events: Iterable[tuple[str, JsonObje
     """Append events. Ids are given under a lock held until commit, so that a reader of the stream that has
     seen id N never meets a smaller one later."""
     stream = job.pipeline_id or job.id
-    session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 1))"), {"key": str(stream)})
+    session.execute(LOCK_AND_NOTIFY, {"stream": str(stream)})
     rows = [
         JobEvent(pipeline_id=job.pipeline_id, job_id=job.id, kind=kind, data=data) for kind, data in events
     ]
@@ -44,7 +50,6 @@ def add_events(session: Session, job: Told, events: Iterable[tuple[str, JsonObje
             .values(progress_epoch=job.epoch)
             .execution_options(synchronize_session=False)
         )
-    notify(session, "raymill_event", str(stream))
 
 
 def tell_state(session: Session, job: Job) -> None:

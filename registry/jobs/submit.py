@@ -104,11 +104,14 @@ def make_ready(session: Session, job: Job) -> None:
     notify(session, "raymill_job", job.queue)
 
 
+PARENTS = text("SELECT step, result FROM job WHERE id = ANY(:ids)").columns(Job.step, Job.result)
+
+
 def parent_results(session: Session, job: Job) -> dict[str, JsonObject]:
     """Step name -> result, of the jobs that this one depends on."""
     if not job.depends_on:
         return {}
-    parents = session.scalars(select(Job).where(Job.id.in_(job.depends_on))).all()
+    parents = session.execute(PARENTS, {"ids": job.depends_on}).all()
     return {parent.step: parent.result or {} for parent in parents}
 
 

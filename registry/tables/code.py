@@ -37,6 +37,11 @@ class CodeSubmission(Base):
     quality: Mapped[JsonObject | None]  # measured, and what the model says
     created_at: Mapped[CreatedAt]
 
+    @property
+    def names(self) -> list[str]:
+        """Of its files."""
+        return [file["name"] for file in self.files]
+
 
 class CodeFinding(Base):
     """A weakness of a submission, whoever found it. `outcome` is what became of it in the rebuilt code."""

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
+from raymill.evaluate.analysers.findings import split_lines
 from raymill.registry.tables import JsonObject
 from raymill.serve.code.answers import Answer
 
@@ -67,7 +68,7 @@ def numbered(files: Sequence[JsonObject]) -> str:
     """Files with line numbers, so that findings can name lines."""
     shown = []
     for file in files:
-        lines = enumerate(str(file["text"]).split("\n"), start=1)
+        lines = enumerate(split_lines(file["text"]), start=1)
         body = "\n".join(f"{number:>5}| {line}" for number, line in lines)
         shown.append(
             f"### file {json.dumps(file['name'])}, {file.get('language') or 'unknown language'}\n{body}"

@@ -19,6 +19,7 @@ from raymill.evaluate.analysers.findings import (
     Finding,
     line_at,
     numbered,
+    split_lines,
 )
 from raymill.registry.tables import JsonObject
 from raymill.serve.code.answers import ForensicAnswer, QualityAnswer, SaidFinding
@@ -42,7 +43,7 @@ def said_findings(answer: ForensicAnswer, texts: dict[str, str]) -> list[Finding
     for each in answer.findings:
         if each.file not in texts:
             continue
-        lines = texts[each.file].split("\n")  # as the model was shown them
+        lines = split_lines(texts[each.file])  # as the model was shown them
         if 1 <= each.line_start <= len(lines):
             kept.append(_finding(each, lines))
     return kept

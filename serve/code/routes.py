@@ -51,7 +51,7 @@ def submit(
     for step in code_steps.missing(opened):
         raise Conflict(f"step {step} has no model yet: `raymill code set {step} --model ROUTE` gives it one")
     row = code.submit(opened, new, account, who.actor, idempotency_key=idempotency_key)
-    return wire.submission(row, code.pipeline_of(opened, row), code.jobs_of(opened, row))
+    return wire.submission(row, row.names, code.pipeline_of(opened, row), code.jobs_of(opened, row))
 
 
 @router.get("/submissions")
@@ -59,7 +59,7 @@ def list_(
     who: Who, opened: SessionDep, state: JobState | None = None, limit: Limit = 50, cursor: Cursor = None
 ) -> Page[types.Submission]:
     """Newest first."""
-    rows = select(CodeSubmission)
+    rows = code.heads()
     account_id = only_own(opened, who)
     if account_id is not None:
         rows = rows.where(CodeSubmission.account_id == account_id)
@@ -72,7 +72,11 @@ def list_(
     for job in opened.scalars(select(Job).where(Job.pipeline_id.in_(ids)).order_by(Job.id)):
         assert job.pipeline_id is not None
         steps[job.pipeline_id].append(job)
-    data = [wire.submission(row, pipelines[row.pipeline_id], steps[row.pipeline_id]) for row in found]
+    names = code.names_of(opened, [row.id for row in found])
+    data = [
+        wire.submission(row, names[row.id], pipelines[row.pipeline_id], steps[row.pipeline_id])
+        for row in found
+    ]
     return Page(data=data, next_cursor=next_cursor)
 
 

@@ -42,7 +42,7 @@ class Work:
     step: Step
     row: CodeSubmission
     findings: tuple[Finding, ...]
-    """Of the original, as far as known."""
+    """Of the original, by analysers and model; none while these have not looked."""
 
     @property
     def texts(self) -> dict[str, str]:
@@ -157,14 +157,15 @@ def _open(context: JobContext, name: str) -> Work:
     with context.database.transaction() as session:
         row = code.find(session, submission_id)
         version = code_steps.for_submission(session, name, submission_id)
-        findings = code.findings_of(session, submission_id)
+        # The first step has none to go by.
+        findings = code.findings_before(session, submission_id) if name != code.STEPS[0] else []
     if version is None:
         raise Conflict(f"step {name} has no model: `raymill code set {name} --model ROUTE` gives it one")
     config = StepConfig.model_validate(version.config)
     return Work(
         Step(context, submission_id, name, version.number, config),
         row,
-        tuple(Finding.from_json(each.data) for each in findings if each.phase == "before"),
+        tuple(map(Finding.from_json, findings)),
     )
 
 

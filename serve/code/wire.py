@@ -20,11 +20,14 @@ from raymill.registry.tables import (
 )
 
 
-def submission(row: CodeSubmission, pipeline: Pipeline, jobs: list[Job]) -> types.Submission:
-    return types.Submission(**_head(row, pipeline, jobs))  # type: ignore[arg-type]
+def submission(
+    row: CodeSubmission, names: list[str], pipeline: Pipeline, jobs: list[Job]
+) -> types.Submission:
+    """`names` are those of its files: in a list the row comes without them."""
+    return types.Submission(**_head(row, names, pipeline, jobs))  # type: ignore[arg-type]
 
 
-def _head(row: CodeSubmission, pipeline: Pipeline, jobs: list[Job]) -> dict[str, object]:
+def _head(row: CodeSubmission, names: list[str], pipeline: Pipeline, jobs: list[Job]) -> dict[str, object]:
     open_steps = [job.step for job in jobs if not job.state.terminal]
     return {
         "id": row.id,
@@ -32,7 +35,7 @@ def _head(row: CodeSubmission, pipeline: Pipeline, jobs: list[Job]) -> dict[str,
         "step": open_steps[0] if open_steps else None,
         "error": pipeline.error,
         "language": row.language,
-        "files": [file["name"] for file in row.files],
+        "files": names,
         "size_bytes": row.size_bytes,
         "comment": row.comment,
         "created_by": pipeline.created_by,
@@ -43,12 +46,12 @@ def _head(row: CodeSubmission, pipeline: Pipeline, jobs: list[Job]) -> dict[str,
 
 def detail(opened: Session, row: CodeSubmission) -> types.SubmissionDetail:
     pipeline, jobs = code.pipeline_of(opened, row), code.jobs_of(opened, row)
-    head = _head(row, pipeline, jobs)
+    head = _head(row, row.names, pipeline, jobs)
     return types.SubmissionDetail(
         **head,  # type: ignore[arg-type]
         pipeline_id=row.pipeline_id,
         steps=[_step(job) for job in jobs],
-        findings=_findings(opened, row),
+        findings=[_finding(each.data, each.outcome) for each in code.findings_of(opened, row.id)],
         looked_at=(row.before or {}).get("files", []),
         summary=row.summary,
         dossier=row.dossier,
@@ -67,12 +70,6 @@ def _step(job: Job) -> types.CodeStepState:
         error=job.error,
         model=(job.result or {}).get("model"),
     )
-
-
-def _findings(opened: Session, row: CodeSubmission) -> list[types.CodeFinding]:
-    """Those of the analysers alone until the forensic step has ended."""
-    found = [_finding(each.data, each.outcome) for each in code.findings_of(opened, row.id)]
-    return found or [_finding(each, None) for each in (row.before or {}).get("findings", [])]
 
 
 def _finding(data: JsonObject, outcome: str | None) -> types.CodeFinding:

@@ -88,6 +88,28 @@ def test_a_weakness_is_found_in_every_language(analysers: Analysers) -> None:
 
 
 @pytest.mark.parametrize(
+    ("file", "line", "text"),
+    [
+        ("a.py", "os.system('a' + x)", "import os{end}x = '\x0c\x85'{end}os.system('a' + x){end}"),
+        (
+            "a.c",
+            "strcpy(a, b);",
+            "/* \x0c\u2028 */{end}void f(char *a, char *b) {{{end} strcpy(a, b);{end}}}{end}",
+        ),
+        ("a.js", "eval(a);", "// \x0c\u2028{end}{end}eval(a);{end}"),
+    ],
+)
+def test_all_count_the_same_lines_whatever_ends_them(
+    analysers: Analysers, file: str, line: str, text: str
+) -> None:
+    for end in ("\n", "\r\n", "\r"):
+        found = analysers.analyse({file: text.format(end=end)}).findings
+        lines = {(each.line_start, each.evidence) for each in found}
+        assert (3, line) in lines
+        assert all(each.evidence for each in found)
+
+
+@pytest.mark.parametrize(
     ("file", "plain", "hidden"),
     [
         (

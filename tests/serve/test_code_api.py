@@ -71,7 +71,9 @@ def test_a_submission_comes_to_findings_rebuilt_code_and_a_measured_report(lab: 
     assert all(each["problem"] is None and each["cost_micro_usd"] is None for each in answers)
     assert "Is this safe?" in str(lab.upstream.seen[0].body["messages"])
     (listed,) = lab.client.get(f"{CODE}/submissions").json()["data"]
-    assert listed["id"] == made["id"]
+    assert (listed["id"], listed["files"]) == (made["id"], ["code.py"])
+    pipeline = lab.client.get(f"/api/v1/pipelines/{shown.pipeline_id}").raise_for_status()
+    assert "code.py" not in pipeline.text  # others see pipelines
 
 
 def test_tests_of_the_author_run_before_and_after(lab: Lab) -> None:
