@@ -202,6 +202,7 @@ class Supervisor:
             raise Unavailable(
                 said[-1] if said else f"the cluster at {self._settings.address} cannot be joined"
             )
+        self._joined = True
 
     def _wait_for_head(self, head: RayHead, process: subprocess.Popen[bytes]) -> bool:
         """Whether the node is up. What needs Ray starts only then: it would slow the head's own start down."""
