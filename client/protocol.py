@@ -22,7 +22,7 @@ from raymill.client.endpoints import Call
 from raymill.client.errors import ApiError, ServerAway, Unreachable, api_error
 from raymill.client.retry import RETRIED_STATUSES
 from raymill.client.session_auth import SessionAuth
-from raymill.client.settings import ClientSettings
+from raymill.client.settings import LOOPBACK, ClientSettings
 from raymill.client.types import ErrorEnvelope, JobEvent
 from raymill.policies.errors import Invalid, RaymillError, Unavailable
 
@@ -32,7 +32,6 @@ TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 STREAM_TIMEOUT = httpx.Timeout(10.0, read=35.0)
 """The service sends a comment every 10 s; three missed ones mean that the connection is dead."""
 CHUNK_BYTES = 1 << 20
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 END = "end"
 """Name of the event that closes a stream whose subject is over."""
 

@@ -1,7 +1,8 @@
 """Where the service is, and with which key to speak to it. Standard library only.
 
 Asked in this order: arguments, `RAYMILL_URL`, `RAYMILL_API_KEY` and `RAYMILL_CA_FILE`, then what `raymill up` left in its
-home: `service.json` (`{"url": …}`) and `keys/admin.key`. Before that key comes the login of `raymill login`.
+home: `service.json` (`{"url": …}`) and `keys/admin.key`. Before that key comes the login of `raymill login`; no other
+machine is sent it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from raymill.client.session_file import SessionFile
 from raymill.policies.errors import Invalid
 from raymill.registry.home import default_home
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,8 @@ def load_settings(
         Invalid: the URL is none, a file of the home cannot be read, or the authority's is not there.
     """
     home = home or default_home()
-    found = url or os.environ.get("RAYMILL_URL") or _url_of(home / "service.json") or DEFAULT_URL
+    own = _url_of(home / "service.json")
+    found = url or os.environ.get("RAYMILL_URL") or own or DEFAULT_URL
     if not found.startswith(("http://", "https://")):
         raise Invalid(f"service address {found!r} is no URL: write it as {DEFAULT_URL}", param="RAYMILL_URL")
     found = found.rstrip("/")
@@ -58,7 +62,9 @@ def load_settings(
         )
     if key is None and file.get(found) is not None:
         return ClientSettings(url=found, api_key=None, session_file=file, ca_file=ca_file)
-    return ClientSettings(url=found, api_key=key or _read(home / "keys" / "admin.key"), ca_file=ca_file)
+    if key is None and (found == own or urlsplit(found).hostname in LOOPBACK):
+        key = _read(home / "keys" / "admin.key")
+    return ClientSettings(url=found, api_key=key, ca_file=ca_file)
 
 
 def _read(path: Path) -> str | None:

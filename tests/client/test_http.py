@@ -359,6 +359,7 @@ def test_the_service_is_found_in_its_home_and_the_environment_wins(
     assert (load_settings().url, load_settings().api_key) == ("http://127.0.0.1:8123", "rk-admin")
     assert "rk-admin" not in repr(load_settings())
     monkeypatch.setenv("RAYMILL_URL", "https://raymill.example")
+    assert load_settings().api_key is None  # the key of this machine's service is no other's business
     monkeypatch.setenv("RAYMILL_API_KEY", "rk-mine")
     assert (load_settings().url, load_settings().api_key) == ("https://raymill.example", "rk-mine")
     assert load_settings("http://other", "k").url == "http://other"
