@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -47,8 +48,7 @@ def load_settings(
         Invalid: the URL is none, a file of the home cannot be read, or the authority's is not there.
     """
     home = home or default_home()
-    own = _url_of(home / "service.json")
-    found = url or os.environ.get("RAYMILL_URL") or own or DEFAULT_URL
+    found = url or os.environ.get("RAYMILL_URL") or _url_of(home / "service.json") or DEFAULT_URL
     if not found.startswith(("http://", "https://")):
         raise Invalid(f"service address {found!r} is no URL: write it as {DEFAULT_URL}", param="RAYMILL_URL")
     found = found.rstrip("/")
@@ -62,9 +62,15 @@ def load_settings(
         )
     if key is None and file.get(found) is not None:
         return ClientSettings(url=found, api_key=None, session_file=file, ca_file=ca_file)
-    if key is None and (found == own or urlsplit(found).hostname in LOOPBACK):
+    if key is None and (urlsplit(found).hostname in LOOPBACK or _is_own(found, home)):
         key = _read(home / "keys" / "admin.key")
     return ClientSettings(url=found, api_key=key, ca_file=ca_file)
+
+
+def _is_own(url: str, home: Path) -> bool:
+    with suppress(Invalid):
+        return url == _url_of(home / "service.json")
+    return False
 
 
 def _read(path: Path) -> str | None:

@@ -7,7 +7,8 @@ The rule for a measure:
 
     error rate    Fisher's exact test, one-sided
     latency       the same test on how many of each side do not lie below the common 95th percentile, the current version's
-                  latencies times the allowed ratio: Mood's median test at another quantile. It needs no distribution
+                  latencies times the allowed ratio: Mood's median test at another quantile. It needs no distribution; what a client
+                  gave up counts with the time until then
     scores        Welch's test of means, one-sided, from 30 scores on each side on
 
 Whoever looks again and again finds something by chance in the end. So a measure is tested when a side has 1, 2, 4, ...
@@ -41,6 +42,9 @@ class Side:
 
     requests: int = 0
     errors: int = 0
+    broken: int = 0
+    """Of the errors, those that no client made: all but refusals (4xx)."""
+
     answers: int = 0
     """With a latency."""
 
@@ -76,9 +80,9 @@ def alpha_of(alpha: float, look: int, parts: int) -> float:
 
 def hopeless(canary: Side, bounds: Bounds) -> str | None:
     """Why it is taken back at once, if it is."""
-    if canary.requests >= HARD_MIN and canary.error_rate >= bounds.max_error_rate:
+    if canary.requests >= HARD_MIN and canary.broken >= bounds.max_error_rate * canary.requests:
         return (
-            f"{canary.errors} of {canary.requests} requests failed, at most {bounds.max_error_rate:.0%} may"
+            f"{canary.broken} of {canary.requests} requests failed, at most {bounds.max_error_rate:.0%} may"
         )
     return None
 

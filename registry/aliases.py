@@ -110,7 +110,7 @@ def move(session: Session, version: LlmVersion, promotion: Promotion, actor: Act
     notify(session, ALIAS_CHANNEL, version.llm.name)
     if previous_id != version.id:
         subject, about = f"{version.llm.name}@{promotion.alias}", {"version": version.number}
-        cause = _pipeline_behind(session, promotion.job_id)
+        cause = pipeline_behind(session, promotion.job_id)
         triggers.happened(session, "promotion", subject, str(promotion.id), about, caused_by=cause)
 
 
@@ -154,7 +154,7 @@ def alias_in_turn(session: Session, llm: str, name: str) -> Alias:
     return find_alias(session, llm, name)
 
 
-def _pipeline_behind(session: Session, job_id: uuid.UUID | None) -> uuid.UUID | None:
+def pipeline_behind(session: Session, job_id: uuid.UUID | None) -> uuid.UUID | None:
     """The pipeline whose step, or whose hook, a job is."""
     job = session.get(Job, job_id) if job_id is not None else None
     if job is None or job.pipeline_id is not None:

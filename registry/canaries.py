@@ -88,9 +88,20 @@ def begin(session: Session, promotion: Promotion, actor: Actor) -> bool:
 
     Returns:
         Whether it does: where nothing answers for the alias, it moves at once.
+
+    Raises:
+        Conflict: something answers, and not yet, or not any more, the version that the alias is at.
     """
     version = promotion.version
-    if promotion.canary is None or why_none(session, version, promotion.alias) is not None:
+    if promotion.canary is None:
+        return False
+    why = why_none(session, version, promotion.alias)
+    if why is not None:
+        key = (version.llm_id, promotion.alias)
+        at, served = session.get(Alias, key), session.get(Deployment, key)
+        answers = served is not None and served.serving_version_id is not None
+        if at is not None and at.version_id != version.id and answers:
+            raise Conflict(f"{why}: a canary waits until it does, or roll back first")
         return False
     end(
         session,

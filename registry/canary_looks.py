@@ -9,6 +9,7 @@ rarer with its age.
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import uuid
 from dataclasses import asdict
 from functools import partial
@@ -32,16 +33,21 @@ from raymill.registry.tables import (
     DeploymentState,
     DriftRun,
     DriftWatch,
+    JsonObject,
     Promotion,
     PromotionState,
 )
+
+log = logging.getLogger(__name__)
 
 LOOK_S = 5.0
 RARER = 0.01
 """Of a share's age: the time between two looks at it, when that is longer."""
 
-# Both sides of one share. A canary's request that another target had to answer has failed; what the client got wrong
-# (4xx) or gave up has not. Latencies are of whole answers by the side's own version. A latency of the current version
+# Both sides of one share. A canary's request that another target had to answer is an error, and so is one that was
+# refused (4xx): clients are the same on both sides, so more refusals are the version's doing; only what is not the
+# client's is broken. Latencies are of whole answers by the side's own version, and, as a lower bound, of what a client
+# gave up: else a version that never answers would look like one that nobody asked. A latency of the current version
 # counts `ratio`-fold, and what does not lie below the common percentile is slow.
 MEASURE = f"""
 WITH asked AS MATERIALIZED (
@@ -50,9 +56,9 @@ WITH asked AS MATERIALIZED (
     FROM usage
     WHERE canary_id = :id AND at >= :since AND arm IS NOT NULL AND outcome <> 'cached'
 ), said AS (
-    SELECT new, outcome IN ('broken', 'lost') OR (outcome = 'error' AND status >= 500)
-               OR (outcome = 'ok' AND NOT own) AS failed,
-           CASE WHEN outcome = 'ok' AND own THEN latency_ms END AS latency_ms,
+    SELECT new, outcome IN ('broken', 'lost', 'error') OR (outcome = 'ok' AND NOT own) AS failed,
+           outcome = 'error' AND status < 500 AS refused,
+           CASE WHEN (outcome = 'ok' AND own) OR outcome = 'cancelled' THEN latency_ms END AS latency_ms,
            score
     FROM asked LEFT JOIN feedback
         ON feedback.request_id = asked.request_id AND feedback.account_id = asked.account_id AND feedback.at >= :since
@@ -61,7 +67,8 @@ WITH asked AS MATERIALIZED (
         ORDER BY latency_ms * CASE WHEN new THEN 1 ELSE :ratio END) AS ms
     FROM said WHERE latency_ms IS NOT NULL
 )
-SELECT new, count(*) AS requests, count(*) FILTER (WHERE failed) AS errors, count(latency_ms) AS answers,
+SELECT new, count(*) AS requests, count(*) FILTER (WHERE failed) AS errors,
+       count(*) FILTER (WHERE failed AND NOT refused) AS broken, count(latency_ms) AS answers,
        percentile_cont({LATENCY_QUANTILE}) WITHIN GROUP (ORDER BY latency_ms) AS p95_ms,
        count(*) FILTER (WHERE latency_ms * CASE WHEN new THEN 1 ELSE :ratio END >= bound.ms) AS slow,
        count(score) AS scores, avg(score) AS score_mean, coalesce(var_samp(score), 0) AS score_variance
@@ -79,8 +86,16 @@ def due(database: Database) -> int:
     """Look at each canary whose time has come. Returns how many have gone on or ended."""
     with database.transaction() as session:
         now = clock(session)
-        waiting = [row.promotion_id for row in canaries.running(session) if _is_due(row, now)]
-    return sum(database.patiently(partial(look, promotion_id=each)) for each in waiting)
+        waiting = [row.promotion_id for row in canaries.running(session) if _may_be_due(row, now)]
+    gone_on = 0
+    for each in waiting:
+        try:
+            gone_on += database.patiently(partial(look, promotion_id=each))
+        except (
+            Exception
+        ):  # one that cannot be looked at keeps no other from its look, and no trigger from firing
+            log.exception("the canary of promotion %s could not be looked at", each)
+    return gone_on
 
 
 def look(session: Session, promotion_id: uuid.UUID) -> bool:
@@ -170,10 +185,20 @@ def abort(session: Session, promotion_id: uuid.UUID, actor: Actor, reason: str |
     return ended
 
 
-def report(session: Session, promotion_id: uuid.UUID, state: DeploymentState, message: str) -> None:
-    """What became of its deployment: called by the reconciler. A version that cannot be served ends its canary."""
+def report(
+    session: Session,
+    promotion_id: uuid.UUID,
+    state: DeploymentState,
+    message: str,
+    config: JsonObject | None = None,
+) -> None:
+    """What became of its deployment: called by the reconciler. A version that cannot be served ends its canary.
+
+    Args:
+        config: the settings that this is about; what is told of settings that were replaced meanwhile counts for nothing.
+    """
     row = _in_turn(session, promotion_id)
-    if row is None:
+    if row is None or (config is not None and config != canaries.serving_of(session, row)):
         return
     if state is DeploymentState.FAILED:
         _go_back(session, row, f"version {row.version.number} cannot be served: {message}", SYSTEM)
@@ -209,7 +234,8 @@ def _go_back(session: Session, row: Canary, reason: str, actor: Actor) -> None:
     ended = canaries.end(session, row.llm_id, row.alias, reason, actor)
     assert ended is not None, "it was seen to run in this turn"
     subject, about = f"canary/{row.llm.name}@{row.alias}", {"version": row.version.number, "reason": reason}
-    triggers.happened(session, "drift", subject, str(ended.id), about)
+    cause = aliases.pipeline_behind(session, ended.job_id)
+    triggers.happened(session, "drift", subject, str(ended.id), about, caused_by=cause)
     _tell(session, row)
 
 
@@ -232,6 +258,14 @@ def _by_hand(session: Session, promotion_id: uuid.UUID) -> Canary:
             f"promotion {promotion_id} is {state}: only one whose canary runs can advance or be aborted"
         )
     return row
+
+
+def _may_be_due(row: Canary, now: dt.datetime) -> bool:
+    """True also where the row cannot be read: `look` says why not."""
+    try:
+        return _is_due(row, now)
+    except ValueError:
+        return True
 
 
 def _is_due(row: Canary, now: dt.datetime) -> bool:

@@ -18,6 +18,7 @@ from raymill.registry.jobs import notify
 from raymill.registry.tables import (
     Alias,
     Attestation,
+    CanaryState,
     Deployment,
     DeploymentState,
     JsonObject,
@@ -40,6 +41,7 @@ def request(session: Session, llm: str, alias: str, config: JsonObject, actor: A
     )
     if target is None:
         raise NotFound(f"{llm!r} has no alias {alias!r}: promote a version to it first")
+    aliases.take_turn(session, target.llm_id)
     known = session.get(Deployment, (target.llm_id, alias), with_for_update={"of": Deployment})
     if known is not None and known.config == config and known.state is not DeploymentState.FAILED:
         return target.version
@@ -55,6 +57,9 @@ def request(session: Session, llm: str, alias: str, config: JsonObject, actor: A
         .values(llm_id=target.llm_id, alias=alias, **values)
         .on_conflict_do_update(index_elements=["llm_id", "alias"], set_=values)
     )
+    trial = canaries.running_at(session, target.llm_id, alias)
+    if trial is not None and trial.promotion.serving is None:
+        trial.state = CanaryState.PENDING  # it is deployed as the present version is: anew, with these
     before = known.config if known is not None else None
     audit.record(session, actor, "deployment.request", f"llm/{llm}@{alias}", before=before, after=config)
     notify(session, ALIAS_CHANNEL, llm)
@@ -139,9 +144,16 @@ def report(
     state: DeploymentState,
     version_id: uuid.UUID,
     message: str,
+    config: JsonObject | None = None,
 ) -> None:
-    """What became of it: called by the reconciler."""
+    """What became of it: called by the reconciler.
+
+    Args:
+        config: the settings that this is about; what is told of settings that were replaced meanwhile counts for nothing.
+    """
     row = session.get_one(Deployment, (llm_id, alias), with_for_update={"of": Deployment})
+    if config is not None and config != row.config:
+        return
     if (row.state, row.version_id, row.message) == (state, version_id, message):
         return
     row.state, row.version_id, row.message = state, version_id, message
@@ -161,6 +173,9 @@ def _withdraw_canaries(session: Session, revoked: Mapping[str, str], refused: di
             f"version {row.version.number} is signed by key {key_id[:12]}, which was revoked ({revoked[key_id]})"
         )
         aliases.take_turn(session, row.llm_id)
+        now = canaries.running_at(session, row.llm_id, row.alias)
+        if now is None or now.promotion_id != row.promotion_id:
+            continue  # another promotion's runs there meanwhile
         if canaries.end(session, row.llm_id, row.alias, message, SYSTEM) is not None:
             notify(session, ALIAS_CHANNEL, row.llm.name)
 

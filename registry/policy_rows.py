@@ -31,6 +31,8 @@ SHIPPED = "raymill"
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}\.rego")
 MAX_BYTES = 256 * 1024
 MAX_FILES = 20
+CARRIED_OUT = (PromotionState.DECIDED, PromotionState.CANARY, PromotionState.ABORTED)
+"""States of promotions whose rules decided and were followed, whatever came of the canary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,7 @@ def check_not_older(session: Session, llm_id: uuid.UUID, alias: str, policy: Pol
         .join(Promotion, Promotion.policy_id == Policy.id)
         .join(LlmVersion, LlmVersion.id == Promotion.version_id)
         .where(LlmVersion.llm_id == llm_id, Promotion.alias == alias)
-        .where(Promotion.allowed, Promotion.state.in_((PromotionState.DECIDED, PromotionState.CANARY)))
+        .where(Promotion.allowed, Promotion.state.in_(CARRIED_OUT))
         .order_by(func.coalesce(Promotion.closed_at, Promotion.created_at).desc(), Promotion.id.desc())
         .limit(1)
     )

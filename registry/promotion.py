@@ -332,7 +332,9 @@ def roll_back(
         Conflict: it has no earlier version, is frozen, or moved meanwhile.
         Tampered: an artifact of the earlier version is not what was registered.
     """
-    ended = database.patiently(lambda session: _end_canary(session, llm, alias, actor, note))
+    # Once: were its answer lost and it tried again, no canary would be there, and the alias would go back as well.
+    with database.transaction() as session:
+        ended = _end_canary(session, llm, alias, actor, note)
     if ended is not None:
         return ended
     case = database.patiently(lambda session: rollback_of(session, llm, alias, note))

@@ -186,17 +186,21 @@ class Reconciler:
             return
         if wanted.canary_id is not None:
             canary_id = wanted.canary_id
-            self._database.patiently(lambda session: canary_looks.report(session, canary_id, state, message))
+            self._database.patiently(
+                lambda session: canary_looks.report(session, canary_id, state, message, wanted.config)
+            )
             return
         self._database.patiently(
             lambda session: deployments.report(
-                session, wanted.llm_id, wanted.alias, state, wanted.version_id, message
+                session, wanted.llm_id, wanted.alias, state, wanted.version_id, message, wanted.config
             )
         )
 
 
 def wanted_now(session: Session) -> list[Wanted]:
-    """What should be served: versions that aliases point to, and canaries beside them."""
+    """What should be served: versions that aliases point to, and canaries beside them. The session's first statements:
+    from one snapshot, or a move that commits between them would look like a version that is new."""
+    session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
     found = []
     for row in session.scalars(select(Deployment)):
         version = session.get_one(Alias, (row.llm_id, row.alias)).version

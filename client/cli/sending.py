@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from raymill.client.cli.output import say, size
 from raymill.client.dataset_types import UPLOAD
-from raymill.client.protocol import LOOPBACK
+from raymill.client.settings import LOOPBACK
 
 if TYPE_CHECKING:
     from raymill.client.sdk import Raymill

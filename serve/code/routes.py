@@ -76,6 +76,7 @@ def list_(
     data = [
         wire.submission(row, names[row.id], pipelines[row.pipeline_id], steps[row.pipeline_id])
         for row in found
+        if row.id in names  # else it was deleted between the statements
     ]
     return Page(data=data, next_cursor=next_cursor)
 

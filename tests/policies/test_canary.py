@@ -57,9 +57,13 @@ def test_what_lies_beyond_a_limit_and_is_no_chance_is_worse() -> None:
 
 
 def test_twenty_requests_that_fail_need_no_test() -> None:
-    assert hopeless(Side(requests=19, errors=19), BOUNDS) is None
-    assert hopeless(Side(requests=20, errors=9), BOUNDS) is None
-    assert hopeless(Side(requests=20, errors=10), BOUNDS) == "10 of 20 requests failed, at most 50% may"
+    assert hopeless(Side(requests=19, errors=19, broken=19), BOUNDS) is None
+    assert hopeless(Side(requests=20, errors=9, broken=9), BOUNDS) is None
+    assert hopeless(Side(requests=20, errors=20, broken=9), BOUNDS) is None  # refusals are compared
+    assert (
+        hopeless(Side(requests=20, errors=10, broken=10), BOUNDS)
+        == "10 of 20 requests failed, at most 50% may"
+    )
 
 
 def test_looking_again_and_again_takes_a_good_version_back_no_more_often_than_alpha() -> None:

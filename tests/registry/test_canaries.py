@@ -192,6 +192,11 @@ def test_what_is_worse_goes_back_and_says_why(world: World) -> None:
         ({"outcome": "error", "status": 503}, "20 of 20 requests failed, at most 50% may"),
         ({"model": f"{LLM}@1"}, "20 of 20 requests failed"),  # the current version had to answer
         ({"latency_ms": 400.0}, "latency p95 400 ms, the current version's is"),
+        (
+            {"outcome": "cancelled", "latency_ms": 30_000.0},
+            "latency p95 30000 ms",
+        ),  # it hangs: clients give up
+        ({"outcome": "error", "status": 400}, "error rate 100.00%, the current version's is 0.00%"),
     ):
         trial.answers("current", 180)
         trial.answers("canary", 20, **changes)
@@ -200,7 +205,7 @@ def test_what_is_worse_goes_back_and_says_why(world: World) -> None:
         trial.id = trial.begin(SOON, number=2)
     with world.database.transaction() as session:
         subjects = session.scalars(select(TriggerEvent.subject).where(TriggerEvent.on == "drift")).all()
-        assert subjects == [f"canary/{LLM}@production"] * 3
+        assert subjects == [f"canary/{LLM}@production"] * 5
     for arm, score in (("current", 1.0), ("canary", -1.0)):
         trial.answers(arm, 40)
         with world.database.transaction() as session:
@@ -329,6 +334,7 @@ def test_an_environment_has_canaries_by_default_and_approvals_come_first(world: 
     with world.database.transaction() as session:  # a recipe's `serve` step
         assert requests.serve_when_executed(session, asked.id, {"engine": "llama_cpp"}) == "canary"
         canary_looks.report(session, asked.id, DeploymentState.READY, "")  # with the settings before these
+        canary_looks.report(session, asked.id, DeploymentState.STARTING, "", {"engine": "vllm"})  # likewise
         assert session.get_one(Canary, asked.id).state is CanaryState.PENDING
     trial.ready(asked.id)
     with world.database.transaction() as session:

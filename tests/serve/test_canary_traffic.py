@@ -196,7 +196,7 @@ def test_a_canary_takes_its_share_and_then_the_alias_and_one_that_is_away_costs_
     assert house.ask(10) == {"2": 10}
     house.engine.away = 3
     bad = house.begin(3)
-    assert house.ask(60) == {"2": 60}
+    assert house.ask(120) == {"2": 120}
     assert house.engine.asked[3] > 0
     ended = house.look(bad)
     assert ended.state is PromotionState.ABORTED
