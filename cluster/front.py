@@ -50,7 +50,7 @@ frontend tls
     default_backend service
 backend service
     http-reuse safe
-    server service 127.0.0.1:{service_port}
+    server service {service}
 """
 
 RESTART_S = 2.0
@@ -62,9 +62,9 @@ class Front:
     """HAProxy before one port of loopback. Holds nothing but its process."""
 
     def __init__(
-        self, *, cert: Path, key: Path, host: str, port: int, service_port: int, folder: Path, log_file: Path
+        self, *, cert: Path, key: Path, host: str, port: int, service: str, folder: Path, log_file: Path
     ) -> None:
-        """`folder` is this user's alone; its configuration, and links to the two files, go there."""
+        """`service` is where the service answers in clear, `host:port`. `folder` is this user's alone; its configuration, and links to the two files, go there."""
         self._cert = cert.absolute()
         self._key = key.absolute()
         self._folder = folder
@@ -72,7 +72,7 @@ class Front:
         self._fields = {
             "host": f"[{host}]" if ":" in host else host,
             "port": port,
-            "service_port": service_port,
+            "service": service,
             "threads": min(4, os.cpu_count() or 1),
         }
         self._process: subprocess.Popen[bytes] | None = None

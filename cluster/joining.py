@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from raymill.cluster.ray_head import DIRECT
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Invalid, RaymillError, Unavailable
 
@@ -200,7 +201,7 @@ def _answer(url: str, headers: dict[str, str], method: str = "GET") -> tuple[int
     """Status and body."""
     request = urllib.request.Request(url, headers=headers, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:
+        with DIRECT.open(request, timeout=ANSWER_S) as answer:
             return int(answer.status), answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()

@@ -13,12 +13,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 from raymill.cluster.haproxy import haproxy_environment, wrap_haproxy
 from raymill.cluster.settings import Settings, secret_file
 from raymill.registry.files import make_private
+
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks Ray, past any `http_proxy`, which neither reaches it nor should see its token."""
 
 SERVE_ENVIRONMENT = {
     # HAProxy in front of Serve, tuned for throughput: 15 times the requests of Serve's own proxy (docs/architecture.md).

@@ -168,6 +168,12 @@ class Settings(BaseSettings):
         return self.host or ("127.0.0.1" if self.address is None else "0.0.0.0")
 
     @property
+    def local_host(self) -> str:
+        """The address, as it stands in a URL, at which this machine reaches that port."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.http_host, self.http_host)
+        return f"[{host}]" if ":" in host else host
+
+    @property
     def oidc(self) -> OidcConfig | None:
         """Where people may log in, apart from passwords."""
         if self.oidc_issuer is None or self.oidc_client_id is None:

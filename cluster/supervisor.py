@@ -29,6 +29,7 @@ from raymill.cluster.backup.schedule import is_due
 from raymill.cluster.front import Front
 from raymill.cluster.joining import leave, require_database
 from raymill.cluster.ray_head import (
+    DIRECT,
     RayHead,
     plan_head,
     ray_environment,
@@ -165,7 +166,13 @@ class Supervisor:
         if every_s is None or self._backup is not None or time.monotonic() < self._backup_at:
             return
         self._backup_at = time.monotonic() + BACKUP_POLL_S
-        if is_due(self._settings.backups_dir, every_s):
+        try:
+            due = is_due(self._settings.backups_dir, every_s)
+        except (OSError, ValueError) as error:  # the folder's disk is away: no reason for the service to stop
+            log.error("%s cannot be looked at: %s", self._settings.backups_dir, error)
+            self._backup_at = time.monotonic() + BACKUP_POLL_S * 10
+            return
+        if due:
             self._backup = processes.spawn(
                 [sys.executable, "-m", "raymill.cluster.backup", "scheduled"],
                 log=self._settings.logs_dir / "backup.log",
@@ -218,7 +225,7 @@ class Supervisor:
         write_service(
             self._settings,
             Service(
-                url=f"http://127.0.0.1:{self._settings.port}",
+                url=f"http://{self._settings.local_host}:{self._settings.port}",
                 ray_address=address,
                 dashboard_url=dashboard_url,
                 supervisor_pid=os.getpid(),
@@ -250,7 +257,7 @@ def _front(settings: Settings) -> Front | None:
         key=settings.tls_key,
         host=settings.tls_host,
         port=settings.tls_port,
-        service_port=settings.port,
+        service=f"{settings.local_host}:{settings.port}",
         folder=ray_temp_dir(settings) / "tls",
         log_file=settings.logs_dir / "tls.log",
     )
@@ -268,7 +275,7 @@ def node_is_alive(dashboard_url: str, settings: Settings) -> bool:
         f"{dashboard_url}/api/v0/nodes", headers={"Authorization": f"Bearer {token}"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with DIRECT.open(request, timeout=5) as answer:
             nodes = json.load(answer)["data"]["result"]["result"]
     except (urllib.error.URLError, OSError, ValueError, LookupError, TypeError):
         return False
@@ -306,7 +313,10 @@ def main() -> None:
             while not supervisor.stopping.wait(TEND_S):
                 try:
                     supervisor.tend()
-                except RaymillError as error:  # a Postgres that is killed while it starts is started again
+                except (
+                    RaymillError,
+                    OSError,
+                ) as error:  # a Postgres that is killed while it starts; a full disk
                     log.warning("%s: trying again", error)
         finally:
             log.info("stopping")

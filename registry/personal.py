@@ -1,8 +1,8 @@
 """Personal data: who is behind an account, sealed; all that is known of them, exported; and erased.
 
 Fields are sealed with AES-256-GCM under a data key of the subject's own, which is enveloped under a master key. To erase is to
-destroy that key: what was sealed with it, in audit rows and in backups too, is noise from then on, and not a row of the
-audit log has to change. The account stays, disabled and without a face, for the log names it.
+destroy that key: what was sealed with it, in audit rows too, is noise from then on, and not a row of the audit log has to
+change. Backups from before hold the key until they are deleted (docs/backups.md). The account stays, disabled and without a face, for the log names it.
 """
 
 from __future__ import annotations

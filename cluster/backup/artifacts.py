@@ -99,12 +99,10 @@ def put_all(files: Iterable[tuple[Path, FileDigest]], target: Path, *, link: boo
         source, file = one
         path = target / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        if link:
-            with contextlib.suppress(OSError):
-                os.link(source, path)
-                check(source, file)
-                return
-        copy_checked(source, path, file)
+        if link and _linked(source, path):
+            check(source, file)
+        else:
+            copy_checked(source, path, file)
 
     with ThreadPoolExecutor(DIGEST_THREADS) as threads:
         try:
@@ -113,6 +111,14 @@ def put_all(files: Iterable[tuple[Path, FileDigest]], target: Path, *, link: boo
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise
+
+
+def _linked(source: Path, path: Path) -> bool:
+    try:
+        os.link(source, path)
+    except OSError:
+        return False
+    return True
 
 
 def check(path: Path, file: FileDigest) -> None:
@@ -136,10 +142,13 @@ def copy_checked(source: Path, target: Path, file: FileDigest, *, flush: bool = 
     Raises:
         Tampered: it is missing or not what `file` says.
     """
-    if not source.is_file():
-        raise Tampered(f"{source} is missing: take another backup, or restore an older one")
     digest = hashlib.sha256()
-    with source.open("rb") as reading, target.open("wb") as writing:
+    try:
+        reading = source.open("rb")
+    except FileNotFoundError:
+        raise Tampered(f"{source} is missing: take another backup, or restore an older one") from None
+    target.unlink(missing_ok=True)  # it may be a link to what must not be written to
+    with reading, target.open("xb") as writing:
         while piece := reading.read(CHUNK_BYTES):
             digest.update(piece)
             writing.write(piece)

@@ -77,6 +77,9 @@ def prove(backup: Backup, *, scratch: Path | None = None, passphrase: str | None
     with alone(folder):
         sweep(folder)
         place = (scratch or folder) / f"{manifest.PROVING}{backup.manifest.name}"
+        if place.exists():  # of a proof that was killed
+            EmbeddedPostgres(place / "home" / "postgres").stop()
+            shutil.rmtree(place)
         make_folder(place)
         begun = time.monotonic()
         try:

@@ -28,6 +28,7 @@ BASE = "database/base.tar"
 WAL, AUDIT, KEYS = "wal/", "audit/", "keys/"
 RECOVERY_S = 24 * 3600.0
 
+REDO_END = re.compile(r"redo done at ([0-9A-F]+)/([0-9A-F]+)")
 LAST_COMMIT = re.compile(r"last completed transaction was at log time (\S+ \S+)")
 
 _HBA = """local all all scram-sha-256
@@ -84,7 +85,8 @@ def restore(
     try:
         make_folder(draft)
         _put(backup, draft, link=link)
-        keys.write_all(opened, draft / "keys")
+        if not link:  # what is thrown away needs no secrets, and is no place for them
+            keys.write_all(opened, draft / "keys")
         for path, name in received:
             shutil.copyfile(path, draft / "postgres" / "pg_wal" / name)
         until = _recover(draft, written, user, newest=newest, thrown_away=link)
@@ -151,8 +153,22 @@ def _recover(draft: Path, written: Manifest, user: SystemUser, *, newest: bool, 
             f"PostgreSQL does not recover {written.name}: {telling_line(done.stdout)}; "
             "see with `raymill backup verify` if it is whole, or restore an older one"
         )
+    if newest and not _reaches(done.stdout, written.lsn):
+        raise Unavailable(
+            f"the WAL that was received ends before {written.name} does: restore that to its own moment, without --newest"
+        )
     last = LAST_COMMIT.findall(done.stdout)
     return dt.datetime.fromisoformat(last[-1]).isoformat() if newest and last else written.moment
+
+
+def _reaches(told: str, lsn: str) -> bool:
+    """Whether a server that tells of its recovery got as far as that place in the WAL."""
+    ends = REDO_END.findall(told)
+    return bool(ends) and _place(*ends[-1]) >= _place(*lsn.split("/"))
+
+
+def _place(high: str, low: str) -> int:
+    return (int(high, 16) << 32) + int(low, 16)
 
 
 def _adopt(written: Manifest, password: str) -> str:

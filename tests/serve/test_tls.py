@@ -60,7 +60,7 @@ def behind(app: FastAPI, tmp_path: Path) -> Iterator[Behind]:
             key=made.key,
             host="127.0.0.1",
             port=port,
-            service_port=int(url.rpartition(":")[2]),
+            service=url.removeprefix("http://"),
             folder=folder / "tls",
             log_file=tmp_path / "tls.log",
         )
