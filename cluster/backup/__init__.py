@@ -4,7 +4,7 @@
     create      all of a backup, in a folder that is renamed at the end
     fence       one moment of the database: a snapshot and the place in the WAL that it belongs to
     wal         PostgreSQL's own `pg_basebackup` and `pg_receivewal`, and what their refusals mean
-    stream      the WAL as it is written, for those who want to lose a second at most
+    stream      the WAL as it is written, for what came after the newest backup
     tables      rows and digests of tables, in one statement each
     artifacts   their files: linked to an earlier backup's, or copied
     keys        public halves as they are, everything else sealed with a passphrase

@@ -135,12 +135,12 @@ def _one(
 
 def without_password(dsn: str) -> tuple[str, dict[str, str]]:
     """An address that others may read, and the environment that holds the rest."""
-    parts = conninfo_to_dict(dsn)
+    parts = {key: str(value) for key, value in conninfo_to_dict(dsn).items() if value is not None}
     password = parts.pop("password", None)
     return make_conninfo("", **{name: str(value) for name, value in parts.items()}), {
         **os.environ,
         "LC_ALL": "C",
-        **({"PGPASSWORD": str(password)} if password else {}),
+        **({"PGPASSWORD": password} if password else {}),
     }
 
 
