@@ -137,7 +137,7 @@ def without_password(dsn: str) -> tuple[str, dict[str, str]]:
     """An address that others may read, and the environment that holds the rest."""
     parts = {key: str(value) for key, value in conninfo_to_dict(dsn).items() if value is not None}
     password = parts.pop("password", None)
-    return make_conninfo("", **{name: str(value) for name, value in parts.items()}), {
+    return make_conninfo("", **parts), {
         **os.environ,
         "LC_ALL": "C",
         **({"PGPASSWORD": password} if password else {}),
