@@ -35,7 +35,7 @@ import psycopg
 from sqlalchemy import text
 
 from raymill.cluster.chaos_kinds import EFFECT
-from raymill.cluster.ray_head import free_ports
+from raymill.cluster.ray_head import DIRECT, free_ports
 from raymill.cluster.service import read_service
 from raymill.cluster.settings import Settings
 from raymill.cluster.supervisor import leftovers
@@ -268,7 +268,7 @@ class Chaos:
         deadline = time.monotonic() + SETTLE_S
         while True:
             try:
-                with urllib.request.urlopen(request, timeout=20) as answer:
+                with DIRECT.open(request, timeout=20) as answer:
                     return uuid.UUID(json.load(answer)["id"])
             except urllib.error.HTTPError as error:
                 if error.code < 500 and error.code not in {408, 429}:

@@ -28,6 +28,7 @@ from raymill.cluster.checks import Check, State
 from raymill.cluster.joining import cluster_token
 from raymill.cluster.listeners import Listener, in_container, listeners
 from raymill.cluster.port_checks import check_ports, judge_port, table
+from raymill.cluster.ray_head import DIRECT
 from raymill.cluster.service import read_service
 from raymill.cluster.settings import Settings
 from raymill.cluster.supervisor import leftovers
@@ -184,7 +185,7 @@ def check_ray(settings: Settings, *, running: bool) -> Iterator[Check]:
     headers = _authorization(settings)
     request = urllib.request.Request(f"{service.dashboard_url}/api/version", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        with DIRECT.open(request, timeout=TIMEOUT_S) as answer:
             version = json.load(answer).get("ray_version", "?")
     except (urllib.error.URLError, OSError, ValueError) as error:
         found = f"{service.dashboard_url} does not answer: {error}"

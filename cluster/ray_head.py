@@ -22,7 +22,7 @@ from raymill.cluster.settings import Settings, secret_file
 from raymill.registry.files import make_private
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Asks Ray, past any `http_proxy`, which neither reaches it nor should see its token."""
+"""Asks Ray and the service here, past any `http_proxy`, which neither reaches them nor should see their keys."""
 
 SERVE_ENVIRONMENT = {
     # HAProxy in front of Serve, tuned for throughput: 15 times the requests of Serve's own proxy (docs/architecture.md).

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from raymill.cluster import processes
 from raymill.cluster.joining import require_database
+from raymill.cluster.ray_head import DIRECT
 from raymill.cluster.service import read_service
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Conflict, NotFound, RaymillError, Unavailable
@@ -100,7 +101,7 @@ def _refuse_taken_port(port: int) -> None:
 def _ready(settings: Settings) -> str | None:
     try:
         url = read_service(settings).url
-        with urllib.request.urlopen(f"{url}/readyz", timeout=2):
+        with DIRECT.open(f"{url}/readyz", timeout=2):
             return url
     except (NotFound, urllib.error.URLError, OSError, ValueError):
         return None
