@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from raymill.client.cli.output import Tree, size, when
+from raymill.client.cli.output import Tree, when
 from raymill.client.types import Artifact, Dataset, Lineage, Promotion, Quantization
+from raymill.registry.sizes import size
 
 SHOWN_DIGITS = 16
 """Of a digest; `--json` has all 64."""

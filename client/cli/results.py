@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from raymill.client.cli.given import dollars
-from raymill.client.cli.output import size
 from raymill.client.types import Job, JsonObject
+from raymill.registry.sizes import size
 
 HIDDEN = frozenset({"digest", "artifact", "adapter", "seconds", "format"})
 

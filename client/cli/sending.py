@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from raymill.client.cli.output import say, size
+from raymill.client.cli.output import say
 from raymill.client.dataset_types import UPLOAD
 from raymill.client.settings import LOOPBACK
+from raymill.registry.sizes import size
 
 if TYPE_CHECKING:
     from raymill.client.sdk import Raymill

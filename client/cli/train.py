@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raymill.client.cli.app import DEFAULT_LIMIT, Json, Limit, connect, new_app
-from raymill.client.cli.output import NOTHING, image_format, out, out_json, say, size, table
+from raymill.client.cli.output import NOTHING, image_format, out, out_json, say, table
 from raymill.client.cli.run import DryRun, NoWait, RecipeFile
 from raymill.policies.errors import Invalid, RaymillError
+from raymill.registry.sizes import size
 
 if TYPE_CHECKING:
     from raymill.client.run_types import Run, RunComparison, RunDetail, RunExport

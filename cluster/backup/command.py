@@ -24,6 +24,7 @@ from raymill.cluster.backup.schedule import take_next
 from raymill.cluster.processes import give_way
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Invalid, RaymillError
+from raymill.registry.sizes import size
 
 Shown = tuple[dict[str, Any], str]
 """A result for programs, and for people."""
@@ -41,7 +42,7 @@ def list_all(settings: Settings, arguments: argparse.Namespace) -> Shown:
     for backup in there:
         written, proof = backup.manifest, backup.proof
         rows.append(
-            f"{written.name:<18}{_size(written.size_bytes):>10}{_size(written.copied_bytes):>10}{written.rows:>10}  "
+            f"{written.name:<18}{size(written.size_bytes):>10}{size(written.copied_bytes):>10}{written.rows:>10}  "
             f"{len(written.artifacts):<11}{'sealed' if written.sealed_keys else '-':<8}{proof['at'] if proof else 'never'}"
         )
     rows += [f"{path.name:<18} damaged: its manifest cannot be read" for path in damaged]
@@ -59,7 +60,7 @@ def verify_one(settings: Settings, arguments: argparse.Namespace) -> Shown:
     backup = manifest.find(_folder(settings, arguments.folder), arguments.backup)
     read = verify(backup)
     shown = {"backup": backup.manifest.name, "ok": True, "bytes": read}
-    return shown, f"{backup.manifest.name} is whole: {_size(read)} read; `raymill backup prove` restores it"
+    return shown, f"{backup.manifest.name} is whole: {size(read)} read; `raymill backup prove` restores it"
 
 
 def prove_one(settings: Settings, arguments: argparse.Namespace) -> Shown:
@@ -183,7 +184,7 @@ def _facts(backup: Backup) -> dict[str, Any]:
 def _told(backup: Backup) -> str:
     written = backup.manifest
     lines = [
-        f"{backup.path}: {_size(written.size_bytes)}, of which {_size(written.copied_bytes)} are new, in {written.took_s:.1f} s",
+        f"{backup.path}: {size(written.size_bytes)}, of which {size(written.copied_bytes)} are new, in {written.took_s:.1f} s",
         f"As of {written.moment}: {written.rows} rows in {len(written.tables)} tables, {len(written.artifacts)} artifacts; "
         f"writers waited {written.writers_waited_s * 1000:.0f} ms at most",
     ]
@@ -199,7 +200,7 @@ def _proof_told(proof: Proof) -> str:
     linked = ", linked" if proof.artifacts_linked else ""
     lines = [
         f"{proof.backup} {'restored and equal' if proof.ok else 'restored and NOT EQUAL'}: {proof.rows} rows in "
-        f"{proof.tables} tables, {proof.artifacts} artifacts ({_size(proof.artifact_bytes)}{linked}), "
+        f"{proof.tables} tables, {proof.artifacts} artifacts ({size(proof.artifact_bytes)}{linked}), "
         f"{proof.audit_rows} rows of the audit log, {proof.audit_vouched} of them vouched for by a signed root",
         f"RPO {proof.rpo_s:.1f} s: what was committed since {proof.moment} is not in it",
         f"RTO {proof.rto_s:.1f} s until the database answered, {proof.compare_s:.1f} s more to compare",
@@ -212,12 +213,3 @@ def _proof_told(proof: Proof) -> str:
         )
         lines.append(f"Private and master keys: {said}")
     return "\n".join([*lines, *(f"- {each}" for each in proof.differences)])
-
-
-def _size(count: float) -> str:
-    value, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

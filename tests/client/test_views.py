@@ -12,9 +12,10 @@ import pytest
 from raymill.client.cli.board import Board
 from raymill.client.cli.follow import draw, final_table
 from raymill.client.cli.lineage import lineage_tree
-from raymill.client.cli.output import Tree, duration, size, table
+from raymill.client.cli.output import Tree, duration, table
 from raymill.client.cli.results import scores, summary
 from raymill.client.types import Job, JobEvent, Lineage, Pipeline
+from raymill.registry.sizes import size
 
 START = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 
