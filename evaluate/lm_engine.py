@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from lm_eval.models.utils import (
 )
 from torch import Tensor
 
+from raymill.evaluate.lookahead import LONGEST, Lookahead
 from raymill.evaluate.prefix_model import PrefixModel, own_window, proves_itself, stacked
 from raymill.evaluate.prefix_packs import Pack, Wanted
 from raymill.evaluate.shared_attention import SharedCache
@@ -160,33 +161,65 @@ class PrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
                 shared.extend(model.layers(pack.ends[0][1][:common]))
 
         model.read(wanted, on_pack)
-        numbers = [each.number for each in wanted]
         depths_B = torch.tensor([len(each.tokens) for each in wanted], device=self.device)
-        cache_ = SharedCache(shared, stacked(own), depths_B - common, most)
+        cache = SharedCache(shared, stacked(own), depths_B - common, most + LONGEST)
         own.clear()
-        ends = self._ends()
-        stops = [
+        answers = [
+            Answering(each.number, Lookahead([*each.tokens.tolist(), token]), [token])
+            for each, token in zip(wanted, first, strict=True)
+        ]
+        ends, stops = self._ends(), self._stops(until)
+        over = [self._over(answer.tokens, ends, stops, most) for answer in answers]
+        while True:
+            yield from (
+                (answer.number, answer.tokens) for answer, ended in zip(answers, over, strict=True) if ended
+            )
+            if all(over):
+                return
+            if any(over):
+                kept = [place for place, ended in enumerate(over) if not ended]
+                answers = [answers[place] for place in kept]
+                rows_B = torch.tensor(kept, device=self.device)
+                cache.keep(rows_B)
+                depths_B = depths_B[rows_B]
+            drafts = [answer.ahead.draft(most - len(answer.tokens) - 1) for answer in answers]
+            asked = [[answer.tokens[-1], *draft] for answer, draft in zip(answers, drafts, strict=True)]
+            likeliest = iter(model.write(asked, depths_B, cache).argmax(dim=-1).tolist())
+            counts, over = [], []
+            for answer, draft in zip(answers, drafts, strict=True):
+                found = list(islice(likeliest, len(draft) + 1))
+                right = agreeing(draft, found)
+                answer.ahead.learn(len(draft), right)
+                answer.ahead.add(found[: right + 1])
+                counts.append(right + 1)
+                over.append(self._goes_on(answer.tokens, found[: right + 1], ends, stops, most))
+            counts_B = torch.tensor(counts, device=self.device)
+            cache.accept(counts_B)
+            depths_B = depths_B + counts_B
+
+    def _goes_on(
+        self,
+        answer: list[int],
+        tokens: Sequence[int],
+        ends: frozenset[int],
+        stops: list[tuple[str, int]],
+        most: int,
+    ) -> bool:
+        """Add tokens to an answer up to its end; True when it is over."""
+        for token in tokens:
+            answer.append(token)
+            if self._over(answer, ends, stops, most):
+                return True
+        return False
+
+    def _over(self, answer: list[int], ends: frozenset[int], stops: list[tuple[str, int]], most: int) -> bool:
+        return len(answer) == most or answer[-1] in ends or self._stopped(answer, stops)
+
+    def _stops(self, until: list[str]) -> list[tuple[str, int]]:
+        """Each stop, and in how many of the last tokens it is looked for."""
+        return [
             (stop, len(self.tokenizer.encode(stop, add_special_tokens=False)) + 2) for stop in until if stop
         ]
-        written: list[list[int]] = [[token] for token in first]
-        tokens_B = torch.tensor(first, device=self.device)
-        for step in range(1, most + 1):
-            over = [step == most or row[-1] in ends or self._stopped(row, stops) for row in written]
-            if any(over):
-                for number, row, ended in zip(numbers, written, over, strict=True):
-                    if ended:
-                        yield number, row
-                if all(over):
-                    return
-                kept = [place for place, ended in enumerate(over) if not ended]
-                numbers, written = [numbers[place] for place in kept], [written[place] for place in kept]
-                rows_B = torch.tensor(kept, device=self.device)
-                cache_.keep(rows_B)
-                tokens_B, depths_B = tokens_B[rows_B], depths_B[rows_B]
-            tokens_B = model.step(tokens_B, depths_B, cache_).argmax(dim=-1)
-            depths_B = depths_B + 1
-            for row, token in zip(written, tokens_B.tolist(), strict=True):
-                row.append(token)
 
     def _ends(self) -> frozenset[int]:
         """Tokens behind which an answer is over."""
@@ -199,6 +232,22 @@ class PrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         return any(
             stop in self.tok_decode(row[-window:], skip_special_tokens=False) for stop, window in stops
         )
+
+
+class Answering(NamedTuple):
+    """An answer that is being written."""
+
+    number: int
+    ahead: Lookahead
+    tokens: list[int]
+
+
+def agreeing(draft: Sequence[int], found: Sequence[int]) -> int:
+    """How many tokens of a draft are those that were found in its places."""
+    right = 0
+    while right < len(draft) and draft[right] == found[right]:
+        right += 1
+    return right
 
 
 def in_order(wanted: Sequence[Wanted]) -> list[Wanted]:

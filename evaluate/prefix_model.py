@@ -66,21 +66,26 @@ class PrefixModel:
         return [(layer.keys[:, :, chosen], layer.values[:, :, chosen]) for layer in self.cache.layers]
 
     @torch.inference_mode()
-    def step(self, tokens_B: Tensor, depths_B: Tensor, cache: SharedCache) -> Tensor:
-        """logits_BV behind one more token of each sequence, which stands at `depths_B`."""
+    def write(self, tokens: Sequence[Sequence[int]], depths_B: Tensor, cache: SharedCache) -> Tensor:
+        """logits_NV behind each of the tokens that sequences go on with, the first of which stand at `depths_B`.
+
+        The cache has room for them, and keeps what it is then told to `accept`.
+        """
+        counts_B = torch.tensor([len(each) for each in tokens], device=self.device)
+        cache.begin(counts_B)
+        depths_N = depths_B[cache.rows_N] + cache.steps_N
         with attention(self.model, NAME):
             out = self.model(
-                input_ids=tokens_B[:, None],
-                position_ids=depths_B[:, None],
-                attention_mask=cache.mask_B11T(),
+                input_ids=self._row([token for each in tokens for token in each]),
+                position_ids=depths_N[None],
+                # Of four dimensions it is handed through, so no other mask is made; the cache knows what is seen.
+                attention_mask=torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.device),
                 past_key_values=cache,
                 use_cache=True,
                 shared_cache=cache,
-                logits_to_keep=1,
             )
-        cache.step()
-        logits_BV: Tensor = out.logits[:, -1]
-        return logits_BV
+        logits_NV: Tensor = out.logits[0]
+        return logits_NV
 
     def _row(self, values: list[int]) -> Tensor:
         return torch.tensor([values], device=self.device)
@@ -117,7 +122,7 @@ def own_window(model: Any) -> int | None:
 
 
 def proves_itself(model: Any) -> bool:
-    """Whether a small walk and one step behind it give the logits that the plain model gives.
+    """Whether a small walk and two tokens more behind it give the logits that the plain model gives.
 
     Not all models attend to what a mask says (recurrent ones, positions in the attention), so this is tried.
     """
@@ -129,8 +134,8 @@ def proves_itself(model: Any) -> bool:
     sequences.sort()
     try:
         apart = [_plain(model, sequence) for sequence in sequences]
-        together, stepped = _walked(model, sequences)
-        behind = [_plain(model, [*sequence, 1])[-1] for sequence in sequences]
+        together, written = _walked(model, sequences)
+        behind = [_plain(model, [*sequence, 1, 2])[-2:] for sequence in sequences]
     except (
         AttributeError,
         AssertionError,
@@ -142,8 +147,8 @@ def proves_itself(model: Any) -> bool:
         ValueError,
     ):
         return False  # the model knows another cache, or takes other arguments
-    wanted = torch.cat([*[logits[-3:] for logits in apart], torch.stack(behind)]).float()
-    found = torch.cat([*together, stepped]).float()
+    wanted = torch.cat([*[logits[-3:] for logits in apart], *behind]).float()
+    found = torch.cat([*together, written]).float()
     return bool((wanted - found).abs().max() <= PROOF_TOLERANCE[model.dtype] * wanted.abs().max())
 
 
@@ -154,7 +159,7 @@ def _plain(model: Any, sequence: list[int]) -> Tensor:
 
 
 def _walked(model: Any, sequences: list[list[int]]) -> tuple[list[Tensor], Tensor]:
-    """The logits at the last three tokens of each sequence, and those behind one token more, which is 1."""
+    """The logits at the last three tokens of each sequence, and those behind two tokens more, 1 and 2."""
     runner = PrefixModel(model)
     runner.walk.new_tokens = 22  # two packs, so that a path is kept
     found: list[Tensor] = []
@@ -174,9 +179,8 @@ def _walked(model: Any, sequences: list[list[int]]) -> tuple[list[Tensor], Tenso
     ]
     runner.read(wanted, on_pack)
     lengths = torch.tensor([len(sequence) - common for sequence in sequences], device=model.device)
-    cache = SharedCache(shared, stacked(own), lengths, 1)
-    ones = torch.ones(len(sequences), dtype=torch.long, device=model.device)
-    return found, runner.step(ones, lengths + common, cache)
+    cache = SharedCache(shared, stacked(own), lengths, 2)
+    return found, runner.write([[1, 2]] * len(sequences), lengths + common, cache)
 
 
 def stacked(parts: Sequence[list[tuple[Tensor, Tensor]]]) -> list[tuple[Tensor, Tensor]]:
