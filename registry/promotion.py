@@ -80,6 +80,10 @@ class Case:
     canary: CanaryConfig | None = None
     """What it is tried by before the alias moves; None: as the environment says."""
 
+    canary_needed: bool = True
+    """Where there is nothing to compare a canary with it is refused; else the alias then moves at once, as it does with an
+    environment's."""
+
 
 def gather(session: Session, llm: str, number: int, alias: str, require: JsonObject) -> Case:
     """Collect what is known of a version.
@@ -216,7 +220,7 @@ def record(
     environment = environment_of(session, case.alias)
     needed = environment.approvals if case.leaves is None else 0
     waits = decision.allowed and needed > 0
-    if case.canary is not None and decision.allowed:
+    if case.canary is not None and case.canary_needed and decision.allowed:
         canaries.check_possible(session, version, case.alias)
     promotion = Promotion(
         version_id=version.id,
