@@ -28,6 +28,7 @@ from raymill.evaluate.config import (
 )
 from raymill.evaluate.quantize_config import QuantizeConfig
 from raymill.policies.errors import Invalid
+from raymill.registry.canary_config import CanaryConfig
 from raymill.serve.llm.config import ServeConfig
 from raymill.train.config import ImportConfig, PretrainConfig, TrainConfig
 from raymill.train.dataset_config import DatasetConfig, files_of
@@ -110,6 +111,10 @@ class PromoteConfig(Section):
 
     require: dict[str, Gate] = Field(default_factory=dict)
     """Task -> gate. Every task must be one that `evaluate` measures."""
+
+    canary: CanaryConfig | None = None
+    """What the version is tried by before the alias moves, where something answers for that. None: as the environment
+    says."""
 
 
 class Recipe(Section):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from sqlalchemy.orm import Session
@@ -14,6 +15,7 @@ from raymill.policies.engine import Decision
 from raymill.policies.errors import Denied, Unavailable
 from raymill.registry import catalog, deployments, promotion, requests
 from raymill.registry.audit import SYSTEM, Actor
+from raymill.registry.canary_config import CanaryConfig
 from raymill.registry.tables import Deployment, DeploymentState, Job, JsonObject, Pipeline, PromotionState
 
 DEPLOY_TIMEOUT_S = 900.0
@@ -21,10 +23,10 @@ POLL_S = 0.5
 
 
 def run_promote(context: JobContext) -> Outcome:
-    """Decide, sign and move the alias. Config: `to`, `require`.
+    """Decide, sign and move the alias. Config: `to`, `require`, and `canary` where the recipe asks for one.
 
-    Where the environment asks for approvals, what is made is a request that waits for them; where it asks for a canary,
-    the alias moves when that has done well. The result says `pending` of both.
+    Where the environment asks for approvals, what is made is a request that waits for them; where the recipe or the
+    environment asks for a canary, the alias moves when that has done well. The result says `pending` of both.
 
     Raises:
         Conflict: the alias is frozen, or the version has not been where the environment wants it first.
@@ -44,7 +46,10 @@ def run_promote(context: JobContext) -> Outcome:
 
 def register_promotion(session: Session, job: Job, result: JsonObject) -> None:
     """Effects of `promote`: the decision, the signatures and the alias's move, or the request for it, commit with the job."""
-    register_decision(session, job, result, _creator(session, job))
+    asked = job.config.get("canary")
+    canary = CanaryConfig.model_validate(asked) if asked is not None else None
+    case = replace(_case(session, result), canary=canary, canary_needed=False)
+    register_decision(session, job, result, _creator(session, job), case)
 
 
 def decided(
@@ -96,9 +101,7 @@ def register_decision(
     Args:
         case: what was decided, where it is no promotion of `result["version"]` with its `require`.
     """
-    case = case or promotion.gather(
-        session, result["llm"], result["version"], result["alias"], result["require"]
-    )
+    case = case or _case(session, result)
     # What was decided on, also if a score came since.
     decision = Decision(
         allowed=True,
@@ -112,6 +115,10 @@ def register_decision(
     result["pending"] = row.state is not PromotionState.DECIDED
     if row.state is PromotionState.CANARY:
         result["canary"] = True
+
+
+def _case(session: Session, result: JsonObject) -> promotion.Case:
+    return promotion.gather(session, result["llm"], result["version"], result["alias"], result["require"])
 
 
 def run_deploy(context: JobContext) -> Outcome:

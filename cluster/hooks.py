@@ -158,7 +158,8 @@ def run_promote(context: JobContext) -> Outcome:
 
 
 def run_rollback(context: JobContext) -> Outcome:
-    """Move the alias back to the version before, when it is at the version that the pipeline made.
+    """Move the alias back to the version before, when it is at the version that the pipeline made; a canary of it ends, and
+    the alias stays.
 
     Else there is nothing to take back, and the job says so and succeeds. Policy and signature must hold for the earlier
     version today (`promotion.rollback_of`).
@@ -168,18 +169,26 @@ def run_rollback(context: JobContext) -> Outcome:
         Denied, Tampered: as `run_promote`.
     """
 
-    def gather(session: Session) -> tuple[Hook, promotion.Case | str, int]:
+    def gather(session: Session) -> tuple[Hook, promotion.Case | JsonObject, int]:
         hook = _hook(session, context.config)
-        alias = hook.config["alias"]
+        alias, note = hook.config["alias"], f"hook {hook.name}"
         made = _made(session, _pipeline_id(context))
         row = session.get(Alias, (made.llm_id, alias)) if made is not None else None
+        if made is not None and row is not None:
+            # Done here and not when the job ends: it takes no decision, and a job that is tried again finds none.
+            actor, llm = Actor(name=hook.created_by), made.llm.name
+            ended = promotion.take_back_canary(session, llm, alias, actor, note, of=made.id)
+            if ended is not None:
+                return hook, {"ended_canary": str(ended.id), "version": made.number}, 0
+            row = aliases.find_alias(session, llm, alias)  # a canary may have moved it before we had the turn
         if made is None or row is None or row.version_id != made.id:
-            return hook, f"{alias} is not at a version that pipeline {context.config['pipeline_id']} made", 0
-        return hook, promotion.rollback_of(session, made.llm.name, alias, f"hook {hook.name}"), made.number
+            why = f"{alias} is not at a version that pipeline {context.config['pipeline_id']} made"
+            return hook, {"skipped": why}, 0
+        return hook, promotion.rollback_of(session, made.llm.name, alias, note), made.number
 
     hook, case, leaves = context.database.patiently(gather)
-    if isinstance(case, str):
-        return Outcome(result={"digest": _digest(context), "hook": hook.name, "skipped": case})
+    if isinstance(case, dict):
+        return Outcome(result={"digest": _digest(context), "hook": hook.name, **case})
     return _decided(context, hook, case, {}, leaves=leaves)
 
 

@@ -1,9 +1,10 @@
 """Looking at canaries: what both versions' requests say, and what follows: wait, a greater share, the move, the end.
 
-A look reads the usage records of the share that runs, decides by `policies/canary.py`, and changes rows in the same
-transaction. It is asked for by the loop of triggers every second; when a canary is due is in its row, so any number of
-processes may look, and one that is killed leaves nothing half done. A look at a long canary costs more, so looks become
-rarer with its age.
+A look reads the usage records of the share that runs, and holds up nobody meanwhile: reading may take seconds, and who
+freezes an alias is in a hurry. Then it has the turn of the model's aliases, sees that nothing has moved, decides by
+`policies/canary.py`, and changes rows in that transaction. It is asked for by the loop of triggers every second; when a
+canary is due is in its row, so any number of processes may look, and one that is killed leaves nothing half done. A look at
+a long canary costs more, so looks become rarer with its age.
 """
 
 from __future__ import annotations
@@ -82,6 +83,16 @@ class Measured(NamedTuple):
     current: Side
 
 
+class Seen(NamedTuple):
+    """What a look reads before it has the turn."""
+
+    mark: tuple[object, ...]
+    """Of the share and the look before: what was read counts while they are the same."""
+
+    found: Measured
+    drift: str | None
+
+
 def due(database: Database) -> int:
     """Look at each canary whose time has come. Returns how many have gone on or ended."""
     with database.transaction() as session:
@@ -90,7 +101,7 @@ def due(database: Database) -> int:
     gone_on = 0
     for each in waiting:
         try:
-            gone_on += database.patiently(partial(look, promotion_id=each))
+            gone_on += look(database, each)
         except (
             Exception
         ):  # one that cannot be looked at keeps no other from its look, and no trigger from firing
@@ -98,17 +109,33 @@ def due(database: Database) -> int:
     return gone_on
 
 
-def look(session: Session, promotion_id: uuid.UUID) -> bool:
+def look(database: Database, promotion_id: uuid.UUID) -> bool:
     """One look at one canary, and what follows from it. Returns whether anything did."""
+    seen = database.patiently(partial(_see, promotion_id=promotion_id))
+    return seen is not None and database.patiently(partial(_follow, promotion_id=promotion_id, seen=seen))
+
+
+def _see(session: Session, promotion_id: uuid.UUID) -> Seen | None:
+    """None: it runs no more, or another process was first."""
+    row = session.get(Canary, promotion_id)
+    if row is None or row.ended_at is not None or not _is_due(row, clock(session)):
+        return None
+    return Seen(_mark(row), measure(session, row), _drift(session, row, canaries.config_of(row)))
+
+
+def _mark(row: Canary) -> tuple[object, ...]:
+    return row.step, row.step_at, row.looks, row.looked_at
+
+
+def _follow(session: Session, promotion_id: uuid.UUID, seen: Seen) -> bool:
     row = _in_turn(session, promotion_id)
-    now = clock(session)
-    if row is None or not _is_due(row, now):  # another process was first
+    if row is None or _mark(row) != seen.mark:  # it ended meanwhile, or another process was first
         return False
-    found = measure(session, row)
+    now, found = clock(session), seen.found
     config, elapsed_s = canaries.config_of(row), canaries.elapsed_s(row, now)
     row.measured, row.looked_at = {side: asdict(each) for side, each in found._asdict().items()}, now
     bounds = bounds_of(config)
-    why = [reason for reason in (rule.hopeless(found.canary, bounds), _drift(session, row, config)) if reason]
+    why = [reason for reason in (rule.hopeless(found.canary, bounds), seen.drift) if reason]
     fewest = min(found.canary.requests, found.current.requests)
     enough = fewest >= config.min_requests
     timely = elapsed_s >= config.for_s and row.state is CanaryState.RUNNING

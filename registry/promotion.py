@@ -80,6 +80,10 @@ class Case:
     canary: CanaryConfig | None = None
     """What it is tried by before the alias moves; None: as the environment says."""
 
+    canary_needed: bool = True
+    """Where there is nothing to compare a canary with it is refused; else the alias then moves at once, as it does with an
+    environment's."""
+
 
 def gather(session: Session, llm: str, number: int, alias: str, require: JsonObject) -> Case:
     """Collect what is known of a version.
@@ -216,7 +220,7 @@ def record(
     environment = environment_of(session, case.alias)
     needed = environment.approvals if case.leaves is None else 0
     waits = decision.allowed and needed > 0
-    if case.canary is not None and decision.allowed:
+    if case.canary is not None and case.canary_needed and decision.allowed:
         canaries.check_possible(session, version, case.alias)
     promotion = Promotion(
         version_id=version.id,
@@ -334,13 +338,37 @@ def roll_back(
     """
     # Once: were its answer lost and it tried again, no canary would be there, and the alias would go back as well.
     with database.transaction() as session:
-        ended = _end_canary(session, llm, alias, actor, note)
+        ended = take_back_canary(session, llm, alias, actor, note)
     if ended is not None:
         return ended
     case = database.patiently(lambda session: rollback_of(session, llm, alias, note))
     envelopes = sign(case, store, keys_dir)
     decision = decide(case, envelopes, store)
     return database.patiently(lambda session: record(session, case, decision, envelopes, actor))
+
+
+def take_back_canary(
+    session: Session, llm: str, alias: str, actor: Actor, note: str | None, *, of: uuid.UUID | None = None
+) -> Promotion | None:
+    """End the alias's canary, where one runs: that is then what a roll back takes back, and the alias stays.
+
+    Args:
+        of: only where this version is what tries itself.
+
+    Returns:
+        The promotion that it was of.
+
+    Raises:
+        NotFound: there is no such alias.
+    """
+    at = aliases.alias_in_turn(session, llm, alias)
+    row = canaries.running_at(session, at.llm_id, alias)
+    if row is None or of not in {None, row.version_id}:
+        return None
+    why = f"rolled back by {actor.name}" + (f": {note}" if note else "")
+    ended = canaries.end(session, at.llm_id, alias, why, actor)
+    notify(session, aliases.ALIAS_CHANNEL, llm)
+    return ended
 
 
 def promote(
@@ -389,15 +417,6 @@ def _canary_of(case: Case, environment: Environment) -> JsonObject | None:
     if case.leaves is not None:
         return None
     return case.canary.model_dump(mode="json") if case.canary is not None else environment.canary
-
-
-def _end_canary(session: Session, llm: str, alias: str, actor: Actor, note: str | None) -> Promotion | None:
-    at = aliases.alias_in_turn(session, llm, alias)
-    why = f"rolled back by {actor.name}" + (f": {note}" if note else "")
-    ended = canaries.end(session, at.llm_id, alias, why, actor)
-    if ended is not None:
-        notify(session, aliases.ALIAS_CHANNEL, llm)
-    return ended
 
 
 def _what(version: LlmVersion) -> str:

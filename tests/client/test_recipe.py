@@ -189,6 +189,8 @@ def test_training_only_drops_what_comes_after_training_and_changes_nothing_else(
         ("promote.require", {"heldout_exact_match": {"at_least": "high"}}, "promote.require.heldout_exact_match.at_least: must be a number, got 'high'", "promote.require.heldout_exact_match.at_least"),
         ("promote.require", {"heldout_exact_match": {"at_least": 0.9, "at_most": 0.1}}, "promote.require.heldout_exact_match: at_least 0.9 is above at_most 0.1", "promote.require.heldout_exact_match"),
         ("promote.require", {"heldout_exact_match": {"not_significantly_worse_than": True}}, "promote.require.heldout_exact_match.not_significantly_worse_than: must be text, got true", "promote.require.heldout_exact_match.not_significantly_worse_than"),
+        ("promote.canary", {"steps": [0.5, 0.1]}, "promote.canary: steps is [0.5, 0.1]: each must be greater than the one before", "promote.canary"),
+        ("promote.canary", {"min_request": 5}, "promote.canary.min_request: unknown key; did you mean min_requests?", "promote.canary.min_request"),
         ("promote", None, "serve: needs promote", "serve"),
         ("evaluate", None, "promote.require.heldout_exact_match: is not measured, there is no evaluate section", "promote.require.heldout_exact_match"),
         ("serve.engine", "tgi", "serve.engine: must be 'vllm' or 'llama_cpp', got 'tgi'", "serve.engine"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,37 @@ def test_a_recipe_in_an_environment_with_canaries_ends_with_one_that_serves_as_i
         (row,) = canaries.running(session)
         assert (row.version.number, row.promotion.serving) == (number, {"engine": "vllm"})
         assert session.scalars(select(Alias)).one().version.number == 1
+
+
+def test_a_recipe_that_asks_for_a_canary_itself_ends_with_one_where_something_answers(world: World) -> None:
+    wanted = {"steps": [0.2, 0.5], "min_requests": 20, "limits": {"error_rate": 0.05}}
+    promote = replace(STEPS[0], config={**STEPS[0].config, "canary": wanted})
+
+    def run(number: int) -> dict[str, Any]:
+        with world.database.transaction() as session:
+            version = session.scalars(select(LlmVersion).where(LlmVersion.number == number)).one()
+        make_pipeline(world.database, promote, name="support-triage")
+        done = run_step(world, train={"artifact": version.artifact_name})
+        assert done.result is not None, done.error
+        return done.result
+
+    assert (
+        run(world.make_version())["pending"] is False
+    )  # nothing answers: there is nothing to compare it with
+    world.serve()
+    with world.database.transaction() as session:
+        deployed = session.scalars(select(Deployment)).one()
+        deployed.serving_version_id = session.scalars(select(Alias)).one().version_id
+        settings: dict[str, Any] = {"roles": ["approver"], "after": None, "expires_after_s": 60}
+        environments.set_environment(
+            session, "production", ADA, approvals=0, canary=CanaryConfig(share=0.9), **settings
+        )
+    number = world.make_version()
+    begun = run(number)
+    assert (begun["pending"], begun["canary"]) == (True, True)
+    with world.database.transaction() as session:
+        (row,) = canaries.running(session)
+        assert (row.version.number, canaries.config_of(row)) == (number, CanaryConfig.model_validate(wanted))
 
 
 def test_a_request_that_was_rejected_meanwhile_fails_the_step_that_serves(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,10 +21,22 @@ from raymill.cluster.attempt import Attempt
 from raymill.cluster.kinds import KINDS
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Invalid, Unavailable
-from raymill.registry import aliases, hooks, jobs, promotion, webhooks
+from raymill.registry import aliases, canaries, deployments, hooks, jobs, promotion, webhooks
+from raymill.registry.canary_config import CanaryConfig
 from raymill.registry.database import Database
 from raymill.registry.jobs import ErrorClass
-from raymill.registry.tables import Alias, AliasMove, Job, JobState, LlmVersion, Promotion, TriggerEvent
+from raymill.registry.tables import (
+    Alias,
+    AliasMove,
+    DeploymentState,
+    Job,
+    JobState,
+    LlmVersion,
+    Pipeline,
+    Promotion,
+    PromotionState,
+    TriggerEvent,
+)
 
 
 @dataclass
@@ -308,6 +321,62 @@ def test_an_alias_goes_back_only_from_the_version_that_the_pipeline_made(
         moves = session.scalars(select(AliasMove).order_by(AliasMove.id)).all()
         numbers = [session.get_one(LlmVersion, move.version_id).number for move in moves]
     assert numbers == [first, second, first]
+
+
+def test_a_canary_of_the_version_that_the_pipeline_made_is_what_goes_back(
+    world: World, settings: Settings
+) -> None:
+    assert world.promote(world.make_version()).allowed
+    second = world.make_version()
+    assert world.promote(second).allowed
+    world.serve()
+    add(world.database, settings, "pipeline.succeeded", action="rollback", name="back")
+    third = world.make_version()
+    answers(world)
+    asked = try_out(world, third)
+    job = act(world.database, settings)
+    assert (job.state, job.error) == (JobState.SUCCEEDED, None)
+    assert job.result is not None
+    assert (job.result["ended_canary"], job.result["version"]) == (str(asked), third)
+    assert alias_at(world) == second
+    with world.database.transaction() as session:
+        row = session.get_one(Promotion, asked)
+        assert (row.state, row.note) == (PromotionState.ABORTED, "rolled back by ada: hook back")
+        second_run = session.scalars(select(Pipeline).order_by(Pipeline.id)).all()[1]
+        hooks.after_pipeline(session, second_run)
+    asked = try_out(
+        world, third
+    )  # beside the version that goes back now: it has nothing to be compared with any more
+    job = act(world.database, settings)
+    assert (job.state, alias_at(world)) == (JobState.SUCCEEDED, 1)
+    with world.database.transaction() as session:
+        row = session.get_one(Promotion, asked)
+        told = "the alias was moved to version 1 meanwhile"
+        assert (row.state, row.note, canaries.running(session)) == (PromotionState.ABORTED, told, [])
+
+
+def answers(world: World) -> None:
+    """What the alias is at is served."""
+    with world.database.transaction() as session:
+        at = session.scalars(select(Alias)).one()
+        deployments.report(session, at.llm_id, at.name, DeploymentState.READY, at.version_id, "")
+
+
+def try_out(world: World, number: int) -> uuid.UUID:
+    """A canary, by its promotion."""
+    asked = promotion.promote(
+        world.database,
+        world.store,
+        world.keys_dir,
+        llm="support-triage",
+        number=number,
+        alias="production",
+        require={},
+        actor=ADA,
+        canary=CanaryConfig(share=0.1),
+    )
+    assert asked.state is PromotionState.CANARY
+    return asked.id
 
 
 def test_a_promotion_that_comes_while_a_roll_back_is_decided_stays(

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
+from sqlalchemy.orm import Session
 from tests.registry.making import ADA, World
 from tests.registry.using import usage
 
@@ -281,6 +282,24 @@ def test_freezing_rolling_back_and_other_promotions_end_it(world: World) -> None
             assert row.trial is None or (row.trial.ended_at is None) == (row.state is PromotionState.CANARY)
         assert len(canaries.running(session)) <= 1
         audit.verify(session)
+
+
+def test_a_look_holds_up_nobody_while_it_measures(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial(world)
+    trial.answers("current", 20)
+    trial.answers("canary", 20)  # it would advance
+    measure = canary_looks.measure
+
+    def freeze_meanwhile(session: Session, row: Canary) -> canary_looks.Measured:
+        found = measure(session, row)
+        with world.database.transaction() as other:
+            other.execute(text("SET LOCAL lock_timeout = '5s'"))
+            aliases.freeze(other, LLM, "production", GRACE, "an incident")
+        return found
+
+    monkeypatch.setattr(canary_looks, "measure", freeze_meanwhile)
+    assert (trial.look(), trial.at(), trial.moves()) == ("aborted", 1, 1)
+    assert trial.note() == f"{LLM}@production was frozen by grace: an incident"
 
 
 def race(trial: Trial) -> None:
