@@ -118,7 +118,7 @@ bench-train: $(STAMP) ## Measure training beside bare TRL, and how long a run ta
 lock: ## Pin every package again, from pyproject.toml
 	@for device in cpu gpu; do \
 	    $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --no-emit-index-url \
-	        --override constraints/overrides-$$device.txt --extra $$device --extra dev pyproject.toml \
+	        --override constraints/overrides-$$device.txt --extra $$device --extra s3 --extra dev pyproject.toml \
 	        | sed 's/+cpu//' > constraints/$$device.txt.new && mv constraints/$$device.txt.new constraints/$$device.txt; \
 	done
 

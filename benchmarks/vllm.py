@@ -43,6 +43,7 @@ from benchmarks.systems import CHAT, Program, System, errors_told, interrupt_onc
 from raymill.client.recipe import Recipe
 from raymill.client.sdk import Raymill
 from raymill.cluster import cpu
+from raymill.registry.artifacts import ArtifactStore
 from raymill.serve.llm.config import ServeConfig
 
 GOAL_RATIO = 0.95
@@ -89,7 +90,9 @@ class OverOwnModel(RaymillService):
         if ended.state != "succeeded":
             reasons = "; ".join(f"{job.step}: {job.error}" for job in ended.jobs if job.error)
             raise BenchmarkFailed(f"the recipe {ended.state}: {reasons or ended.error}")
-        self.directory = self.settings.artifacts.path(client.llms.version(NAME, 1).artifact_name)
+        self.directory = ArtifactStore(self.settings.home / "artifacts").path(
+            client.llms.version(NAME, 1).artifact_name
+        )
         return limited_key(client)
 
 

@@ -22,9 +22,16 @@ from raymill.cluster.keeper import FOREVER_S, Keeper
 from raymill.cluster.kinds import Kind, kind_of
 from raymill.cluster.plain import as_json, first_line
 from raymill.cluster.settings import Settings
-from raymill.policies.errors import Conflict, RaymillError, Unavailable
+from raymill.policies.errors import Conflict, NotFound, RaymillError, Unavailable
 from raymill.registry import jobs
-from raymill.registry.artifacts import FileDigest, Published, digest_files, tree_digest, verify_files
+from raymill.registry.artifact_access import checked
+from raymill.registry.artifacts import (
+    Published,
+    digest_files,
+    digests_of,
+    tree_digest,
+    verify_files,
+)
 from raymill.registry.database import Database
 from raymill.registry.failpoints import failpoint
 from raymill.registry.jobs import Beat, Claimed, Done, LeaseLost
@@ -72,6 +79,10 @@ class Attempt:
         # When the work was first asked to stop, and when it heard of a pause.
         self._asked_at = self._heard_at = 0.0
         self._on_abandon: Callable[[], None] | None = None
+        self._held = contextlib.ExitStack()
+        """Artifacts that were asked for: they stay on this node until the work has ended."""
+
+        self._digests: dict[str, str] = {}
 
     @property
     def job_id(self) -> str:
@@ -84,20 +95,29 @@ class Attempt:
         return path
 
     def path(self, artifact: str) -> Path:
-        return self.settings.artifacts.existing(artifact)
+        # What this attempt has published has no row yet.
+        digest = self._digests.get(artifact) or self._registered(artifact).digest
+        return self._held.enter_context(self.settings.artifacts.hold(artifact, digest))
 
     def verified(self, artifact: str) -> Path:
-        path = self.path(artifact)
-        files = self.database.patiently(lambda session: session.get_one(Artifact, artifact).files)
-        verify_files(path, tuple(FileDigest(**file) for file in files))
+        path, files = self.path(artifact), digests_of(self._registered(artifact).files)
+        checked(self.settings.artifacts, path, lambda: verify_files(path, files))
         return path
+
+    def _registered(self, artifact: str) -> Artifact:
+        row = self.database.patiently(lambda session: session.get(Artifact, artifact))
+        if row is None:
+            raise NotFound(f"artifact {artifact} is not registered: run the step that makes it")
+        return row
 
     def publish(self, kind: str, directory: Path) -> Published:
         name = f"{kind}/{self.name}/{self.address}"
         registered = self.database.patiently(lambda session: session.get(Artifact, name))
         if registered is not None and registered.digest != tree_digest(digest_files(directory)):
             raise Conflict(jobs.other_bytes(name))
-        return self.settings.artifacts.publish(name, directory)
+        published = self.settings.artifacts.publish(name, directory)
+        self._digests[name] = published.digest
+        return published
 
     def event(self, kind: str, **data: Any) -> None:
         with self._buffer_lock:
@@ -134,6 +154,7 @@ class Attempt:
             log.warning("job %s epoch %d: lease lost, nothing of it takes effect", self.job_id, self.epoch)
             return None
         finally:
+            self._held.close()
             keeper.release(self)
             if self._keeper is None:
                 keeper.stop()

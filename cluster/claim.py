@@ -14,9 +14,10 @@ from sqlalchemy.orm import Session
 from raymill.cluster.keeper import FOREVER_S
 from raymill.cluster.kinds import Runner, kind_of
 from raymill.cluster.settings import Settings
-from raymill.policies.errors import NotFound
+from raymill.policies.errors import NotFound, RaymillError
 from raymill.registry import jobs
-from raymill.registry.artifacts import ArtifactStore
+from raymill.registry.artifact_access import Artifacts
+from raymill.registry.artifacts import digests_of
 from raymill.registry.database import Database
 from raymill.registry.failpoints import failpoint
 from raymill.registry.jobs import Claimed, Done, ErrorClass, Floors
@@ -139,27 +140,27 @@ class Claimer:
         return self._database.patiently(lambda session: _reused(session, store, job))
 
 
-def _reused(session: Session, store: ArtifactStore, job: Claimed) -> bool:
+def _reused(session: Session, store: Artifacts, job: Claimed) -> bool:
     made = jobs.reusable(session, address=job.address, name=job.name, kind=job.kind, but=job.id)
     if made is None or made.result is None:
         return False
     artifact_name = made.result.get("artifact")
     if artifact_name and not _present(session, store, artifact_name):
-        log.warning("artifact %s of job %s is gone from the store: making it again", artifact_name, made.id)
+        log.warning(
+            "artifact %s of job %s is not found in the store: making it again", artifact_name, made.id
+        )
         return False
     jobs.succeed(session, job.id, job.epoch, result=made.result, reused_job_id=made.id)
     log.info("job %s (%s) reuses %s of job %s", job.id, job.step, artifact_name or job.address, made.id)
     return True
 
 
-def _present(session: Session, store: ArtifactStore, name: str) -> bool:
-    """The directory is there with files of the right sizes. Their bytes are checked where they are used."""
+def _present(session: Session, store: Artifacts, name: str) -> bool:
     row = session.get(Artifact, name)
     if row is None:
         return False
-    directory = store.path(name)
-    return all(
-        (directory / file["path"]).is_file()
-        and (directory / file["path"]).stat().st_size == file["size_bytes"]
-        for file in row.files
-    )
+    try:
+        return store.holds(name, digests_of(row.files))
+    except RaymillError as error:  # the attempt that is made instead meets the same, and is tried again
+        log.warning("whether %s is in the store is not known: %s", name, error)
+        return False

@@ -23,6 +23,7 @@ import psutil
 from packaging.requirements import Requirement
 from sqlalchemy.exc import SQLAlchemyError
 
+from raymill.cluster.artifact_checks import check_artifacts
 from raymill.cluster.backup import manifest as backups
 from raymill.cluster.checks import Check, State
 from raymill.cluster.joining import cluster_token
@@ -51,6 +52,7 @@ def examine(settings: Settings, found: list[Listener]) -> list[Check]:
         lambda: check_home(settings),
         lambda: check_keys(settings),
         lambda: check_disk(settings),
+        lambda: check_artifacts(settings),
         lambda: check_backups(settings),
         lambda: check_postgres(settings, running=running),
         lambda: check_ray(settings, running=running),

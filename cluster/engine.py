@@ -17,6 +17,7 @@ import ray
 from ray.job_submission import JobSubmissionClient
 from sqlalchemy.orm import Session
 
+from raymill.cluster import artifact_sweep
 from raymill.cluster.dispatcher import Dispatcher
 from raymill.cluster.job_logs import last_lines
 from raymill.cluster.pool import Pool
@@ -98,6 +99,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     sweeper = Sweeper(database, settings)
     threading.Thread(target=sweeper.run, name="sweeper", daemon=True).start()
+    artifact_sweep.start(database, settings)
     dispatcher = Dispatcher(database, settings, JobSubmissionClient(service.dashboard_url))
     pool = Pool()
     wake = Wake(database.url, "raymill_job")

@@ -3,8 +3,8 @@
     python -m raymill.cluster.joining
 
 It must answer, ask for a token, and every node of it must be started with this service's settings: the same
-`RAYMILL_HOME`, a folder that all of them share (artifacts are read and written where the work runs), and the same
-Postgres. Nodes that come later are started as these were, and are not looked at.
+`RAYMILL_HOME`, a folder that all of them share (checkpoints and keys are read and written where the work runs), the same
+Postgres and the same place of artifacts. Nodes that come later are started as these were, and are not looked at.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ class Found(NamedTuple):
 
     seen: str
     """The text of our mark in its home; empty where there is none."""
+
+    artifacts: str = ""
+    """`RAYMILL_ARTIFACTS_URL`; empty where it is not set."""
 
 
 def require_database(settings: Settings) -> None:
@@ -116,11 +119,14 @@ def complaints(settings: Settings, mark: str, found: Iterable[Found]) -> Iterato
             yield f"RAYMILL_HOME is {node.home} on node {node.node} and {settings.home} here: {start}"
         elif node.seen != mark:
             yield (
-                f"node {node.node} does not see {settings.home} as this machine does, and artifacts are read and "
-                "written where the work runs: mount one shared folder there on every node"
+                f"node {node.node} does not see {settings.home} as this machine does, and checkpoints and keys are read "
+                "and written where the work runs: mount one shared folder there on every node"
             )
         elif node.database != database:
             yield f"DATABASE_URL of node {node.node} is not that of this machine: {start}"
+        elif node.artifacts != (settings.artifacts_url or ""):
+            here = settings.artifacts_url or "not set"
+            yield f"RAYMILL_ARTIFACTS_URL is {node.artifacts or 'not set'} on node {node.node} and {here} here: {start}"
         elif not node.joined:
             yield f"RAYMILL_ADDRESS is not set on node {node.node}, so no other reaches its replicas: {start}"
 
@@ -183,12 +189,12 @@ def check_nodes(settings: Settings) -> None:
         raise Invalid(complaint)
 
 
-def look(node: str, name: str) -> tuple[str, str, str, bool, str]:
+def look(node: str, name: str) -> tuple[str, str, str, bool, str, str]:
     """Runs on a node; the fields of `Found`."""
     here = Settings()
     path = here.home / name
     seen = path.read_text() if path.is_file() else ""
-    return node, str(here.home), _digest(here), here.address is not None, seen
+    return node, str(here.home), _digest(here), here.address is not None, seen, here.artifacts_url or ""
 
 
 def _digest(settings: Settings) -> str:

@@ -16,9 +16,13 @@ from typing import TYPE_CHECKING, Self
 from pydantic import AliasChoices, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from raymill.registry.artifact_access import Artifacts
+from raymill.registry.artifact_cache import Cache
 from raymill.registry.artifacts import ArtifactStore
 from raymill.registry.database import Database, normal_url
 from raymill.registry.home import default_home
+from raymill.registry.object_files import ObjectFiles
+from raymill.registry.object_store import ObjectStore
 from raymill.registry.postgres import EmbeddedPostgres
 from raymill.registry.secrets import SecretBox
 from raymill.registry.tables import Role
@@ -44,6 +48,15 @@ class Settings(BaseSettings):
         default=None, validation_alias=AliasChoices("database_url", "RAYMILL_DATABASE_URL", "DATABASE_URL")
     )
     """Postgres 15 or newer. When unset, an embedded one runs under `home`."""
+
+    artifacts_url: str | None = Field(default=None, pattern=r"^[a-z0-9]+://.+")
+    """Where artifacts lie: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `file:///FOLDER`. When unset, under `home`."""
+
+    cache: Path | None = None
+    """Where a node keeps its copies of artifacts that lie at a URL, `home/cache` by default."""
+
+    cache_bytes: int = Field(default=200 << 30, ge=1)
+    """What these copies take at the most; the least recently used go first."""
 
     port: int = Field(default=8000, ge=1, le=65535)
     """The one HTTP port: gateway, control plane, health."""
@@ -284,8 +297,14 @@ class Settings(BaseSettings):
         return (self.backup_dir or self.home / "backups").absolute()
 
     @property
-    def artifacts(self) -> ArtifactStore:
-        return ArtifactStore(self.home / "artifacts")
+    def artifacts(self) -> Artifacts:
+        if self.artifacts_url is None:
+            return ArtifactStore(self.home / "artifacts")
+        return ObjectStore(ObjectFiles(self.artifacts_url), Cache(self.cache_dir, self.cache_bytes))
+
+    @property
+    def cache_dir(self) -> Path:
+        return (self.cache or self.home / "cache").absolute()
 
     @property
     def secret_box(self) -> SecretBox:

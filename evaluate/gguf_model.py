@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from raymill.cluster.settings import Settings
 from raymill.evaluate.config import HumanEvalTask
 from raymill.evaluate.humaneval import STOPS, Problem, first_of, judged, prompts_of
 from raymill.evaluate.llama_cpp_runner import LlamaCppRunner
@@ -50,6 +51,7 @@ class GgufModel:
     def load(self) -> None:
         """Read the tokenizer; the weights follow with the first question."""
         if self.tokenizer is None:
+            Settings().artifacts.here(self.directory)
             self.tokenizer = load_tokenizer(self.directory)
             self.stops = stop_ids(self.tokenizer, self.directory)
 
@@ -154,6 +156,7 @@ class GgufModel:
     def _open(self, file: Path) -> LlamaCppRunner:
         if self.runner is None or self.runner.file != file:
             self.close()
+            Settings().artifacts.here(file)
             self.runner = LlamaCppRunner(file, threads=self.threads)
         return self.runner
 

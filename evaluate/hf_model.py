@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from raymill.cluster.settings import Settings
 from raymill.evaluate.benchmark_config import BenchmarkTask
 from raymill.evaluate.config import HumanEvalTask, LmEvalTask
 from raymill.evaluate.humaneval import (
@@ -61,6 +62,7 @@ class HfModel:
         """
         if self.model is not None:
             return
+        Settings().artifacts.here(self.directory)
         if not any(self.directory.glob("*.safetensors")):
             raise Invalid(f"{self.directory.name} has no *.safetensors: give a model in Hugging Face layout")
         if self.offline:

@@ -1,8 +1,9 @@
-"""Artifacts on disk: directories that never change once they are published.
+"""Artifacts: directories that never change once they are published.
 
-An artifact is named `<kind>/<name>/<address>`; the address is made of what made it. A publish is one
-rename, so a reader sees all of it or nothing. Knows no database: the row is written by the caller, in
-the transaction that ends the job.
+An artifact is named `<kind>/<name>/<address>`; the address is made of what made it. Here they lie in a folder, where a
+publish is one rename, so that a reader sees all of it or nothing; `object_store.py` keeps them behind a URL, and
+`artifact_access.py` says what both can do.
+Knows no database: the row is written by the caller, in the transaction that ends the job.
 
 Sizes are bytes; digests are sha256 in hex.
 """
@@ -14,9 +15,12 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from raymill.policies.errors import Invalid, NotFound
 
@@ -55,6 +59,11 @@ class Published:
         return sum(file.size_bytes for file in self.files)
 
 
+def digests_of(rows: Sequence[Mapping[str, Any]]) -> tuple[FileDigest, ...]:
+    """Files as an artifact's row has them."""
+    return tuple(FileDigest(**row) for row in rows)
+
+
 def sha256_file(path: Path) -> str:
     """sha256 of one file, hex, read in pieces of 1 MiB."""
     with path.open("rb") as file:
@@ -84,13 +93,13 @@ def digest_files(directory: Path) -> tuple[FileDigest, ...]:
         )
 
 
-def tree_digest(files: tuple[FileDigest, ...]) -> str:
+def tree_digest(files: Sequence[FileDigest]) -> str:
     """One digest for a set of files: sha256 over sorted `<sha256>  <path>` lines, as sha256sum prints."""
     lines = "".join(f"{file.sha256}  {file.path}\n" for file in sorted(files, key=lambda file: file.path))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def verify_files(directory: Path, expected: tuple[FileDigest, ...]) -> None:
+def verify_files(directory: Path, expected: Sequence[FileDigest]) -> None:
     """Compare the bytes in `directory` with `expected`.
 
     Raises:
@@ -98,22 +107,32 @@ def verify_files(directory: Path, expected: tuple[FileDigest, ...]) -> None:
     """
     if not directory.is_dir():
         raise Tampered(f"{directory.name} is missing from the artifact store: restore it from a backup")
-    actual = {file.path: file for file in digest_files(directory)}
-    wanted = {file.path: file for file in expected}
-    for path, file in wanted.items():
-        if path not in actual:
-            raise Tampered(f"{path} is missing from artifact {directory.name}: restore it from a backup")
-        if actual[path].sha256 != file.sha256:
+    compare_files(directory.name, {file.path: file.sha256 for file in digest_files(directory)}, expected)
+
+
+def compare_files(label: str, actual: Mapping[str, str], expected: Sequence[FileDigest]) -> None:
+    """Compare what was read, path -> sha256, with `expected`. Raises as `verify_files`; `label` names the artifact."""
+    for file in expected:
+        if file.path not in actual:
+            raise Tampered(f"{file.path} is missing from artifact {label}: restore it from a backup")
+        if actual[file.path] != file.sha256:
             raise Tampered(
-                f"{path} in artifact {directory.name} has sha256 {actual[path].sha256[:12]}, "
+                f"{file.path} in artifact {label} has sha256 {actual[file.path][:12]}, "
                 f"{file.sha256[:12]} was signed: restore it from a backup or train again"
             )
-    for path in actual.keys() - wanted.keys():
-        raise Tampered(f"{path} was added to artifact {directory.name} after it was signed: remove it")
+    for path in sorted(actual.keys() - {file.path for file in expected}):
+        raise Tampered(f"{path} was added to artifact {label} after it was signed: remove it")
+
+
+def check_name(name: str) -> str:
+    """`name`, if it is of the form kind/name/address. Raises Invalid."""
+    if not NAME.fullmatch(name):
+        raise Invalid(f"{name!r} is no artifact name: it must look like model/support-triage/0a1b2c3d4e5f")
+    return name
 
 
 class ArtifactStore:
-    """A directory of published directories."""
+    """A directory of published directories, the same on every node: what is `Artifacts` of it (`artifact_access`)."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -124,11 +143,7 @@ class ArtifactStore:
         Raises:
             Invalid: `name` is not of the form kind/name/address.
         """
-        if not NAME.fullmatch(name):
-            raise Invalid(
-                f"{name!r} is no artifact name: it must look like model/support-triage/0a1b2c3d4e5f"
-            )
-        return self.root / name
+        return self.root / check_name(name)
 
     def existing(self, name: str) -> Path:
         """As `path`, but it must be there.
@@ -141,6 +156,42 @@ class ArtifactStore:
             raise NotFound(f"artifact {name} is not in {self.root}: run the step that makes it again")
         return path
 
+    @contextmanager
+    def hold(self, name: str, digest: str) -> Iterator[Path]:  # noqa: ARG002 (what differs shows where it is verified)
+        yield self.existing(name)
+
+    @contextmanager
+    def hold_file(self, name: str, file: FileDigest) -> Iterator[Path]:
+        yield self.existing(name) / file.path
+
+    @contextmanager
+    def reading(self, name: str, digest: str, path: str) -> Iterator[BinaryIO]:  # noqa: ARG002 (as above)
+        try:
+            file = (self.path(name) / path).open("rb")
+        except FileNotFoundError:
+            raise NotFound(f"{self.path(name) / path} is missing") from None
+        with file:
+            yield file
+
+    def holds(self, name: str, files: Sequence[FileDigest]) -> bool:
+        directory = self.path(name)
+        return all(
+            (directory / file.path).is_file() and (directory / file.path).stat().st_size == file.size_bytes
+            for file in files
+        )
+
+    def verify(self, name: str, files: Sequence[FileDigest]) -> None:
+        verify_files(self.path(name), files)
+
+    def place(self, name: str, digest: str) -> Path:  # noqa: ARG002 (as above)
+        return self.path(name)
+
+    def here(self, path: Path) -> Path:
+        return path
+
+    def refresh(self, path: Path) -> bool:  # noqa: ARG002 (as above)
+        return False
+
     def publish(self, name: str, directory: Path) -> Published:
         """Move `directory` into the store under `name`. Must lie on the same file system as the store.
 
@@ -150,7 +201,7 @@ class ArtifactStore:
         target = self.path(name)
         files = digest_files(directory)
         for file in files:
-            _flush(directory / file.path)
+            flush(directory / file.path)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             existing = digest_files(target)
@@ -159,11 +210,12 @@ class ArtifactStore:
                 return Published(name=name, files=existing, digest=tree_digest(existing))
             shutil.rmtree(target)
         directory.rename(target)
-        _flush(target.parent)
+        flush(target.parent)
         return Published(name=name, files=files, digest=tree_digest(files))
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Put a file, or the names in a folder, on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

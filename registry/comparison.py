@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, joinedload
 from raymill.policies.errors import Invalid, NotFound, RaymillError
 from raymill.policies.statistics import Interval, score_interval, standard_error
 from raymill.registry import samples
-from raymill.registry.artifacts import ArtifactStore
+from raymill.registry.artifact_access import Artifacts
 from raymill.registry.catalog import find_version, of_recipes
 from raymill.registry.samples import Paired, SampleFile
 from raymill.registry.tables import (
@@ -178,7 +178,7 @@ def files_to_compare(
     }
 
 
-def compare(store: ArtifactStore, files: tuple[SampleFile, SampleFile]) -> Paired:
+def compare(store: Artifacts, files: tuple[SampleFile, SampleFile]) -> Paired:
     """Read the samples of both, and pair them. Raises as `samples.read` and `samples.pair`."""
     return samples.pair(*(samples.read(store, file) for file in files))
 
@@ -208,7 +208,7 @@ def standings(session: Session, task: str | None, llm: str | None, limit: int) -
     return found
 
 
-def spread(store: ArtifactStore, where: SampleFile) -> Spread:
+def spread(store: Artifacts, where: SampleFile) -> Spread:
     """Raises as `samples.read`."""
     found = samples.read(store, where)
     return Spread(

@@ -23,7 +23,8 @@ from sqlalchemy.orm import Session
 from raymill.policies.engine import Decision
 from raymill.policies.errors import Conflict
 from raymill.registry import aliases, archive, audit, canaries, policy_rows, rivals, sbom
-from raymill.registry.artifacts import ArtifactStore, FileDigest, verify_files
+from raymill.registry.artifact_access import Artifacts
+from raymill.registry.artifacts import FileDigest, digests_of
 from raymill.registry.audit import Actor
 from raymill.registry.canary_config import CanaryConfig
 from raymill.registry.catalog import find_version, scores_of
@@ -139,13 +140,13 @@ def gather(session: Session, llm: str, number: int, alias: str, require: JsonObj
             **sbom.provenance(session, version),
             **measured,
         },
-        artifacts={name: _files(session.get_one(Artifact, name)) for name in names},
+        artifacts={name: digests_of(session.get_one(Artifact, name).files) for name in names},
         rules=policy_rows.rules_for(session, alias),
         rivals=rivals.asked(session, version, require),
     )
 
 
-def sign(case: Case, store: ArtifactStore, keys_dir: Path) -> dict[str, JsonObject]:
+def sign(case: Case, store: Artifacts, keys_dir: Path) -> dict[str, JsonObject]:
     """Compare every file with what was registered, and sign. Nothing is kept: `record` does that.
 
     Returns:
@@ -157,12 +158,12 @@ def sign(case: Case, store: ArtifactStore, keys_dir: Path) -> dict[str, JsonObje
     signer = KeyRing(keys_dir).signer()
     envelopes: dict[str, JsonObject] = {}
     for name, files in case.artifacts.items():
-        verify_files(store.path(name), files)
+        store.verify(name, files)
         envelopes[name] = sign_statement(signer, files, {**case.predicate, "artifact": name}, name)
     return envelopes
 
 
-def decide(case: Case, envelopes: dict[str, JsonObject], store: ArtifactStore) -> Decision:
+def decide(case: Case, envelopes: dict[str, JsonObject], store: Artifacts) -> Decision:
     """Ask the promotion policy. Samples are read here for what is to be compared with another version.
 
     Raises:
@@ -319,7 +320,7 @@ def as_shown(session: Session, llm: str, number: int, alias: str, shown: JsonObj
 
 def roll_back(
     database: Database,
-    store: ArtifactStore,
+    store: Artifacts,
     keys_dir: Path,
     *,
     llm: str,
@@ -373,7 +374,7 @@ def take_back_canary(
 
 def promote(
     database: Database,
-    store: ArtifactStore,
+    store: Artifacts,
     keys_dir: Path,
     *,
     llm: str,
@@ -430,7 +431,3 @@ def _of_recipe(recipe: JsonObject) -> JsonObject:
         task: {key: bound for key, bound in bounds.items() if bound is not None}
         for task, bounds in require.items()
     }
-
-
-def _files(artifact: Artifact) -> tuple[FileDigest, ...]:
-    return tuple(FileDigest(**file) for file in artifact.files)

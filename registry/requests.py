@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 from raymill.policies.engine import Decision
 from raymill.policies.errors import Conflict, Denied, NotFound
 from raymill.registry import aliases, audit, canaries, deployments, policy_rows, promotion
-from raymill.registry.artifacts import ArtifactStore
+from raymill.registry.artifact_access import Artifacts
 from raymill.registry.audit import Actor
 from raymill.registry.database import Database, clock
 from raymill.registry.promotion import Case
@@ -109,7 +109,7 @@ def reject(
 
 
 def execute(
-    database: Database, store: ArtifactStore, keys_dir: Path, *, promotion_id: uuid.UUID, actor: Actor
+    database: Database, store: Artifacts, keys_dir: Path, *, promotion_id: uuid.UUID, actor: Actor
 ) -> Promotion:
     """Move the alias as it was approved, or begin its canary. One that was executed already is answered as it is.
 

@@ -16,7 +16,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from raymill.policies.errors import RaymillError
-from raymill.registry.artifacts import ArtifactStore, Tampered
+from raymill.registry.artifact_access import Artifacts
+from raymill.registry.artifacts import Tampered
 from raymill.registry.comparison import compare, files_to_compare, target_of
 from raymill.registry.samples import SampleFile
 from raymill.registry.tables import Alias, JsonObject, LlmVersion
@@ -48,7 +49,7 @@ def asked(session: Session, version: LlmVersion, require: Mapping[str, Any]) -> 
     )
 
 
-def judged(store: ArtifactStore, rivals: tuple[Rival, ...]) -> JsonObject:
+def judged(store: Artifacts, rivals: tuple[Rival, ...]) -> JsonObject:
     """Task -> alias, version and verdict; with it the numbers, or the problem.
 
     Raises:
@@ -69,7 +70,7 @@ def _rival(session: Session, version: LlmVersion, task: str, alias: str) -> Riva
     return Rival(task=task, alias=alias, version=theirs.number, files=files)
 
 
-def _judged(store: ArtifactStore, rival: Rival) -> JsonObject:
+def _judged(store: Artifacts, rival: Rival) -> JsonObject:
     about = {"alias": rival.alias, "version": rival.version}
     if rival.version is None:
         return {**about, "verdict": "no rival"}

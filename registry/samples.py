@@ -22,7 +22,8 @@ from sqlalchemy.orm import Session
 from raymill.policies import statistics
 from raymill.policies.errors import Invalid, NotFound
 from raymill.policies.statistics import Comparison, Scores
-from raymill.registry.artifacts import ArtifactStore, FileDigest, Tampered
+from raymill.registry.artifact_access import Artifacts
+from raymill.registry.artifacts import FileDigest, Tampered
 from raymill.registry.tables import Artifact, Evaluation, Job
 
 AGAIN = "evaluate it again"
@@ -93,7 +94,7 @@ def file_of(session: Session, evaluation: Evaluation, label: str) -> SampleFile:
     )
 
 
-def read(store: ArtifactStore, where: SampleFile) -> Samples:
+def read(store: Artifacts, where: SampleFile) -> Samples:
     """Read and check a file of samples.
 
     Raises:
@@ -101,7 +102,8 @@ def read(store: ArtifactStore, where: SampleFile) -> Samples:
         Tampered: its bytes are not those that were registered.
         Invalid: no example has a score.
     """
-    rows = _rows_of(store.existing(where.artifact_name), where, COLUMNS)
+    with store.hold_file(where.artifact_name, where.file) as path:
+        rows = _rows_of(path, where, COLUMNS)
     if rows and "score" not in rows[0]:
         raise Invalid(f"samples of {where.task} of {where.label} are older than scores by example: {AGAIN}")
     rows = [row for row in rows if row["score"] is not None]
@@ -132,7 +134,7 @@ def read_answers(directory: Path, where: SampleFile) -> list[dict[str, Any]]:
         Invalid: there are no answers, or nothing that tells an example.
     """
     found: dict[object, dict[str, Any]] = {}
-    for row in _rows_of(directory, where, ANSWER_COLUMNS):
+    for row in _rows_of(directory / where.file.path, where, ANSWER_COLUMNS):
         if any(row.get(name) is None for name in ANSWER_COLUMNS if name != "variant"):
             raise Invalid(
                 f"samples of {where.task} of {where.label} have no answers to read: take another task"
@@ -141,9 +143,8 @@ def read_answers(directory: Path, where: SampleFile) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _rows_of(directory: Path, where: SampleFile, columns: Sequence[str]) -> list[dict[str, Any]]:
+def _rows_of(path: Path, where: SampleFile, columns: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of a file, or of its variant. Raises Tampered."""
-    path = directory / where.file.path
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != where.file.sha256:
         raise Tampered(

@@ -99,22 +99,30 @@ def sign_payload(signer: Signer, payload: bytes, payload_type: str) -> JsonObjec
 
 
 def verify_envelope(
-    envelope: Mapping[str, Any], public_keys: Sequence[str], *, revoked: Mapping[str, str] | None = None
+    envelope: Mapping[str, Any],
+    public_keys: Sequence[str],
+    *,
+    name: str | None = None,
+    revoked: Mapping[str, str] | None = None,
 ) -> Statement:
     """Check who signed, then read what was signed. Nothing in the payload is believed before that.
 
     Args:
         public_keys: PEM; a signature by any of them counts, a wrong one by any of them does not.
+        name: when given, the manifest must be of this artifact and not of another one.
         revoked: key id -> why; keys that no longer count, so that the message can say so.
 
     Raises:
         Unsigned: there is no signature.
         Revoked: keys that were revoked signed it, and no other one did.
-        Invalid: it is no envelope of ours, or none of the keys signed it.
+        Invalid: it is no envelope of ours, none of the keys signed it, or it speaks of something else.
         Tampered: a signature does not fit the payload.
     """
     payload, key_id = open_envelope(envelope, PAYLOAD_TYPE, public_keys, revoked=revoked)
-    return _statement(payload, key_id)
+    statement = _statement(payload, key_id)
+    if name is not None and statement.name != name:
+        raise Invalid(f"the manifest is of {statement.name}, not of {name}: promote {name} again")
+    return statement
 
 
 def open_envelope(
@@ -168,15 +176,12 @@ def verify_directory(
         name: when given, the manifest must be of this artifact and not of another one.
 
     Raises:
-        Unsigned, Revoked: as `verify_envelope`.
-        Invalid: as `verify_envelope`, or the manifest speaks of something else.
+        Unsigned, Revoked, Invalid: as `verify_envelope`.
         Tampered: the signature or a file is not what was signed.
     """
     if envelope is None:
         raise Unsigned(f"{name or directory.name} carries no signature: promote the version again")
-    statement = verify_envelope(envelope, public_keys, revoked=revoked)
-    if name is not None and statement.name != name:
-        raise Invalid(f"the manifest is of {statement.name}, not of {name}: promote {name} again")
+    statement = verify_envelope(envelope, public_keys, name=name, revoked=revoked)
     verify_files(directory, statement.subjects)
     return statement
 

@@ -31,6 +31,7 @@ from raymill.registry.signing import Unsigned
 from raymill.registry.signing_keys import KeyRing
 from raymill.registry.tables import (
     Alias,
+    Artifact,
     Canary,
     CanaryState,
     Deployment,
@@ -173,7 +174,10 @@ class Reconciler:
         return DeploySpec(
             name=wanted.llm,
             version=wanted.number,
-            directory=self._settings.artifacts.path(artifact_name),
+            artifact=artifact_name,
+            directory=self._settings.artifacts.place(
+                artifact_name, session.get_one(Artifact, artifact_name).digest
+            ),
             envelope=attestation.envelope,
             public_keys=ring.public_keys(),
             revoked=ring.revoked(),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymill.cluster.context import JobContext, JsonObject
+from raymill.cluster.settings import Settings
 from raymill.train import encoded
 from raymill.train.config import TrainConfig
 from raymill.train.encoded import Encoded, Size
@@ -81,7 +82,8 @@ def task_of(settings: JsonObject) -> Task:
     from raymill.train.worker import Task
 
     config = TrainConfig.model_validate(settings["config"])
-    work_dir, base = Path(settings["work_dir"]), Path(settings["base"])
+    # The driver, which names the base, may be on another node.
+    work_dir, base = Path(settings["work_dir"]), Settings().artifacts.here(Path(settings["base"]))
     tokenizer = load_tokenizer(base)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     validate, pad_id = config.validation, pad_id or 0

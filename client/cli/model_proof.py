@@ -8,7 +8,6 @@ from pathlib import Path
 
 from raymill.client.cli.given import text_of
 from raymill.policies.errors import Invalid, RaymillError
-from raymill.registry.home import default_home
 
 
 def save(attestations: Sequence[dict[str, object]], folder: Path) -> list[Path]:
@@ -37,21 +36,22 @@ def verify(
 
     Args:
         number: when given, the statements must be of this version.
-        store: folder with `<kind>/<name>/<address>` in it; the service's on this machine by default.
+        store: folder with `<kind>/<name>/<address>` in it; where the service keeps its artifacts by default.
 
     Returns:
         name, files, key_id and version of each artifact.
 
     Raises:
-        Tampered, Unsigned, Invalid: as `registry.signing.verify_directory`, or a statement is of another model.
+        Tampered, Unsigned, Invalid: as `registry.signing.verify_envelope`, a file differs, or a statement is of another model.
     """
+    from raymill.cluster.settings import Settings
     from raymill.registry.artifacts import ArtifactStore
-    from raymill.registry.signing import verify_directory, verify_envelope
+    from raymill.registry.signing import verify_envelope
 
     if not keys:
         raise Invalid("--attestation needs --key: a public key, as `raymill signing export` writes it")
     public_keys = [text_of(path, "name a public key in PEM") for path in keys]
-    artifacts = ArtifactStore(store or default_home() / "artifacts")
+    artifacts = ArtifactStore(store) if store is not None else Settings().artifacts
     found: list[dict[str, object]] = []
     for path in statements:
         try:
@@ -67,12 +67,12 @@ def verify(
                 f"{path} is of {said.predicate.get('llm')} {version}: name a statement of {name}"
                 + (f" {number}" if number is not None else "")
             )
-        statement = verify_directory(artifacts.path(said.name), envelope, public_keys, name=said.name)
+        artifacts.verify(said.name, said.subjects)
         found.append(
             {
                 "name": said.name,
-                "files": len(statement.subjects),
-                "key_id": statement.key_id,
+                "files": len(said.subjects),
+                "key_id": said.key_id,
                 "version": version,
             }
         )

@@ -13,15 +13,18 @@ import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 from raymill.cluster.backup.manifest import ArtifactFiles, Backup
+from raymill.policies.errors import NotFound
+from raymill.registry.artifact_access import Artifacts
 from raymill.registry.artifacts import (
     CHUNK_BYTES,
     DIGEST_THREADS,
-    ArtifactStore,
     FileDigest,
     Tampered,
     sha256_file,
+    tree_digest,
 )
 
 FOLDER = "artifacts"
@@ -58,7 +61,7 @@ class Pool:
 
 
 def take(
-    artifacts: tuple[ArtifactFiles, ...], store: ArtifactStore, target: Path, pool: Pool
+    artifacts: tuple[ArtifactFiles, ...], store: Artifacts, target: Path, pool: Pool
 ) -> tuple[int, tuple[ArtifactFiles, ...], tuple[str, ...]]:
     """Bring `artifacts` into the backup at `target`.
 
@@ -73,15 +76,21 @@ def take(
                 path = folder / file.path
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if not pool.link(file, path):
-                    copy_checked(store.path(each.name) / file.path, path, file, flush=True)
+                    _copy_from(store, each, file, path)
                     copied += file.size_bytes
                     pool.add(file, path)
-        except Tampered:
+        except (Tampered, NotFound):
             shutil.rmtree(folder)
             lost.append(each.name)
         else:
             there.append(each)
     return copied, tuple(there), tuple(lost)
+
+
+def _copy_from(store: Artifacts, artifact: ArtifactFiles, file: FileDigest, target: Path) -> None:
+    """Raises Tampered and NotFound, and Unavailable where the store is not reached: then there is no backup."""
+    with store.reading(artifact.name, tree_digest(artifact.files), file.path) as reading:
+        _copy(reading, target, file, f"{artifact.name}/{file.path}", flush=True)
 
 
 def put_all(files: Iterable[tuple[Path, FileDigest]], target: Path, *, link: bool = False) -> None:
@@ -130,7 +139,7 @@ def check(path: Path, file: FileDigest) -> None:
         raise Tampered(f"{path} is missing: take another backup, or restore an older one")
     found = sha256_file(path)
     if found != file.sha256:
-        raise _damaged(path, file, found)
+        raise _damaged(str(path), file, found)
 
 
 def copy_checked(source: Path, target: Path, file: FileDigest, *, flush: bool = False) -> None:
@@ -142,13 +151,18 @@ def copy_checked(source: Path, target: Path, file: FileDigest, *, flush: bool = 
     Raises:
         Tampered: it is missing or not what `file` says.
     """
-    digest = hashlib.sha256()
     try:
         reading = source.open("rb")
     except FileNotFoundError:
         raise Tampered(f"{source} is missing: take another backup, or restore an older one") from None
+    with reading:
+        _copy(reading, target, file, str(source), flush=flush)
+
+
+def _copy(reading: BinaryIO, target: Path, file: FileDigest, label: str, *, flush: bool) -> None:
+    digest = hashlib.sha256()
     target.unlink(missing_ok=True)  # it may be a link to what must not be written to
-    with reading, target.open("xb") as writing:
+    with target.open("xb") as writing:
         while piece := reading.read(CHUNK_BYTES):
             digest.update(piece)
             writing.write(piece)
@@ -157,11 +171,11 @@ def copy_checked(source: Path, target: Path, file: FileDigest, *, flush: bool = 
             os.fsync(writing.fileno())
     if digest.hexdigest() != file.sha256:
         target.unlink()
-        raise _damaged(source, file, digest.hexdigest())
+        raise _damaged(label, file, digest.hexdigest())
 
 
-def _damaged(path: Path, file: FileDigest, found: str) -> Tampered:
+def _damaged(label: str, file: FileDigest, found: str) -> Tampered:
     return Tampered(
-        f"{path} is damaged: it has sha256 {found[:12]}, {file.sha256[:12]} was backed up; "
+        f"{label} is damaged: it has sha256 {found[:12]}, {file.sha256[:12]} was backed up; "
         "take another backup, or restore an older one"
     )

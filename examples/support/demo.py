@@ -116,8 +116,9 @@ def served_answers(settings: Settings, expected: list[dict[str, Any]]) -> tuple[
 def huggingface_answers(settings: Settings, evaluated: Job) -> list[dict[str, Any]]:
     """Greedy answers that the evaluation step recorded, in the order of the held-out rows."""
     assert evaluated.result is not None
-    path = settings.artifacts.existing(evaluated.result["artifact"]) / f"{TASK}.parquet"
-    samples: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    made = evaluated.result
+    with settings.artifacts.hold(made["artifact"], made["digest"]) as directory:
+        samples: list[dict[str, Any]] = pq.read_table(directory / f"{TASK}.parquet").to_pylist()
     return sorted(samples, key=lambda sample: sample["index"])
 
 

@@ -68,7 +68,7 @@ def _upload(opened: Session, folder: Path, who: Caller, key: str, text: str) -> 
     return row
 
 
-def read_rows(artifact: Path, part: str, limit: int, cursor: str | None) -> Page[DatasetRow]:
+def read_rows(artifact: Path, name: str, part: str, limit: int, cursor: str | None) -> Page[DatasetRow]:
     """A page of a part's rows. The cursor says where in the file the next one begins, so that no page reads the ones
     before it.
 
@@ -78,9 +78,7 @@ def read_rows(artifact: Path, part: str, limit: int, cursor: str | None) -> Page
     """
     path = artifact / f"{part}.jsonl"
     if not path.is_file():
-        raise NotFound(
-            f"{artifact.parent.name} has no {part} rows here: ask for the other part, or add it again"
-        )
+        raise NotFound(f"{name} has no {part} rows here: ask for the other part, or add it again")
     at, number = (0, 0) if cursor is None else _place(cursor, path.stat().st_size)
     found: list[DatasetRow] = []
     with path.open("rb") as file:

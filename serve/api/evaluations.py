@@ -10,14 +10,12 @@ from raymill.client import evaluation_types as types
 from raymill.policies.errors import RaymillError
 from raymill.policies.statistics import ALPHA
 from raymill.registry import comparison
-from raymill.registry.artifacts import ArtifactStore
+from raymill.registry.artifact_access import Artifacts
 from raymill.registry.comparison import Spread, Standing
 from raymill.registry.samples import Paired
 
 
-def compare(
-    session: Session, store: ArtifactStore, a: str, b: str, task: str | None
-) -> types.VersionComparison:
+def compare(session: Session, store: Artifacts, a: str, b: str, task: str | None) -> types.VersionComparison:
     """Raises NotFound, Invalid and Tampered, as `registry/comparison.py` does."""
     one, other = comparison.find_target(session, a), comparison.find_target(session, b)
     files = comparison.files_to_compare(session, one, other, task)
@@ -30,7 +28,7 @@ def compare(
 
 
 def leaderboard(
-    session: Session, store: ArtifactStore, task: str | None, model: str | None, limit: int
+    session: Session, store: Artifacts, task: str | None, model: str | None, limit: int
 ) -> types.Leaderboard:
     """Scores whose samples cannot be read stand without an interval, and say why."""
     found = [_standing(store, each) for each in comparison.standings(session, task, model, limit)]
@@ -61,7 +59,7 @@ def _task(name: str, paired: Paired) -> types.TaskComparison:
     )
 
 
-def _standing(store: ArtifactStore, standing: Standing) -> tuple[types.Standing, bool]:
+def _standing(store: Artifacts, standing: Standing) -> tuple[types.Standing, bool]:
     """With whether lower is better."""
     spread, note = _spread(store, standing)
     row = standing.evaluation
@@ -85,7 +83,7 @@ def _standing(store: ArtifactStore, standing: Standing) -> tuple[types.Standing,
     return shown, spread is not None and not spread.higher_is_better
 
 
-def _spread(store: ArtifactStore, standing: Standing) -> tuple[Spread | None, str | None]:
+def _spread(store: Artifacts, standing: Standing) -> tuple[Spread | None, str | None]:
     if isinstance(standing.where, str):
         return None, standing.where
     try:

@@ -29,7 +29,8 @@ class DeploySpec:
 
     version: int
     directory: Path
-    """The artifact in its store: Hugging Face layout for vllm, GGUF files for llama_cpp. Reachable from every node."""
+    """Where every node has the artifact: Hugging Face layout for vllm, GGUF files for llama_cpp. A replica sees to it
+    that its own node does."""
 
     envelope: dict[str, Any] | None
     """The signed manifest (DSSE envelope as JSON); None: there is none, and nothing is served."""
@@ -67,15 +68,23 @@ class DeploySpec:
         return application_name(self.name, self.version)
 
     def verify(self) -> None:
-        """Check the signature, then every byte against it.
+        """Have the artifact on this node until the process ends; check the signature, then every byte against it.
 
         Raises:
+            NotFound, Unavailable: it cannot be brought here.
             Tampered: a file differs from what was signed, is missing or was added.
             Unsigned: there is no signature.
             Revoked: the key that signed it counts no more.
             Invalid: the manifest is of another artifact, or none of the keys signed it.
         """
+        from raymill.cluster.settings import Settings
+        from raymill.registry.artifact_access import checked
         from raymill.registry.signing import verify_directory
 
-        name = self.artifact or "/".join(self.directory.parts[-3:])
-        verify_directory(self.directory, self.envelope, self.public_keys, name=name, revoked=self.revoked)
+        store, name = Settings().artifacts, self.artifact or "/".join(self.directory.parts[-3:])
+        directory, envelope, keys = store.here(self.directory), self.envelope, self.public_keys
+        checked(
+            store,
+            directory,
+            lambda: verify_directory(directory, envelope, keys, name=name, revoked=self.revoked),
+        )

@@ -24,6 +24,7 @@ from raymill.cluster.kinds import KINDS, Kind
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Invalid
 from raymill.registry import audit, jobs
+from raymill.registry.artifacts import ArtifactStore
 from raymill.registry.database import Database
 from raymill.registry.jobs import Effects, LeaseLost
 from raymill.registry.postgres import EmbeddedPostgres
@@ -125,7 +126,10 @@ def test_a_job_succeeds_with_its_result_artifact_and_events(
         artifact = session.scalars(select(Artifact)).one()
     assert (job.worker, job.result) == ("w2", {"digest": artifact.digest})
     assert artifact.name == f"model/triage/{job.address}"
-    assert settings.artifacts.existing(artifact.name).joinpath("a.txt").read_text() == "a"
+    assert (
+        ArtifactStore(settings.home / "artifacts").existing(artifact.name).joinpath("a.txt").read_text()
+        == "a"
+    )
     assert events_of(database, "step") == [{"step": 1, "loss": 0.5}]
 
 
@@ -149,7 +153,7 @@ def test_what_a_job_reads_is_held_against_what_was_registered(
     assert run_next(database, settings) is JobState.SUCCEEDED
     assert run_next(database, settings) is JobState.SUCCEEDED
     artifact = job_of(database, pipeline, "a").result["artifact"]  # type: ignore[index]
-    (settings.artifacts.existing(artifact) / "a.txt").write_text("b")
+    (ArtifactStore(settings.home / "artifacts").existing(artifact) / "a.txt").write_text("b")
     assert run_next(database, settings) is JobState.FAILED
     assert "a.txt in artifact" in str(job_of(database, pipeline, "c").error)
 
@@ -309,7 +313,7 @@ def test_other_bytes_under_a_registered_name_are_refused(
     pipeline = make_pipeline(database)
     assert run_next(database, settings) is JobState.FAILED
     assert "is registered with other bytes" in (read_pipeline(database, pipeline).error or "")
-    (file,) = settings.artifacts.root.rglob("a.txt")
+    (file,) = (settings.home / "artifacts").rglob("a.txt")
     assert file.read_text() == "one"
 
 

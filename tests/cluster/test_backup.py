@@ -18,6 +18,7 @@ import pytest
 from pydantic import SecretStr
 from tests.registry.making import ADA, World, make_pipeline
 
+from raymill.cluster.artifact_copy import copy_all
 from raymill.cluster.backup import manifest, prove, schedule, stream, wal
 from raymill.cluster.backup.create import create
 from raymill.cluster.backup.restore import restore, verify
@@ -25,6 +26,7 @@ from raymill.cluster.settings import Settings
 from raymill.policies.errors import Conflict, Denied, Invalid, NotFound
 from raymill.registry import audit, failpoints
 from raymill.registry.artifacts import Tampered
+from raymill.registry.object_store import ObjectStore
 from raymill.registry.postgres import EmbeddedPostgres
 from raymill.registry.uploads import DiskFull
 
@@ -269,6 +271,24 @@ def test_the_wal_of_a_service_that_was_restored_from_the_same_backup_is_not_mixe
     other = dataclasses.replace(home.first.manifest, home=twin.home_id)
     with pytest.raises(Conflict, match="restore that to its own moment"):
         stream.segments_after(dataclasses.replace(home.first, manifest=other))
+
+
+def test_artifacts_at_a_url_are_copied_into_a_backup(home: Home, folder: Path) -> None:
+    there = {"artifacts_url": f"file://{folder}/store", "backup_dir": folder / "of-url"}
+    settings = home.settings.model_copy(update=there)
+    store = settings.artifacts
+    assert isinstance(store, ObjectStore)
+    copy_all(home.world.database, home.world.store, store)
+    backup = create(settings, settings.backups_dir)
+    assert backup.manifest.lost == ()
+    proof = prove.prove(backup, passphrase=PASSPHRASE)
+    assert (proof.ok, proof.artifacts) == (True, len(home.first.manifest.artifacts))
+
+    damaged = next((folder / "store").rglob("*.safetensors"))
+    damaged.write_bytes(b"others")
+    away = create(settings, folder / "of-damaged").manifest
+    assert [name.split("/")[0] for name in away.lost] == [damaged.relative_to(folder / "store").parts[0]]
+    assert len(away.artifacts) == proof.artifacts - 1
 
 
 def test_a_backup_that_was_killed_does_not_count_and_is_cleared_away_by_the_next(home: Home) -> None:

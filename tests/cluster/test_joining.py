@@ -44,12 +44,12 @@ def test_each_complaint_names_the_node_the_value_and_the_cure(tmp_path: Path) ->
         good._replace(node="10.0.0.9", home="/elsewhere"),
         good._replace(node="10.0.0.10", seen=""),
         good._replace(node="10.0.0.11", database=""),
-        good._replace(node="10.0.0.12", joined=False),
+        good._replace(node="10.0.0.12", artifacts="s3://elsewhere"),
+        good._replace(node="10.0.0.13", joined=False),
     ]
     told = list(complaints(settings, "mark", [good, *bad]))
-    for node, said, words in zip(
-        bad, told, ["/elsewhere", "mount one shared folder", "DATABASE_URL", "RAYMILL_ADDRESS"], strict=True
-    ):
+    wanted = ["/elsewhere", "mount one shared folder", "DATABASE_URL", "s3://elsewhere", "RAYMILL_ADDRESS"]
+    for node, said, words in zip(bad, told, wanted, strict=True):
         assert f"node {node.node}" in said
         assert words in said
         assert "secret" not in said

@@ -119,7 +119,9 @@ def rows(
 ) -> types.Page[dataset_types.DatasetRow]:
     """Rows in normal form, in the order in which they lie in the set."""
     row = sets.find(opened, name, number)
-    return read_rows(found.settings.artifacts.path(row.artifact_name), part, limit, cursor)
+    digest = opened.get_one(tables.Artifact, row.artifact_name).digest
+    with found.settings.artifacts.hold(row.artifact_name, digest) as directory:
+        return read_rows(directory, row.name, part, limit, cursor)
 
 
 @router.post("/{name}/stats", status_code=202)

@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session
 from raymill.client import types
 from raymill.policies.errors import NotFound
 from raymill.registry import tables
-from raymill.registry.artifacts import FileDigest, verify_files
+from raymill.registry.artifacts import digests_of
 from raymill.registry.catalog import find_version
 from raymill.registry.promotion import attestation_of
-from raymill.registry.signing import verify_directory
+from raymill.registry.signing import verify_envelope
 from raymill.registry.signing_keys import KeyRing
 from raymill.serve.api import wire
 from raymill.serve.api.context import PartsDep, SessionDep, Who
@@ -133,12 +133,10 @@ def verify(name: str, number: int, _: Who, opened: SessionDep, found: PartsDep) 
     checked: list[dict[str, Any]] = []
     for each in sorted(names):
         registered = opened.get_one(tables.Artifact, each)
-        directory = found.settings.artifacts.path(each)
-        attestation = attestation_of(opened, each)
+        attestation, files = attestation_of(opened, each), digests_of(registered.files)
         if attestation is not None:
-            verify_directory(directory, attestation.envelope, public_keys, name=each, revoked=revoked)
-        else:
-            verify_files(directory, tuple(FileDigest(**file) for file in registered.files))
+            files = verify_envelope(attestation.envelope, public_keys, name=each, revoked=revoked).subjects
+        found.settings.artifacts.verify(each, files)
         checked.append({"name": each, "files": len(registered.files), "signed": attestation is not None})
     return types.Verification(verified=True, artifacts=checked)
 

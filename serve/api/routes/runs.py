@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import ExitStack
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 from sqlalchemy import select
+from starlette.background import BackgroundTask
 
 from raymill.client import run_types, types
 from raymill.policies.errors import Invalid, NotFound
+from raymill.registry.artifacts import digests_of
 from raymill.registry.tables import Job, JobState
 from raymill.serve.api import runs
 from raymill.serve.api.chart import MEDIA, draw_runs
@@ -106,9 +109,12 @@ def file(
 ) -> Response:
     """One file of an export."""
     made = runs.exported(opened, runs.find(opened, run_id), form, kind)
-    if made is None or path not in {each["path"] for each in made[0].files}:
+    files = {each.path: each for each in digests_of(made[0].files)} if made is not None else {}
+    if made is None or path not in files:
         raise NotFound(f"no file {path!r} in the {form} export of run {run_id}: ask for the export first")
-    return FileResponse(found.settings.artifacts.existing(made[0].name) / path)
+    held = ExitStack()
+    there = held.enter_context(found.settings.artifacts.hold_file(made[0].name, files[path]))
+    return FileResponse(there, background=BackgroundTask(held.close))
 
 
 def ids_of(text: str) -> list[uuid.UUID]:
