@@ -9,7 +9,7 @@ from typing import Self
 
 import httpx
 
-from raymill.client import endpoints, promotion_endpoints, types
+from raymill.client import endpoints, promotion_endpoints, status_endpoints, types
 from raymill.client.aio_code import Code
 from raymill.client.aio_control import Jobs, Pipelines, Queues, Resource
 from raymill.client.aio_datasets import Datasets, Uploads
@@ -27,6 +27,7 @@ from raymill.client.aio_usage import Accounts, Budgets, FeedbackGiven, Teams, Ti
 from raymill.client.endpoints import Id
 from raymill.client.retry import Retry
 from raymill.client.settings import load_settings
+from raymill.client.status_types import Status
 from raymill.client.validation import checked
 
 
@@ -216,8 +217,8 @@ class AsyncRaymill:
     def url(self) -> str:
         return self._http.url
 
-    async def status(self) -> types.Status:
-        return await self._http.send(endpoints.status())
+    async def status(self) -> Status:
+        return await self._http.send(status_endpoints.status())
 
     async def close(self) -> None:
         await self._http.close()

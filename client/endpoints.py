@@ -148,7 +148,7 @@ def deployments() -> Listing[types.Deployment]:
     return Listing(path=at("deployments"), item=types.Deployment)
 
 
-# Accounts, keys, audit, status
+# Accounts, keys, audit
 
 
 def create_account(body: types.AccountRequest) -> Call[types.Account]:
@@ -204,10 +204,6 @@ def rotate_signing_key(body: types.RotateRequest) -> Call[types.SigningKey]:
 def revoke_signing_key(key_id: str, body: types.RevokeRequest) -> Call[types.SigningKey]:
     path = at("signing", "keys", key_id, "revoke")
     return Call(method="POST", path=path, body=body, returns=types.SigningKey)
-
-
-def status() -> Call[types.Status]:
-    return Call(path=at("status"), returns=types.Status)
 
 
 def _at_time(as_of: dt.datetime | None) -> Query:

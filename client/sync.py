@@ -9,11 +9,12 @@ from typing import Self
 
 import httpx
 
-from raymill.client import endpoints, promotion_endpoints, types
+from raymill.client import endpoints, promotion_endpoints, status_endpoints, types
 from raymill.client.endpoints import Id
 from raymill.client.http import Http
 from raymill.client.retry import Retry
 from raymill.client.settings import load_settings
+from raymill.client.status_types import Status
 from raymill.client.sync_code import Code
 from raymill.client.sync_control import Jobs, Pipelines, Queues, Resource
 from raymill.client.sync_datasets import Datasets, Uploads
@@ -215,8 +216,8 @@ class Raymill:
     def url(self) -> str:
         return self._http.url
 
-    def status(self) -> types.Status:
-        return self._http.send(endpoints.status())
+    def status(self) -> Status:
+        return self._http.send(status_endpoints.status())
 
     def close(self) -> None:
         self._http.close()

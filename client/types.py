@@ -77,6 +77,8 @@ class Job(Wire):
     epoch: int
     worker: str | None = None
     """Who works, or last worked, on it."""
+    dashboard_url: str | None = None
+    """Page of its newest attempt in Ray's dashboard, which listens on the head's loopback; null for short jobs, and in lists."""
     unique_key: str | None = None
     """While a job of it has not ended, another one is that one."""
     concurrency_key: str | None = None
@@ -405,19 +407,6 @@ class AuditEvent(Wire):
     """What the object was, where the row tells."""
     after: JsonObject | None = None
     hash: str
-
-
-class Status(Wire):
-    """`GET /api/v1/status`: one screen."""
-
-    version: str
-    nodes: list[JsonObject]
-    """node_id, alive, resources, available."""
-    jobs: dict[str, int]
-    """State -> number of jobs."""
-    deployments: list[Deployment]
-    database: str
-    """Server version."""
 
 
 class PlannedStep(Wire):

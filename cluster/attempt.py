@@ -16,8 +16,10 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
+from raymill.cluster import logs
 from raymill.cluster.context import Cancelled, JsonObject, Outcome, Paused, Preempted
 from raymill.cluster.errors import classify
+from raymill.cluster.job_span import JobSpan
 from raymill.cluster.keeper import FOREVER_S, Keeper
 from raymill.cluster.kinds import Kind, kind_of
 from raymill.cluster.plain import as_json, first_line
@@ -149,7 +151,9 @@ class Attempt:
         keeper = self._keeper or Keeper(self.database, self.settings.lease_s)
         keeper.keep(self)
         try:
-            return self._work_and_end(keeper)
+            with logs.only_about(job_id=self.job_id), JobSpan(self.database, self._job) as span:
+                span.state = self._work_and_end(keeper)
+                return span.state
         except LeaseLost:
             log.warning("job %s epoch %d: lease lost, nothing of it takes effect", self.job_id, self.epoch)
             return None

@@ -11,6 +11,7 @@ from functools import partial
 
 from sqlalchemy.orm import Session
 
+from raymill.cluster.job_numbers import JobNumbers
 from raymill.cluster.keeper import FOREVER_S
 from raymill.cluster.kinds import Runner, kind_of
 from raymill.cluster.settings import Settings
@@ -32,6 +33,7 @@ class Claimer:
     Args:
         worker: unique to this process, so that what a lost answer had given it can be told.
         running: ids of the jobs that this worker knows it has.
+        numbers: counts what is claimed, and how long that took.
     """
 
     QUEUES_EVERY_S = 1.0
@@ -45,12 +47,14 @@ class Claimer:
         runner: Runner,
         worker: str,
         running: Callable[[], Sequence[uuid.UUID]],
+        numbers: JobNumbers | None = None,
     ) -> None:
         self._database = database
         self._settings = settings
         self._runner = runner
         self._worker = worker
         self._running = running
+        self._numbers = numbers or JobNumbers()
         self._held = database.hold()
         self._floors: dict[str, Floors] = defaultdict(Floors)
         self._queues: list[str] = []
@@ -93,6 +97,7 @@ class Claimer:
         failpoint("claim:before")
         ended, claimed = self._held.run(both, again=again, timeout_s=FOREVER_S)
         failpoint("claim:after")
+        self._numbers.claimed(claimed, time.monotonic() - now)
         self._note_empty(queue, len(claimed) < limit)
         return ended, [job for job in claimed if not self._ended_at_once(job)]
 
@@ -108,9 +113,11 @@ class Claimer:
         def again(connection: jobs.Connection) -> list[Claimed]:
             return jobs.unheard(connection, self._worker, self._running()) or work(connection)
 
+        started = time.monotonic()
         failpoint("claim:before")
         claimed = self._held.run(work, again=again)
         failpoint("claim:after")
+        self._numbers.claimed(claimed, time.monotonic() - started)
         self._note_empty(queue, len(claimed) < limit)
         return claimed
 

@@ -18,8 +18,10 @@ from sqlalchemy.orm import Session
 
 from raymill.cluster.claim import Claimer
 from raymill.cluster.job_logs import last_lines
+from raymill.cluster.job_numbers import JobNumbers
 from raymill.cluster.kinds import kind_of
 from raymill.cluster.ray_head import warm_socket
+from raymill.cluster.ray_jobs import submission_id
 from raymill.cluster.settings import Settings
 from raymill.cluster.warm.setup_worker import SOCKET
 from raymill.registry import jobs
@@ -39,21 +41,22 @@ WORKER = "dispatcher"
 """Holds a job from its claim until its driver takes over."""
 
 
-def submission_id(job_id: uuid.UUID, epoch: int) -> str:
-    return f"{job_id}-{epoch}"
-
-
 class Dispatcher:
     """Claims heavy jobs up to the number of slots and hands each to a Ray job of its own."""
 
-    def __init__(self, database: Database, settings: Settings, client: JobSubmissionClient) -> None:
+    def __init__(
+        self, database: Database, settings: Settings, client: JobSubmissionClient, numbers: JobNumbers
+    ) -> None:
         self._database = database
         self._settings = settings
         self._client = client
         self._warm = warm_socket(settings)
+        self._numbers = numbers
+        self._seen: dict[tuple[uuid.UUID, int], tuple[Job, float]] = {}
+        """Attempts that ran at the last look, and since when they are known to, on the monotonic clock."""
         self._next_check = 0.0
         # What an engine before this one had claimed and not started is started now: its id says if it was.
-        self._claimer = Claimer(database, settings, "heavy", WORKER, running=list)
+        self._claimer = Claimer(database, settings, "heavy", WORKER, running=list, numbers=numbers)
         for job in database.hold_once(lambda connection: jobs.unheard(connection, WORKER, [])):
             self._submit(job)
 
@@ -62,8 +65,9 @@ class Dispatcher:
         if time.monotonic() >= self._next_check:
             self._next_check = time.monotonic() + CHECK_EVERY_S
             self._requeue_ended()
-        running = len(self._running())
-        free = self._settings.heavy_slots - running
+        running = self._running()
+        self._count_ended(running)
+        free = self._settings.heavy_slots - len(running)
         lease_s = max(START_LEASE_S, self._settings.lease_s)
         started = self._claimer.take(free, lease_s=lease_s) if free > 0 else []
         for job in started:
@@ -117,7 +121,27 @@ class Dispatcher:
                 self._database.patiently(partial(_lost, self._settings, job, error))
             except LeaseLost:
                 continue  # it had ended the job after all
+            self._numbers.lost(job.queue, job.kind)
             log.warning("job %s (%s): %s", job.id, job.step, error)
+
+    def _count_ended(self, running: list[Job]) -> None:
+        """Their processes end them; that they did is seen here, where somebody reads the numbers."""
+        now = time.monotonic()
+        before = self._seen
+        self._seen = {(job.id, job.epoch): before.get((job.id, job.epoch), (job, now)) for job in running}
+        gone = [each for attempt, each in before.items() if attempt not in self._seen]
+        if not gone:
+            return
+        ids = [job.id for job, _ in gone]
+
+        def read(session: Session) -> dict[uuid.UUID, Job]:
+            return {row.id: row for row in session.scalars(select(Job).where(Job.id.in_(ids)))}
+
+        rows = self._database.patiently(read)
+        for job, since in gone:
+            row = rows.get(job.id)
+            state = row.state.value if row is not None and row.epoch == job.epoch else "lost"
+            self._numbers.ended(job.queue, job.kind, state, now - since)
 
     def _running(self) -> list[Job]:
         def read(session: Session) -> list[Job]:

@@ -18,9 +18,11 @@ from pathlib import Path
 
 import ray
 
+from raymill.cluster import logs, tracing
 from raymill.cluster.attempt import Attempt, open_attempt
 from raymill.cluster.job_logs import job_log
 from raymill.cluster.processes import give_way
+from raymill.cluster.ray_jobs import DRIVER, submission_id
 from raymill.cluster.settings import Settings
 from raymill.registry.jobs import LeaseLost
 
@@ -35,10 +37,13 @@ def main() -> None:
     # Ray's library must be loaded before regopy's (which the registry brings): the other way round the two
     # share C++ symbols and `ray.init` aborts with "munmap_chunk(): invalid pointer" (ray 2.60, regopy 1.5.2).
     assert ray.__version__
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up("job")
+    logs.about(job_id=str(job_id))
     database = settings.open_database(pool_size=2)
     try:
-        attempt = open_attempt(database, settings, job_id, epoch, worker=f"ray-job {job_id}-{epoch}")
+        attempt = open_attempt(
+            database, settings, job_id, epoch, worker=DRIVER + submission_id(job_id, epoch)
+        )
     except LeaseLost:
         logging.getLogger(__name__).warning("job %s: epoch %d owns it no longer", job_id, epoch)
         sys.exit(EXIT_LEASE_LOST)
@@ -48,6 +53,7 @@ def main() -> None:
     # started for it ends with it.
     state = attempt.run(on_abandon=lambda: os._exit(EXIT_LEASE_LOST))
     logging.getLogger(__name__).info("job %s ended: %s", job_id, state.value if state else "lease lost")
+    tracing.flush()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # libraries leave threads behind that would hold the process for seconds

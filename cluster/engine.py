@@ -17,9 +17,11 @@ import ray
 from ray.job_submission import JobSubmissionClient
 from sqlalchemy.orm import Session
 
-from raymill.cluster import artifact_sweep
+from raymill.cluster import artifact_sweep, logs
 from raymill.cluster.dispatcher import Dispatcher
 from raymill.cluster.job_logs import last_lines
+from raymill.cluster.job_numbers import JobNumbers
+from raymill.cluster.numbers import Publisher
 from raymill.cluster.pool import Pool
 from raymill.cluster.service import read_service
 from raymill.cluster.settings import Settings
@@ -43,9 +45,10 @@ class Sweeper:
     time to beat again.
     """
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database, settings: Settings, numbers: JobNumbers | None = None) -> None:
         self._database = database
         self._settings = settings
+        self._numbers = numbers or JobNumbers()
         self._lease_s = lease_s = settings.lease_s
         self._since = jobs.LONG_AGO
         self._full_at = 0.0
@@ -64,6 +67,7 @@ class Sweeper:
             swept = self._database.patiently(self._sweep)
             failpoint("sweep:after")
             for job in swept:
+                self._numbers.lost(job.queue, job.kind)
                 log.warning(
                     "job %s (%s): worker %s was lost, now %s", job.id, job.step, job.worker, job.state.value
                 )
@@ -88,7 +92,7 @@ class Sweeper:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up("engine")
     settings = Settings()
     service = read_service(settings)
     database = settings.open_database()
@@ -97,10 +101,13 @@ def main() -> None:
     )
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    sweeper = Sweeper(database, settings)
+    numbers = JobNumbers()
+    publisher = Publisher(settings.metrics_dir, "engine", numbers.families, database=database)
+    publisher.start()
+    sweeper = Sweeper(database, settings, numbers)
     threading.Thread(target=sweeper.run, name="sweeper", daemon=True).start()
     artifact_sweep.start(database, settings)
-    dispatcher = Dispatcher(database, settings, JobSubmissionClient(service.dashboard_url))
+    dispatcher = Dispatcher(database, settings, JobSubmissionClient(service.dashboard_url), numbers)
     pool = Pool()
     wake = Wake(database.url, "raymill_job")
     log.info("engine ready: %d heavy slots, %d pool threads", settings.heavy_slots, settings.pool_threads)
@@ -109,6 +116,7 @@ def main() -> None:
         if not dispatcher.step():
             wake.wait(POLL_S)
     pool.drain()
+    publisher.stop()
 
 
 if __name__ == "__main__":

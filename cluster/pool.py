@@ -14,11 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import ray
 
+from raymill.cluster import logs
 from raymill.cluster.attempt import Attempt, open_attempt
 from raymill.cluster.claim import Claimer
 from raymill.cluster.job_logs import AttemptLogs
+from raymill.cluster.job_numbers import JobNumbers
 from raymill.cluster.keeper import Keeper
 from raymill.cluster.kinds import all_kinds
+from raymill.cluster.numbers import Publisher
 from raymill.cluster.settings import Settings
 from raymill.cluster.wake import Wake
 from raymill.registry.jobs import Claimed, Done, LeaseLost
@@ -39,7 +42,7 @@ class PoolWorker:
     """
 
     def __init__(self, name: str | None = None) -> None:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logs.set_up("pool")
         self._settings = Settings()
         self._threads = self._settings.pool_threads
         self._database = self._settings.open_database(pool_size=self._threads + 2)
@@ -51,12 +54,17 @@ class PoolWorker:
         self._mine: dict[tuple[uuid.UUID, int], Attempt | None] = {}
         self._changed = threading.Condition()
         self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="short-job")
+        self._numbers = JobNumbers()
+        self._publisher = Publisher(
+            self._settings.metrics_dir, "pool", self._numbers.families, database=self._database
+        )
         self._claimer = Claimer(
             self._database,
             self._settings,
             "short",
             self._worker,
             running=lambda: [id_ for id_, _ in list(self._mine)],
+            numbers=self._numbers,
         )
         self._claiming = threading.Lock()  # held until what was claimed is in `_mine`
         self._busy = False
@@ -68,6 +76,7 @@ class PoolWorker:
     def run(self) -> None:
         """Work until `drain`."""
         wake = Wake(self._database.url, "raymill_job")
+        self._publisher.start()
         while not self._stopping.is_set():
             with self._changed:
                 if len(self._mine) >= self._threads:
@@ -78,6 +87,7 @@ class PoolWorker:
         with self._claiming:
             self._claimer.close()
         self._executor.shutdown()
+        self._publisher.stop()
 
     def _take(self) -> bool:
         """Claim as many jobs as there are threads free. Returns whether there may be more to do."""
@@ -124,17 +134,20 @@ class PoolWorker:
         return os.getpid()
 
     def _run_one(self, job: Claimed) -> None:
+        state, started = "lost", time.monotonic()
         try:
             with self._logs.of(job.id, job.epoch):
                 attempt = self._open(job)
                 with self._changed:
                     self._mine[job.id, job.epoch] = attempt
-                attempt.run()
+                ended = attempt.run()
+                state = ended.value if ended is not None else state
         except LeaseLost:
             log.warning("job %s: epoch %d owns it no longer", job.id, job.epoch)
         except Exception:
             log.exception("job %s: nobody reads a thread's error; its lease decides", job.id)
         finally:
+            self._numbers.ended(job.queue, job.kind, state, time.monotonic() - started)
             with self._changed:
                 self._mine.pop((job.id, job.epoch), None)
                 self._changed.notify_all()

@@ -11,7 +11,7 @@ import os
 import secrets
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -95,6 +95,9 @@ class Settings(BaseSettings):
 
     pool_threads: int = Field(default=8, ge=1)
     """Short jobs that run at once."""
+
+    log_format: Literal["text", "json"] = "text"
+    """What every process logs: lines for people, or JSON lines with request, job and trace id (`cluster/logs.py` reads it)."""
 
     lease_s: float = Field(default=30.0, gt=1)
     """A job's worker that is silent for this long has lost it."""

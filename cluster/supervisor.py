@@ -24,7 +24,7 @@ from typing import IO
 
 import psutil
 
-from raymill.cluster import processes, tls
+from raymill.cluster import logs, processes, tls
 from raymill.cluster.backup.schedule import is_due
 from raymill.cluster.front import Front
 from raymill.cluster.joining import leave, require_database
@@ -300,7 +300,7 @@ def lock(home: Path) -> IO[bytes]:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up("supervisor")
     settings = Settings()
     try:
         held = lock(settings.home)

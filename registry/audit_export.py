@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from raymill.registry import audit, audit_roots
-from raymill.registry.audit_chain import Chain, Checked, line
+from raymill.registry.audit_chain import Chain, Checked, Root, line
 from raymill.registry.audit_commit import make_durable
 from raymill.registry.signing_keys import KeyRing
 from raymill.registry.tables import AuditEvent, JsonObject
@@ -58,9 +58,13 @@ class Roots:
         audit_roots.keep(self.folder, root, envelope)
         return envelope
 
+    def newest(self) -> Root | None:
+        """The last one that is kept. Raises Tampered, Invalid or Unsigned: it is not what was signed."""
+        return audit_roots.newest(self.folder, self._ring.public_keys(), self._ring.revoked())
+
     def take_if_due(self, session: Session, every_s: float) -> bool:
         """As `take`, where rows have come since the newest root and that is old enough. Returns whether it was done."""
-        newest = audit_roots.newest(self.folder, self._ring.public_keys(), self._ring.revoked())
+        newest = self.newest()
         if newest is not None:
             age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(newest.at)
             if age.total_seconds() < every_s:

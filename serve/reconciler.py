@@ -20,6 +20,8 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from raymill.cluster import logs
+from raymill.cluster.numbers import Publisher
 from raymill.cluster.service import read_service
 from raymill.cluster.settings import Settings
 from raymill.cluster.wake import Wake
@@ -245,7 +247,7 @@ def _reason(application: ApplicationStatusOverview) -> str:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up("reconciler")
     settings = Settings()
     service = read_service(settings)
     ray.init(
@@ -258,6 +260,7 @@ def main() -> None:
     )
     triggers.start(settings)
     reconciler = Reconciler(settings)
+    Publisher(settings.metrics_dir, "reconciler").start()
     while True:
         started = time.monotonic()
         rest_s = SETTLED_POLL_S if reconciler.step() else POLL_S

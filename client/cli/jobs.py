@@ -72,6 +72,7 @@ def details(job: Job) -> str:
         ("failures", [f"{count} {kind}" for kind, count in job.failures.items()]),
         ("losses", f"{job.losses} workers in a row" if job.losses else None),
         ("worker", job.worker),
+        *([("dashboard", job.dashboard_url)] if job.dashboard_url else []),
         ("unique key", job.unique_key),
         ("concurrency", f"{job.concurrency_limit} of {job.concurrency_key}" if job.concurrency_key else None),
         ("address", job.address),

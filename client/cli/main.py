@@ -26,7 +26,7 @@ COMMANDS: dict[str, dict[str, Entry]] = {
     "Service": {
         "up": Entry("service", "up_app", "Start the service, or join a Ray cluster."),
         "down": Entry("service", "down_app", "Stop the service. Nothing of record is lost."),
-        "status": Entry("service", "status_app", "Nodes, jobs and what is served, on one screen."),
+        "status": Entry("status", "app", "Nodes, queues, what is served and what is wrong, on one screen."),
         "tls": Entry("service", "tls_app", "Certificates of one's own: make."),
         "doctor": Entry("service", "doctor_app", "Look for what is wrong with this machine or the service."),
         "backup": Entry("backup", "app", "Backups: create, list, verify, prove by restoring, restore."),

@@ -1,6 +1,6 @@
-"""`raymill up`, `down`, `doctor`, `tls`, `status`: the service itself.
+"""`raymill up`, `down`, `doctor`, `tls`: the service itself.
 
-All but the last run as processes of their own, because what they start imports Ray and the database.
+They run as processes of their own, because what they start imports Ray and the database.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import Annotated
 
 import typer
 
-from raymill.client.cli.app import Json, connect, new_app
-from raymill.client.cli.output import NOTHING, out, out_json, table
-from raymill.client.types import Status
+from raymill.client.cli.app import Json, new_app
+from raymill.client.cli.output import out_json
 
-up_app, down_app, doctor_app, status_app = new_app(), new_app(), new_app(), new_app()
+up_app, down_app, doctor_app = new_app(), new_app(), new_app()
 tls_app = new_app("Certificates by an authority of one's own, for where no other is at hand (docs/tls.md).")
 
 
@@ -77,43 +76,6 @@ def make_certificate(
     arguments += ["--days", str(days)]
     arguments += [] if out_dir is None else ["--out", out_dir]
     raise typer.Exit(process("raymill.cluster.tls_make", [*arguments, *(["--json"] if as_json else [])]))
-
-
-@status_app.command()
-def status(as_json: Json = False) -> None:
-    """Nodes, jobs and what is served."""
-    with connect() as client:
-        answer = client.status()
-        if as_json:
-            out_json(answer)
-            return
-        out(f"Raymill {answer.version} at {client.url}, Postgres {answer.database}")
-    out(_jobs_line(answer))
-    out()
-    nodes = [(str(n.get("node_id"))[:12], _alive(n), _resources(n)) for n in answer.nodes]
-    out(table(["NODE", "STATE", "RESOURCES"], nodes))
-    out()
-    served = [(d.llm, d.alias, d.version, d.state, d.message) for d in answer.deployments]
-    out(table(["MODEL", "ALIAS", "VERSION", "STATE", "MESSAGE"], served) if served else "Nothing is served.")
-
-
-def _jobs_line(answer: Status) -> str:
-    counts = ", ".join(f"{count} {state}" for state, count in answer.jobs.items() if count)
-    return f"Jobs: {counts or 'none yet'}"
-
-
-def _alive(node: dict[str, object]) -> str:
-    return "alive" if node.get("alive") else "gone"
-
-
-def _resources(node: dict[str, object]) -> str:
-    total, free = node.get("resources"), node.get("available")
-    if not isinstance(total, dict):
-        return NOTHING
-    names = [name for name in ("CPU", "GPU") if name in total]
-    if not isinstance(free, dict):
-        return ", ".join(f"{total[name]:g} {name}" for name in names) or NOTHING
-    return ", ".join(f"{free.get(name, 0):g} of {total[name]:g} {name} free" for name in names) or NOTHING
 
 
 def _run(module: str, arguments: list[str], *, as_json: bool, env: dict[str, str] | None = None) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from raymill.cluster import logs
 from raymill.cluster.backup import manifest, stream
 from raymill.cluster.backup.create import create
 from raymill.cluster.backup.manifest import Backup
@@ -118,7 +118,7 @@ COMMANDS: dict[str, Callable[[Settings, argparse.Namespace], Shown]] = {
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up("backup")
     arguments = _parser().parse_args()
     # Ends by way of what cleans up: a database that was started for a proof would stay.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

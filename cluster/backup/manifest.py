@@ -191,6 +191,18 @@ def kept(folder: Path) -> list[Backup]:
     return found
 
 
+def newest_at(folder: Path, *, proven: bool = False) -> dt.datetime | None:
+    """When the newest backup was begun; told by names alone, so that it costs nothing however much they hold.
+
+    Args:
+        proven: only those that were restored and found equal.
+    """
+    file = PROOF if proven else MANIFEST
+    names = [path.parent.name for path in folder.glob(f"*/{file}")]
+    newest = max((name for name in names if NAME.fullmatch(name)), default=None)
+    return dt.datetime.strptime(newest, "%Y%m%dT%H%M%SZ").replace(tzinfo=dt.UTC) if newest else None
+
+
 def damaged(folder: Path) -> list[Path]:
     """What is named like a backup and is none."""
     whole = {backup.path for backup in kept(folder)}

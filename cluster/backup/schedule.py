@@ -14,11 +14,9 @@ from raymill.cluster.settings import Settings
 
 def is_due(folder: Path, every_s: float) -> bool:
     """Whether the newest backup is older than `every_s`, or there is none."""
-    names = [path.parent.name for path in folder.glob(f"*/{manifest.MANIFEST}")]
-    newest_name = max((name for name in names if manifest.NAME.fullmatch(name)), default=None)
-    if newest_name is None:
+    newest = manifest.newest_at(folder)
+    if newest is None:
         return True
-    newest = dt.datetime.strptime(newest_name, "%Y%m%dT%H%M%SZ").replace(tzinfo=dt.UTC)
     return (dt.datetime.now(dt.UTC) - newest).total_seconds() >= every_s
 
 

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from raymill.cluster import logs
 from raymill.cluster.warm import client
 from raymill.cluster.warm.client import BEGIN, LENGTH, exactly, peer
 
@@ -247,7 +248,7 @@ def main() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 65536)), hard))
     importlib.import_module(PRELOAD)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up("warm")
     gc.collect()
     gc.freeze()  # copies share these pages as long as nobody writes to them
     resident_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10

@@ -18,6 +18,7 @@ import psycopg
 from sqlalchemy.orm import Session
 
 from raymill.policies.errors import Conflict, Invalid, NotFound
+from raymill.registry import trace_context
 from raymill.registry.failpoints import failpoint
 from raymill.registry.jobs.model import LEASE_S, Beat, Claimed, Done, JobSpec, Priority
 
@@ -272,9 +273,11 @@ def enqueue(connection: Connection, specs: Sequence[JobSpec]) -> list[uuid.UUID]
             made = all(alike)
     failpoint("enqueue:written")
     if made:
+        trace_context.keep(connection, [spec.id for spec in specs])
         return [spec.id for spec in specs]
     there = connection.execute("SELECT id FROM job WHERE id = ANY(%s)", ([spec.id for spec in specs],))
     known = {row[0] for row in there}
+    trace_context.keep(connection, [spec.id for spec in specs if spec.id in known])
     return [spec.id if spec.id in known else _known(connection, spec) for spec in specs]
 
 

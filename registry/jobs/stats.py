@@ -71,6 +71,20 @@ FROM (SELECT queue, extract(epoch FROM started_at - greatest(created_at, run_at)
 GROUP BY queue
 """)
 
+# The same jobs by kind: READY, WAITING, RUNNING and what of ATTENTION waits for somebody, from the same indexes.
+BY_KIND = text("""
+SELECT queue, kind, CASE WHEN run_at <= statement_timestamp() THEN 'ready' ELSE 'scheduled' END AS state,
+       count(*) AS jobs, extract(epoch FROM statement_timestamp() - min(run_at))::float AS oldest_s
+FROM job WHERE state = 'queued' AND waiting_on = 0 GROUP BY 1, 2, 3
+UNION ALL
+SELECT queue, kind, 'waiting', count(*), NULL FROM job
+WHERE waiting_on > 0 AND depends_on @> CAST('{}' AS uuid[]) AND state = 'queued' GROUP BY 1, 2
+UNION ALL
+SELECT queue, kind, 'running', count(*), NULL FROM job WHERE state = 'running' GROUP BY 1, 2
+UNION ALL
+SELECT queue, kind, state, count(*), NULL FROM job WHERE state IN ('dead', 'paused') GROUP BY 1, 2, 3
+""")
+
 QUEUES = text("SELECT name AS queue, runner, max_running, paused_at FROM queue ORDER BY name")
 
 
@@ -105,6 +119,35 @@ class QueueStats:
     start_p50_s: float | None = None
     start_p99_s: float | None = None
     """From when a job could start until it did, of those that did in the last hour."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindCount:
+    """Jobs of one kind in one queue that are in one state."""
+
+    queue: str
+    kind: str
+    state: str
+    """ready, scheduled, waiting (for parents), running, paused or dead."""
+
+    jobs: int
+    oldest_s: float | None = None
+    """How long the oldest that is ready has waited; None in the other states."""
+
+
+def kind_counts(session: Session) -> list[KindCount]:
+    """Jobs that have not ended, and dead letters, by queue, kind and state; what there are none of is left out."""
+    rows = session.execute(BY_KIND)
+    return [
+        KindCount(
+            queue=row.queue,
+            kind=row.kind,
+            state=row.state,
+            jobs=row.jobs,
+            oldest_s=row.oldest_s if row.state == "ready" else None,
+        )
+        for row in rows
+    ]
 
 
 def queue_stats(session: Session) -> list[QueueStats]:

@@ -10,9 +10,10 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from raymill.policies.errors import Conflict, NotFound
-from raymill.registry import audit
+from raymill.registry import audit, trace_context
 from raymill.registry.artifacts import address_of, canonical_json
 from raymill.registry.audit import Actor
+from raymill.registry.jobs.claims import raw
 from raymill.registry.jobs.events import notify, tell_state
 from raymill.registry.jobs.model import StepSpec
 from raymill.registry.tables import Job, JobState, JsonObject, Pipeline, Queue
@@ -80,6 +81,8 @@ def create_pipeline(
         jobs[spec.step] = job
         if not spec.depends_on:
             make_ready(session, job)
+    if jobs:
+        trace_context.keep(raw(session), [next(iter(jobs.values())).id], pipeline.id)
     audit.record(session, actor, "pipeline.create", f"pipeline/{pipeline.id}", name=name, steps=list(jobs))
     return pipeline
 

@@ -24,6 +24,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from raymill.cluster import logs
+from raymill.cluster.numbers import Publisher
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Conflict, Denied, Invalid, NotFound, RaymillError, Unavailable
 from raymill.registry.artifacts import Tampered
@@ -39,6 +41,7 @@ from raymill.serve.api.access import PREFIX, check_complete
 from raymill.serve.api.bell import Bell
 from raymill.serve.api.context import READS, Parts, Unauthenticated, caller, request_id_of
 from raymill.serve.api.hardening import Hardened
+from raymill.serve.api.numbers import Counted
 from raymill.serve.api.routes import (
     datasets,
     drift,
@@ -70,6 +73,7 @@ from raymill.serve.api.routes import (
     uploads,
     usage,
 )
+from raymill.serve.api.traced import Traced
 from raymill.serve.code import routes as code_routes
 from raymill.serve.gateway.direct import answer_directly
 from raymill.serve.loopback import keep_to_loopback
@@ -152,6 +156,8 @@ def create_app(parts: Parts) -> FastAPI:
             expose_headers=["x-request-id", "retry-after"],
         )
     app.add_middleware(Hardened, limit_bytes=settings.max_body_bytes)
+    app.add_middleware(Counted)
+    app.add_middleware(Traced)
     app.add_middleware(WithRequestId)  # the last one is the outermost
     app.add_exception_handler(RaymillError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_bad_request)
@@ -175,7 +181,10 @@ def build() -> Application:
 
     def app_in_replica() -> FastAPI:
         settings = Settings()
-        app = create_app(Parts(settings=settings, database=settings.open_database(pool_size=10)))
+        logs.set_up_replica("api", settings.logs_dir)
+        parts = Parts(settings=settings, database=settings.open_database(pool_size=10))
+        app = create_app(parts)
+        Publisher(settings.metrics_dir, "api", parts.numbers.families, database=parts.database).start()
         answer_directly(app, (f"{PREFIX}/", f"{code_routes.PREFIX}/"))
         return app
 
@@ -203,6 +212,7 @@ class WithRequestId:
             return
         request_id = request_id_of(Headers(scope=scope).get("x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
+        logs.about(request_id=request_id)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

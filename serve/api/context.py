@@ -27,6 +27,7 @@ from raymill.registry.database import Database
 from raymill.registry.secrets import SecretBox
 from raymill.registry.tables import ApiKey, LoginSession, Role
 from raymill.serve.api.access import ACCESS, reaches, row_of
+from raymill.serve.api.numbers import ApiNumbers
 from raymill.serve.api.threads import in_thread
 
 READS = {"GET", "HEAD"}
@@ -72,6 +73,7 @@ class Parts:
     settings: Settings
     database: Database
     keys: KnownKeys = field(default_factory=KnownKeys)
+    numbers: ApiNumbers = field(default_factory=ApiNumbers)
 
     @cached_property
     def front_key(self) -> bytes:

@@ -17,7 +17,9 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from raymill.cluster import logs
 from raymill.policies.errors import Invalid, Unavailable
+from raymill.registry import trace_context
 from raymill.registry.tables.base import new_id
 from raymill.serve.gateway import compare, feedback, names
 from raymill.serve.gateway.answers import Answers
@@ -120,6 +122,8 @@ class Gateway:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         own_id = new_id()
         request_id = _sent_id(headers) or own_id.hex
+        logs.about(request_id=request_id)
+        trace_context.carry(headers.get(b"traceparent", b"").decode("latin-1"))
         request = _Request(
             path=scope["path"],
             method=scope["method"],

@@ -12,6 +12,7 @@ from ray import serve
 from ray.serve import Application
 from starlette.types import ASGIApp
 
+from raymill.cluster import logs
 from raymill.cluster.settings import Settings
 from raymill.serve.gateway.app import Gateway
 from raymill.serve.gateway.cache import AnswerCache
@@ -61,6 +62,7 @@ class GatewayReplica:
         # Made here and not by the deployer: a source holds connections, which do not travel.
         self._source = source_factory()
         self._settings = Settings()
+        logs.set_up_replica("gateway", self._settings.logs_dir)
         self._stores = Stores.open(self._settings)
         self._gateway = assemble(self._source, self._stores, ServeEngines())
         self._tasks: list[asyncio.Task[None]] = []
@@ -74,7 +76,7 @@ class GatewayReplica:
         answer_directly(gateway, "/v1/", readiness.not_ready)
         parts = gateway.parts
 
-        def numbers() -> bytes:
+        def numbers() -> str:
             return parts.recorder.metrics.text(
                 parts.book.states(), stores.spool.depth_bytes(), gateway.in_flight, readiness.not_ready()
             )

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from raymill.cluster import logs
 from raymill.cluster.processes import spawn
 from raymill.registry import meters
 from raymill.registry.home import default_home
@@ -179,7 +180,7 @@ def database_url(home: Path) -> str:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up("ingest")
     home = default_home()
     directory = home / "spool"
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,62 +1,37 @@
-"""What a replica counts, in Prometheus' text form.
-
-Each replica writes its numbers to `<home>/metrics/gateway-<replica>.prom` every few seconds; `/metrics` of the
-control plane joins the files of the living ones. So one scrape sees every replica of the machine, and a
-request costs no more than a few additions.
-"""
+"""What a gateway replica counts; `cluster/numbers.py` tells how a scrape comes to see it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
+from raymill.cluster.numbers import (
+    SECONDS,
+    Histogram,
+    ProcessNumbers,
+    counter,
+    exposition,
+    gauge,
+    histogram,
+)
 from raymill.cluster.service import write_atomically
 
 if TYPE_CHECKING:
     from raymill.serve.gateway.health import State
     from raymill.serve.gateway.spool import UsageRecord
 
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 OVERHEAD = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 BREAKER = {"closed": 0, "half_open": 1, "open": 2}
 WRITE_S = 2.0
 MAX_NAMES = 500
 """Routes, providers and models that get numbers of their own: clients choose names, so they must not add up."""
 
-PREFIX = "raymill_gateway_"
-
-
-class _Histogram:
-    """Counts by bucket; cheaper to add to than a client library's, which locks and checks each time."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def add(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    def into(self, family: HistogramMetricFamily, labels: list[str]) -> None:
-        """As Prometheus wants it: each bucket counts all that is not above its bound."""
-        names = [*(str(bound) for bound in self.bounds), "+Inf"]
-        family.add_metric(labels, list(zip(names, accumulate(self.counts), strict=True)), self.total)
+PREFIX = "gateway_"
 
 
 class _Numbers:
@@ -67,8 +42,8 @@ class _Numbers:
     def __init__(self) -> None:
         self.requests: dict[tuple[str, str, int], int] = {}
         """By operation, outcome and status."""
-        self.latency = _Histogram(SECONDS)
-        self.first = _Histogram(SECONDS)
+        self.latency = Histogram(SECONDS)
+        self.first = Histogram(SECONDS)
         self.attempts = self.prompt = self.completion = self.spend = 0
 
 
@@ -77,8 +52,9 @@ class Metrics:
 
     def __init__(self, replica: str) -> None:
         self._replica = replica
+        self._process = ProcessNumbers("gateway", replica)
         self._numbers: dict[tuple[str, str, str], _Numbers] = {}
-        self._overhead = _Histogram(OVERHEAD)
+        self._overhead = Histogram(OVERHEAD)
         self._refused: dict[tuple[str, int], int] = {}
         self._cache: dict[tuple[str, str], int] = {}
 
@@ -111,7 +87,7 @@ class Metrics:
 
     def text(
         self, breakers: dict[str, State], spool_bytes: int, in_flight: int, not_ready: str | None
-    ) -> bytes:
+    ) -> str:
         """All of it, as a scrape wants it."""
         gauges = {
             "in_flight": ("Requests being answered.", in_flight),
@@ -120,18 +96,14 @@ class Metrics:
         }
         families: list[Metric] = [*self._by_name(), *self._counts()]
         for name, (text, value) in gauges.items():
-            family = GaugeMetricFamily(f"{PREFIX}{name}", text, labels=["replica"])
+            family = gauge(f"{PREFIX}{name}", text, "replica")
             family.add_metric([self._replica], float(value))
             families.append(family)
-        states = GaugeMetricFamily(
-            f"{PREFIX}breaker", "0 closed, 1 half-open, 2 open.", labels=["replica", "target"]
-        )
+        states = gauge(f"{PREFIX}breaker", "0 closed, 1 half-open, 2 open.", "replica", "target")
         for target, state in breakers.items():
             if state != "closed":
                 states.add_metric([self._replica, target], BREAKER[state])
-        registry = CollectorRegistry()
-        registry.register(_Collected([*families, states]))
-        return bytes(generate_latest(registry))
+        return exposition([*families, states, *self._process.families()])
 
     def _by_name(self) -> Iterator[Metric]:
         who = ["replica", "route", "provider", "model"]
@@ -167,32 +139,22 @@ class Metrics:
         yield cache
 
 
-class _Collected:
-    """Families that are made already, for the client library's text form."""
-
-    def __init__(self, families: list[Metric]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterator[Metric]:
-        yield from self._families
-
-
 def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
-    return CounterMetricFamily(f"{PREFIX}{name}", text, labels=labels)
+    return counter(f"{PREFIX}{name}", text, *labels)
 
 
 def _histogram(name: str, text: str, *labels: str) -> HistogramMetricFamily:
-    return HistogramMetricFamily(f"{PREFIX}{name}", text, labels=labels)
+    return histogram(f"{PREFIX}{name}", text, *labels)
 
 
-async def write_forever(text: Callable[[], bytes], directory: Path, replica: str) -> None:
+async def write_forever(text: Callable[[], str], directory: Path, replica: str) -> None:
     """Write a replica's numbers every few seconds until cancelled; then take them away."""
     path = directory / f"gateway-{replica}.prom"
     directory.mkdir(parents=True, exist_ok=True)
     try:
         while True:
             await asyncio.sleep(WRITE_S)
-            data = (await asyncio.to_thread(text)).decode()
+            data = await asyncio.to_thread(text)
             with contextlib.suppress(OSError):  # a full disk takes the numbers, not the service
                 await asyncio.to_thread(write_atomically, path, data)
     finally:

@@ -2,7 +2,7 @@
 
 On only where OTEL_EXPORTER_OTLP_ENDPOINT (or _TRACES_ENDPOINT) is set; the other OTEL_* variables hold as
 everywhere. A caller's `traceparent` becomes the parent, and upstreams get the span's own, so that a provider
-of ours shows up below it. No prompt and no answer is in a span.
+of ours, and an engine, shows up below it. No prompt and no answer is in a span.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from raymill.cluster import tracing
+from raymill.registry import trace_context
 from raymill.serve.gateway.wire import Ask, Operation
 
 if TYPE_CHECKING:
     from raymill.serve.gateway.spool import UsageRecord
 
-ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 OPERATIONS: dict[Operation, str] = {
     "chat": "chat",
     "messages": "chat",
@@ -49,17 +50,7 @@ class Spans:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Spans | None:
         """None when nobody collects them."""
-        if not any(environment.get(name) for name in ENDPOINTS):
-            return None
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-        name = environment.get("OTEL_SERVICE_NAME", "raymill-gateway")
-        provider = TracerProvider(resource=Resource.create({"service.name": name}))
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-        return cls(provider)
+        return cls(tracing.provider_of("gateway", environment)) if tracing.wanted(environment) else None
 
     def begin(self, ask: Ask, traceparent: str | None) -> Span:
         """A span for `ask`; from now on its calls carry it upstream."""
@@ -73,11 +64,9 @@ class Spans:
             kind=SpanKind.SERVER,
             attributes={"gen_ai.operation.name": operation, "gen_ai.request.model": ask.model},
         )
-        context = span.get_span_context()
-        sampled = int(context.trace_flags)
-        ask.passed += (
-            f"traceparent: 00-{context.trace_id:032x}-{context.span_id:016x}-{sampled:02x}\r\n".encode()
-        )
+        handed_on = tracing.traceparent_of(span)
+        trace_context.carry(handed_on)
+        ask.passed += f"traceparent: {handed_on}\r\n".encode()
         return _Open(span)
 
     def close(self) -> None:

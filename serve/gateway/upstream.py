@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from raymill.policies.errors import Unavailable
+from raymill.registry import trace_context
 from raymill.serve.gateway.catalog import Served, Target
 from raymill.serve.gateway.config import Timeouts
 from raymill.serve.gateway.dialect import DONE, Call
@@ -23,6 +24,7 @@ from raymill.serve.gateway.stream import frame
 from raymill.serve.gateway.wire import Operation
 from raymill.serve.llm.answer import Body, Failure, Reply
 from raymill.serve.llm.spec import ENGINE
+from raymill.serve.llm.traced import TRACEPARENT
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +141,7 @@ class Upstreams:
                 total_s=timeouts.total_s,
             )
         assert target.served is not None
-        body: Body = msgspec.json.decode(call.body)
+        body = _with_trace(msgspec.json.decode(call.body))
         if not stream:
             async with asyncio.timeout(timeouts.total_s):
                 reply = await self._engines.whole(target.served, operation, body)
@@ -155,6 +157,12 @@ class Upstreams:
         if isinstance(first, Failure):
             raise EngineFailed(first)
         return EngineAnswer(frame(first), pieces)
+
+
+def _with_trace(body: Body) -> Body:
+    """A handle's call has no headers."""
+    traceparent = trace_context.current()
+    return body if traceparent is None else {**body, TRACEPARENT: traceparent}
 
 
 class ServeEngines:

@@ -19,6 +19,7 @@ from ray.serve import Application
 from raymill.serve.llm.answer import Body, Failure, Reply, encode
 from raymill.serve.llm.llama_cpp_wire import Call, ChatWire, Step, TextWire, Wire, read_call
 from raymill.serve.llm.spec import ENGINE, DeploySpec
+from raymill.serve.llm.traced import traced, traced_stream
 from raymill.serve.loopback import keep_to_loopback
 
 keep_to_loopback()
@@ -42,17 +43,21 @@ class LlamaCppEngine:
         # One thread: llama.cpp's context is not to be shared, and a cancelled step ends before the next begins.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llama-cpp")
 
+    @traced
     async def chat(self, body: Body) -> Reply:
         return await self._whole(ChatWire(self._model_name), body)
 
+    @traced
     async def completions(self, body: Body) -> Reply:
         return await self._whole(TextWire(self._model_name), body)
 
+    @traced_stream
     async def chat_stream(self, body: Body) -> AsyncGenerator[Reply, None]:
         async with aclosing(self._pieces(ChatWire(self._model_name), body)) as pieces:
             async for piece in pieces:
                 yield piece
 
+    @traced_stream
     async def completions_stream(self, body: Body) -> AsyncGenerator[Reply, None]:
         async with aclosing(self._pieces(TextWire(self._model_name), body)) as pieces:
             async for piece in pieces:

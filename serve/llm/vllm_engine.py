@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from ray.serve import Application
 from raymill.cluster import cpu
 from raymill.serve.llm.answer import Body, Failure, Reply
 from raymill.serve.llm.spec import ENGINE, DeploySpec
+from raymill.serve.llm.traced import traced, traced_stream
 from raymill.serve.loopback import keep_to_loopback
 
 if TYPE_CHECKING:
@@ -49,17 +50,21 @@ class VllmEngine:
         self._server = QuietServer.sync_init(llm_config(spec), engine_cls=LocalVllm)
         await self._server.start()
 
+    @traced
     async def chat(self, body: Body) -> Reply:
         return await self._whole(self._server.chat, self._chat_request, body)
 
+    @traced
     async def completions(self, body: Body) -> Reply:
         return await self._whole(self._server.completions, self._completion_request, body)
 
-    async def chat_stream(self, body: Body) -> AsyncIterator[Reply]:
+    @traced_stream
+    async def chat_stream(self, body: Body) -> AsyncGenerator[Reply, None]:
         async for piece in self._pieces(self._server.chat, self._chat_request, body):
             yield piece
 
-    async def completions_stream(self, body: Body) -> AsyncIterator[Reply]:
+    @traced_stream
+    async def completions_stream(self, body: Body) -> AsyncGenerator[Reply, None]:
         async for piece in self._pieces(self._server.completions, self._completion_request, body):
             yield piece
 

@@ -15,6 +15,7 @@ from raymill.registry.database import Database
 from raymill.registry.jobs import Done, ErrorClass, JobSpec
 from raymill.registry.jobs.stats import (
     ATTENTION,
+    BY_KIND,
     FINISHED,
     LATENCY,
     READY,
@@ -35,6 +36,7 @@ STATEMENTS = {
     "attention": ATTENTION,
     "finished": FINISHED,
     "latency": LATENCY,
+    "by kind": BY_KIND,
 }
 HOUR = dt.timedelta(hours=1)
 
@@ -162,4 +164,5 @@ def test_a_hundred_thousand_finished_jobs_do_not_slow_it_down(database: Database
         "attention": 0,
         "finished": RECENT,
         "latency": SAMPLE,
+        "by kind": 2,
     }

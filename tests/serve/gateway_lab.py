@@ -55,7 +55,7 @@ class Lab(NamedTuple):
     def metrics(self) -> str:
         parts = self.app.parts
         states = parts.book.states()
-        return parts.recorder.metrics.text(states, 0, self.app.in_flight, None).decode()
+        return parts.recorder.metrics.text(states, 0, self.app.in_flight, None)
 
 
 @contextmanager

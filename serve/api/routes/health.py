@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from fastapi import APIRouter, Response
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 from sqlalchemy import text
 
+from raymill.cluster.numbers import exposition
 from raymill.policies.errors import Unavailable
-from raymill.serve.api.context import PartsDep, Who
+from raymill.serve.api.context import PartsDep, SessionDep, Who
 from raymill.serve.api.threads import ThreadRoute
-from raymill.serve.gateway import scrape
+from raymill.serve.operating import facts, scrape
+from raymill.serve.operating.alerts import alerts
+from raymill.serve.operating.families import families
 
 router = APIRouter(tags=["health"], route_class=ThreadRoute)
 
@@ -35,8 +40,11 @@ def readyz(found: PartsDep) -> dict[str, str]:
 
 
 @router.get("/metrics", response_class=Response)
-def metrics(_: Who, found: PartsDep) -> Response:
-    """The gateway's numbers in Prometheus' text form. A scraper sends a viewer's key: they tell models and spend."""
+def metrics(_: Who, opened: SessionDep, found: PartsDep) -> Response:
+    """The whole service's numbers in Prometheus' text form. A scraper sends a viewer's key: they tell models and spend."""
+    known = facts.read(opened, found.settings)
+    own = exposition(families(known, alerts(known)))
+    counted = scrape.living(found.settings.metrics_dir)
     return Response(
-        scrape.joined(found.settings.metrics_dir), media_type="text/plain; version=0.0.4; charset=utf-8"
+        scrape.joined(chain([own], counted)), media_type="text/plain; version=0.0.4; charset=utf-8"
     )

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from raymill.client import control_types, types
 from raymill.cluster.job_logs import job_log
 from raymill.cluster.kinds import Kind, all_kinds, kind_of
+from raymill.cluster.ray_jobs import ray_job_page
 from raymill.policies.errors import Invalid, NotFound
 from raymill.registry import audit, jobs
 from raymill.registry.jobs import JobSpec, history
@@ -107,10 +108,13 @@ def redrive(body: control_types.Redrive, who: Who, opened: SessionDep) -> contro
 
 
 @router.get("/{job_id}")
-def get(job_id: uuid.UUID, _: Who, opened: SessionDep) -> types.Job:
-    """One job; also one that was moved to the history."""
+def get(job_id: uuid.UUID, _: Who, opened: SessionDep, found: PartsDep) -> types.Job:
+    """One job; also one that was moved to the history. Of a heavy one, where Ray's dashboard shows it."""
     moved = None if opened.get(Job, job_id) is not None else history.find(opened, job_id)
-    return wire.job(_row(opened, job_id) if moved is None else history.as_job(moved))
+    if moved is not None:
+        return wire.job(history.as_job(moved))
+    row = _row(opened, job_id)
+    return wire.job(row).model_copy(update={"dashboard_url": ray_job_page(found.settings, row.worker)})
 
 
 @router.post("/{job_id}/cancel")

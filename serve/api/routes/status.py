@@ -1,35 +1,48 @@
-"""One screen: nodes, jobs, deployments."""
+"""One screen: nodes, queues, what is served, and what somebody should look at."""
 
 from __future__ import annotations
 
 import importlib.metadata
+from collections import Counter
+from dataclasses import asdict
 
-import ray
 from fastapi import APIRouter
-from sqlalchemy import func, select, text
+from sqlalchemy import select
 
-from raymill.client import types
+from raymill.client import status_types as types
 from raymill.registry import tables
-from raymill.serve.api import wire
-from raymill.serve.api.context import SessionDep, Who
+from raymill.serve.api import control_wire, wire
+from raymill.serve.api.context import PartsDep, SessionDep, Who
 from raymill.serve.api.threads import ThreadRoute
+from raymill.serve.operating import facts
+from raymill.serve.operating.alerts import alerts
 
 router = APIRouter(tags=["status"], route_class=ThreadRoute)
 
+QUEUED = {"ready", "scheduled", "waiting"}
+
 
 @router.get("/status")
-def status(_: Who, opened: SessionDep) -> types.Status:
+def status(_: Who, opened: SessionDep, found: PartsDep) -> types.Status:
     """What there is and how it is doing."""
-    counts = opened.execute(select(tables.Job.state, func.count()).group_by(tables.Job.state)).all()
-    rows = opened.scalars(select(tables.Deployment))
-    nodes = [
-        {"node_id": node["NodeID"], "alive": node["Alive"], "resources": node.get("Resources", {})}
-        for node in (ray.nodes() if ray.is_initialized() else [])
-    ]
+    known = facts.read(opened, found.settings)
+    counts: Counter[str] = Counter()
+    for each in known.kinds:
+        counts["queued" if each.state in QUEUED else each.state] += each.jobs
     return types.Status(
         version=importlib.metadata.version("raymill"),
-        nodes=nodes,
-        jobs={state.value: count for state, count in counts},
-        deployments=[wire.deployment(opened, row) for row in rows],
-        database=opened.scalar(text("SHOW server_version")) or "",
+        at=known.at,
+        nodes=[asdict(node) for node in known.nodes],
+        jobs=dict(counts),
+        deployments=[wire.deployment(opened, row) for row in opened.scalars(select(tables.Deployment))],
+        database=known.postgres.version,
+        queues=[control_wire.queue_stats(each) for each in known.queues],
+        canaries=[types.Canary.model_validate(each, from_attributes=True) for each in known.canaries],
+        gateway=types.GatewayStatus(
+            replicas=known.parts.replicas.get("gateway", 0),
+            in_flight=known.parts.in_flight,
+            breakers=known.parts.breakers,
+        ),
+        parts=known.parts.replicas,
+        alerts=alerts(known),
     )
