@@ -9,12 +9,19 @@ from fastapi import APIRouter
 from sqlalchemy import func, select, text
 
 from raymill.client import types
+from raymill.client.console_types import Overview
 from raymill.registry import tables
-from raymill.serve.api import wire
-from raymill.serve.api.context import SessionDep, Who
+from raymill.serve.api import overview, wire
+from raymill.serve.api.context import PartsDep, SessionDep, Who
 from raymill.serve.api.threads import ThreadRoute
 
 router = APIRouter(tags=["status"], route_class=ThreadRoute)
+
+
+@router.get("/overview")
+def all_at_once(who: Who, opened: SessionDep, found: PartsDep) -> Overview:
+    """What runs, what waits and why, what is served, what needs somebody, and spend today."""
+    return overview.read(opened, who, found.settings)
 
 
 @router.get("/status")
