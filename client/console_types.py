@@ -12,7 +12,7 @@ from pydantic import Field
 
 from raymill.client.identity_types import Me
 from raymill.client.run_types import Run
-from raymill.client.types import Deployment, Job, Wire
+from raymill.client.types import Deployment, Job, JsonObject, Wire
 from raymill.client.usage_types import UsageGroup
 
 
@@ -90,3 +90,38 @@ class Overview(Wire):
 
     today: UsageGroup
     """Requests and spend since midnight (UTC): one's own, or everybody's for who sees that."""
+
+
+class Estimate(Wire):
+    """About what a recipe's training takes; null where there is nothing to go by."""
+
+    parameters: int | None
+    trained_parameters: int | None
+    rows: int | None
+    """Of training."""
+
+    steps: int | None
+    memory_bytes: int | None
+    """Of one worker, at its most."""
+
+    workers: int
+    seconds: float | None
+    notes: list[str]
+
+
+class PlannedStep(Wire):
+    """A step that the recipe would run."""
+
+    step: str
+    kind: str
+    depends_on: list[str]
+
+
+class Plan(Wire):
+    """What a recipe would do: `POST /api/v1/pipelines/plan`. Nothing is written."""
+
+    recipe: JsonObject
+    """With every key and its value."""
+
+    steps: list[PlannedStep]
+    estimate: Estimate

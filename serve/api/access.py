@@ -29,6 +29,7 @@ _RANK = {role: rank for rank, role in enumerate(Role)}
 ACCESS: dict[str, Role | None] = {
     "GET /pipelines": Role.VIEWER,
     "POST /pipelines": Role.OPERATOR,
+    "POST /pipelines/plan": Role.OPERATOR,
     "GET /pipelines/{pipeline_id}": Role.VIEWER,
     "POST /pipelines/{pipeline_id}/cancel": Role.OPERATOR,
     "POST /pipelines/{pipeline_id}/pause": Role.OPERATOR,

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from tests.registry.making import ADA, World, claim_one, make_pipeline, succeed
+from tests.registry.making import ADA, World, claim_one, make_pipeline, step, succeed
 from tests.serve.api_lab import error_of
 
-from raymill.registry import identity, passwords
+from raymill.registry import identity, jobs, passwords
+from raymill.registry.jobs import ErrorClass
 from raymill.registry.secrets import SecretBox
 from raymill.registry.tables import Role
 from raymill.serve.api import news
@@ -154,3 +155,62 @@ def test_without_a_build_one_page_says_how_to_make_it(tmp_path: Path) -> None:
     site.mount("/console", Site(tmp_path))
     page = TestClient(site).get("/console/")
     assert (page.status_code, "make console" in page.text) == (200, True)
+
+
+def test_a_recipe_is_checked_and_estimated_without_being_written(
+    browser: TestClient, world: World, tmp_path: Path
+) -> None:
+    sign_in(browser)
+    corpus, train = tmp_path / "corpus.txt", tmp_path / "train.jsonl"
+    corpus.write_text("one\n\ntwo")
+    train.write_text('{"messages": []}\n' * 40)
+    recipe = {
+        "model": "support-triage",
+        "base": {"pretrain": {"text": str(corpus), "steps": 100}},
+        "dataset": {"train": str(train)},
+        "train": {"epochs": 2, "batch": 16, "lora": {"r": 16}},
+    }
+    answer = browser.post(f"{API}/pipelines/plan", json={"recipe": recipe}, headers=HEADER)
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    assert [step["step"] for step in told["steps"]] == ["dataset", "base", "train"]
+    assert told["recipe"]["train"]["learning_rate"] == 2e-4
+    estimate = told["estimate"]
+    # 2048 x 256 embeddings; 4 layers of 2 x 256 x 256, 2 x 256 x 128 and 3 x 256 x 768 weights, and norms.
+    assert estimate["parameters"] == 2048 * 256 + 4 * (131_072 + 65_536 + 589_824 + 512) + 256
+    assert estimate["trained_parameters"] == 16 * 4 * (2 * 512 + 2 * 384 + 3 * 1024)
+    assert (estimate["rows"], estimate["steps"]) == (40, 6 + 100)
+    assert 16 * estimate["parameters"] < estimate["memory_bytes"] < 4 << 30
+    assert estimate["seconds"] is None
+    world.make_version("support-triage")  # its runs took 2 s for 4 steps
+    again = browser.post(f"{API}/pipelines/plan", json={"recipe": recipe}, headers=HEADER).json()
+    assert again["estimate"]["seconds"] == 53.0
+    wrong = {**recipe, "train": {"epochs": 0}}
+    refused = browser.post(f"{API}/pipelines/plan", json={"recipe": wrong}, headers=HEADER)
+    assert error_of(refused) == (422, "invalid", "train.epochs")
+    assert len(browser.get(f"{API}/pipelines").json()["data"]) == 1
+
+
+def test_the_overview_tells_what_waits_for_what_and_what_needs_somebody(
+    browser: TestClient, world: World
+) -> None:
+    empty = (sign_in(browser), browser.get(f"{API}/overview").json())[1]
+    assert (empty["running"], empty["waiting"], empty["needs"], empty["served"]) == ([], [], [], [])
+    assert empty["today"]["requests"] == 0
+    make_pipeline(world.database, step("first"), step("second", "first"), name="triage")
+    with world.database.transaction() as session:
+        jobs.pause_queue(session, "short", ADA)
+    told = browser.get(f"{API}/overview").json()
+    why = {each["job"]["step"]: each["why"] for each in told["waiting"]}
+    assert why == {"first": "queue short is paused", "second": "queue short is paused"}
+    with world.database.transaction() as session:
+        jobs.resume_queue(session, "short", ADA)
+    told = browser.get(f"{API}/overview").json()
+    why = {each["job"]["step"]: each["why"] for each in told["waiting"]}
+    assert why == {"first": "next for a free worker", "second": "waits for 1 step before it"}
+    claimed = claim_one(world.database)
+    with world.database.transaction() as session:
+        jobs.fail(session, claimed.id, claimed.epoch, "no such file", ErrorClass.INPUT)
+    (need,) = browser.get(f"{API}/overview").json()["needs"]
+    assert (need["kind"], need["name"], need["id"]) == ("failed", "triage first", str(claimed.id))
+    assert "no such file" in need["text"]

@@ -5,7 +5,7 @@ import { Link } from "wouter";
 import { $api, api, type Schemas } from "../api";
 import { duration, since } from "../fmt";
 import { Action } from "../ui/action";
-import { Button, StateMark } from "../ui/controls";
+import { Button, Pre, StateMark } from "../ui/controls";
 import { Panel } from "../ui/page";
 import { Loaded } from "../ui/state";
 
@@ -99,7 +99,7 @@ export function JobLog({ job }: { job: Job }) {
     },
     refetchInterval: (query) => (query.state.data?.ended ? false : 2_000),
   });
-  const box = useRef<HTMLPreElement>(null);
+  const box = useRef<HTMLElement>(null);
   const text = query.data?.text;
   // biome-ignore lint/correctness/useExhaustiveDependencies: follows the end as the text grows
   useEffect(() => {
@@ -124,10 +124,9 @@ export function JobLog({ job }: { job: Job }) {
           ) : (
             <>
               {log.cut && <p className="small">The end of it: the beginning is too long to show.</p>}
-              {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard */}
-              <pre className="log" ref={box} role="region" tabIndex={0} aria-label="Log">
+              <Pre label="Log" ref={box}>
                 {log.text}
-              </pre>
+              </Pre>
             </>
           )
         }

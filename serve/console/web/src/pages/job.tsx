@@ -2,7 +2,7 @@
 import { useParams } from "wouter";
 import { $api, type Schemas } from "../api";
 import { DASH, duration, since, when } from "../fmt";
-import { Facts, StateMark } from "../ui/controls";
+import { Facts, Pre, StateMark } from "../ui/controls";
 import { Page, Panel } from "../ui/page";
 import { Loaded, Notice } from "../ui/state";
 import { JobActions, JobLog, Steps } from "./job-parts";
@@ -52,10 +52,7 @@ export function JobFacts({ job }: { job: Schemas["Job"] }) {
 export function Json({ title, value }: { title: string; value: unknown }) {
   return (
     <Panel title={title}>
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard */}
-      <pre className="log" role="region" tabIndex={0} aria-label={title}>
-        {JSON.stringify(value, null, 2)}
-      </pre>
+      <Pre label={title}>{JSON.stringify(value, null, 2)}</Pre>
     </Panel>
   );
 }

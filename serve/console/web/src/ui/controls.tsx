@@ -5,6 +5,7 @@ import {
   type InputHTMLAttributes,
   type ReactElement,
   type ReactNode,
+  type Ref,
   type SelectHTMLAttributes,
   useId,
   useRef,
@@ -202,5 +203,23 @@ export function Tabs({
         {children}
       </div>
     </>
+  );
+}
+
+/** Text as it is, in a box that scrolls and can be reached by keyboard. */
+export function Pre({
+  label,
+  children,
+  ref,
+}: {
+  label: string;
+  children: ReactNode;
+  ref?: Ref<HTMLElement>;
+}) {
+  return (
+    // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard
+    <section className="log" ref={ref} tabIndex={0} aria-label={label}>
+      <pre>{children}</pre>
+    </section>
   );
 }
