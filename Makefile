@@ -31,7 +31,7 @@ endif
 LLAMA_CPP := $(if $(word 2,$(CURDIR)),,-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/constraints/llama-cpp.cmake)
 export CMAKE_ARGS ?= $(LLAMA_CPP)$(if $(PORTABLE), -DGGML_NATIVE=OFF)$(if $(filter gpu,$(DEVICE)),$(if $(shell command -v nvcc 2>/dev/null), -DGGML_CUDA=on))
 
-.PHONY: help setup links packages bytecode converter operators demo up down test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads bench-train bench-evaluate bench-governance bench-code chaos
+.PHONY: help setup links packages bytecode converter operators demo up down console test-console console-pictures test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads bench-train bench-evaluate bench-governance bench-code chaos
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,28 @@ up: $(STAMP) ## Start the service in the background
 
 down: $(STAMP) ## Stop it
 	@$(BIN)/raymill down
+
+CONSOLE := serve/console/web
+CONSOLE_CHROMIUM ?= $(shell command -v chromium chromium-browser google-chrome 2>/dev/null | head -1)
+NODE_IS_NEW := node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)'
+
+console: $(STAMP) $(CONSOLE)/node_modules/.ready ## Build the web console (needs Node 20.19 or newer)
+	@$(BIN)/python -m raymill.serve.console.openapi
+	@cd $(CONSOLE) && npm run --silent api && npm run --silent build
+
+$(CONSOLE)/node_modules/.ready: $(CONSOLE)/package-lock.json
+	@$(NODE_IS_NEW) 2>/dev/null || { echo "the console is built with Node 20.19 or newer: install it, and npm"; exit 1; }
+	@cd $(CONSOLE) && npm ci --ignore-scripts --no-audit --no-fund && touch node_modules/.ready
+
+test-console: ## Check the console, also in a browser (ARGS="test/jobs.test.ts" picks a file)
+	@if ! $(NODE_IS_NEW) 2>/dev/null; then echo "test-console: skipped, there is no Node 20.19 or newer"; \
+	elif test -z "$(CONSOLE_CHROMIUM)"; then echo "test-console: skipped, there is no chromium"; \
+	else $(MAKE) --no-print-directory console && cd $(CONSOLE) && npm run --silent lint && npm test --silent && cd - >/dev/null && \
+	    CONSOLE_CHROMIUM=$(CONSOLE_CHROMIUM) $(BIN)/python -m tests.console.stage -- npm --prefix $(CONSOLE) run --silent browser -- $(ARGS); fi
+
+console-pictures: export CONSOLE_PICTURES = $(abspath docs/console)
+console-pictures: ## Make the pictures of docs/console.md again
+	@$(MAKE) --no-print-directory test-console ARGS=test/every-page.test.ts
 
 test: $(STAMP) ## Run the tests (ARGS="-k words" picks some)
 	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)

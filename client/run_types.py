@@ -28,6 +28,8 @@ class Run(Wire):
     """Steps that are done, as far as it has told."""
     steps: int | None
     """Null until it has begun."""
+    eta_s: float | None = None
+    """How long it goes on, as its last step told."""
     metrics: JsonObject
     """final_loss, lowest_loss, tokens_per_s, seconds, validation_loss and more; empty before the first step."""
     version: int | None

@@ -28,6 +28,9 @@ from raymill.registry.tables import Account, LoginSession, SpentRefresh, new_id
 
 ALGORITHM = "HS256"
 TYPE = "at+jwt"
+BROWSER_TYPE = "browser+jwt"
+"""Of what a browser keeps in a cookie: it lasts as long as its session, and opens nothing as a bearer token."""
+
 ISSUER = "raymill"
 PURPOSE = "raymill access token"
 REFRESH_PREFIX = "rmr-"
@@ -111,10 +114,15 @@ def refresh_session(
     return _tokens(box, row, fresh, now, lifetimes)
 
 
-def session_of(session: Session, box: SecretBox, access_token: str) -> LoginSession | None:
-    """The live session behind an access token, with its live account; else None."""
+def browser_token(box: SecretBox, row: LoginSession) -> str:
+    """What a browser keeps of a session, in a cookie that scripts cannot read."""
+    return _signed(box, row, dt.datetime.now(dt.UTC), row.expires_at, BROWSER_TYPE)
+
+
+def session_of(session: Session, box: SecretBox, token: str, kind: str = TYPE) -> LoginSession | None:
+    """The live session behind an access token (or, by its `kind`, a browser's), with its live account; else None."""
     try:
-        claims = _claims_of(box, access_token)
+        claims = _claims_of(box, token, kind)
         row = session.get(LoginSession, uuid.UUID(claims["sid"]))
     except (jwt.InvalidTokenError, NotFound, ValueError):
         return None
@@ -184,6 +192,11 @@ def _tokens(
     box: SecretBox, row: LoginSession, refresh: str, now: dt.datetime, lifetimes: Lifetimes
 ) -> Tokens:
     expires_at = min(now + dt.timedelta(seconds=lifetimes.access_s), row.expires_at)
+    access = _signed(box, row, now, expires_at, TYPE)
+    return Tokens(session=row, access_token=access, access_expires_at=expires_at, refresh_token=refresh)
+
+
+def _signed(box: SecretBox, row: LoginSession, now: dt.datetime, expires_at: dt.datetime, kind: str) -> str:
     claims = {
         "iss": ISSUER,
         "aud": ISSUER,
@@ -193,17 +206,16 @@ def _tokens(
         "exp": expires_at,
     }
     key_id, key = box.derived(PURPOSE)
-    access = jwt.encode(claims, key, algorithm=ALGORITHM, headers={"kid": key_id, "typ": TYPE})
-    return Tokens(session=row, access_token=access, access_expires_at=expires_at, refresh_token=refresh)
+    return jwt.encode(claims, key, algorithm=ALGORITHM, headers={"kid": key_id, "typ": kind})
 
 
-def _claims_of(box: SecretBox, access_token: str) -> dict[str, Any]:
-    header = jwt.get_unverified_header(access_token)
+def _claims_of(box: SecretBox, token: str, kind: str) -> dict[str, Any]:
+    header = jwt.get_unverified_header(token)
     key_id = header.get("kid")
-    if header.get("typ") != TYPE or not isinstance(key_id, str) or not box.has(key_id):
+    if header.get("typ") != kind or not isinstance(key_id, str) or not box.has(key_id):
         raise jwt.InvalidTokenError("signed by no key of ours")
     claims: dict[str, Any] = jwt.decode(
-        access_token,
+        token,
         box.derived(PURPOSE, key_id)[1],
         algorithms=[ALGORITHM],
         audience=ISSUER,

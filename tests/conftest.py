@@ -12,11 +12,9 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +71,7 @@ secret_file(HOME / "service" / "keys" / "ray.token", secrets.token_hex(32))
 import ray  # noqa: E402
 import ray.serve  # noqa: E402
 from tests.registry.making import World  # noqa: E402
+from tests.throwaway import ThrowawayPostgres  # noqa: E402
 
 
 class RunningService(NamedTuple):
@@ -128,27 +127,13 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(HOME, ignore_errors=True)
 
 
-class ThrowawayPostgres(EmbeddedPostgres):
-    """One that leaves writing to the operating system: a killed server still loses nothing, only a machine would.
-
-    A database for each test is so made in a third of the time.
-    """
-
-    def _settings(self, port: int) -> dict[str, str | int]:
-        return {**super()._settings(port), "fsync": "off", "full_page_writes": "off"}
-
-
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """A Postgres for the tests of the registry; the service has another one."""
     server = ThrowawayPostgres(HOME / "postgres")
     server.ensure_running()
     yield server
-    # Not `stop`, which writes out a database for each test first: all of it is thrown away.
-    if (pid := server.pid()) is not None:
-        os.kill(pid, signal.SIGQUIT)
-    while server.is_running():
-        time.sleep(0.05)
+    server.throw_away()
 
 
 @pytest.fixture(scope="session")

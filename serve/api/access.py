@@ -29,6 +29,7 @@ _RANK = {role: rank for rank, role in enumerate(Role)}
 ACCESS: dict[str, Role | None] = {
     "GET /pipelines": Role.VIEWER,
     "POST /pipelines": Role.OPERATOR,
+    "POST /pipelines/plan": Role.OPERATOR,
     "GET /pipelines/{pipeline_id}": Role.VIEWER,
     "POST /pipelines/{pipeline_id}/cancel": Role.OPERATOR,
     "POST /pipelines/{pipeline_id}/pause": Role.OPERATOR,
@@ -146,6 +147,7 @@ ACCESS: dict[str, Role | None] = {
     "POST /keys": Role.ADMIN,
     "DELETE /keys/{key_id}": Role.ADMIN,
     "GET /status": Role.VIEWER,
+    "GET /overview": Role.VIEWER,  # spend is one's own; everybody's for approvers
     "GET /provider-presets": Role.VIEWER,
     "GET /providers": Role.VIEWER,
     "POST /providers": Role.ADMIN,
@@ -224,6 +226,11 @@ ACCESS: dict[str, Role | None] = {
     "PUT /accounts/{name}/identity": Role.ADMIN,
     "DELETE /accounts/{name}/identity": Role.ADMIN,
     "GET /whoami": Role.VIEWER,
+    "GET /access": Role.VIEWER,
+    "POST /browser/session": OPEN,
+    "DELETE /browser/session": Role.VIEWER,  # one's own
+    "POST /browser/key": Role.VIEWER,  # one's own, for models
+    "GET /events": Role.VIEWER,  # what changed, not who did it
     "PUT /password": Role.VIEWER,  # one's own
     "PUT /accounts/{name}/password": Role.ADMIN,
     "GET /healthz": OPEN,
@@ -231,6 +238,17 @@ ACCESS: dict[str, Role | None] = {
     "GET /metrics": Role.VIEWER,
 }
 """Method and path, below the prefix where it has one -> the lowest role that is let in. The ones above it are too."""
+
+
+def allowed_to(role: Role, routes: list[BaseRoute]) -> list[str]:
+    """Method and path, as the OpenAPI document writes it, of the routes that let `role` in."""
+    return sorted(
+        f"{method} {CONVERTER.sub('', route.path)}"
+        for route in routes
+        if isinstance(route, APIRoute)
+        for method in route.methods
+        if (lowest := ACCESS[row_of(method, route.path)]) is OPEN or reaches(role, lowest)
+    )
 
 
 def reaches(role: Role, lowest: Role) -> bool:

@@ -22,6 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raymill.cluster import logs
@@ -41,8 +42,11 @@ from raymill.serve.api.access import PREFIX, check_complete
 from raymill.serve.api.bell import Bell
 from raymill.serve.api.context import READS, Parts, Unauthenticated, caller, request_id_of
 from raymill.serve.api.hardening import Hardened
+from raymill.serve.api.news import News
 from raymill.serve.api.numbers import Counted
 from raymill.serve.api.routes import (
+    browser,
+    changes,
     datasets,
     drift,
     evaluations,
@@ -75,6 +79,7 @@ from raymill.serve.api.routes import (
 )
 from raymill.serve.api.traced import Traced
 from raymill.serve.code import routes as code_routes
+from raymill.serve.console import site
 from raymill.serve.gateway.direct import answer_directly
 from raymill.serve.loopback import keep_to_loopback
 
@@ -132,6 +137,8 @@ def create_app(parts: Parts) -> FastAPI:
         identity,
         sessions,
         oidc,
+        browser,
+        changes,
         master_keys,
         personal,
         status,
@@ -145,6 +152,8 @@ def create_app(parts: Parts) -> FastAPI:
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(code_routes.router, prefix=code_routes.PREFIX)
     app.include_router(health.router)
+    app.mount(site.PREFIX, files := site.Site())
+    app.router.routes.append(Route(site.PREFIX, files))
     check_complete(app.routes, caller)
     settings = parts.settings
     if settings.cors_origins:
@@ -173,6 +182,7 @@ def hold(app: FastAPI, parts: Parts) -> None:
     """Have the application answer from `parts`."""
     app.state.parts = parts
     app.state.bell = Bell(parts.database.url)
+    app.state.news = News(parts.database, app.state.bell)
     app.state.queue_numbers = ws.QueueNumbers(parts.database)
 
 
@@ -185,7 +195,7 @@ def build() -> Application:
         parts = Parts(settings=settings, database=settings.open_database(pool_size=10))
         app = create_app(parts)
         Publisher(settings.metrics_dir, "api", parts.numbers.families, database=parts.database).start()
-        answer_directly(app, (f"{PREFIX}/", f"{code_routes.PREFIX}/"))
+        answer_directly(app, (f"{PREFIX}/", f"{code_routes.PREFIX}/", site.PREFIX))
         return app
 
     class ControlPlane:

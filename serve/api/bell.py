@@ -25,6 +25,9 @@ IDLE_S = 10.0
 
 AWAY_S = 1.0
 
+EVERY = "*"
+"""Whose rings ring for all streams."""
+
 
 class Ring:
     """What one stream waits for. For the event loop that made it."""
@@ -55,12 +58,19 @@ class Bell:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    @contextlib.contextmanager
-    def of(self, stream: uuid.UUID) -> Iterator[Ring]:
+    def of(self, stream: uuid.UUID) -> contextlib.AbstractContextManager[Ring]:
         """What rings for that stream, in the block."""
+        return self._ringing(str(stream))
+
+    def of_all(self) -> contextlib.AbstractContextManager[Ring]:
+        """What rings for every stream, in the block."""
+        return self._ringing(EVERY)
+
+    @contextlib.contextmanager
+    def _ringing(self, stream: str) -> Iterator[Ring]:
         ring = Ring()
         with self._lock:
-            self._rings[str(stream)].add(ring)
+            self._rings[stream].add(ring)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._listen, name="events", daemon=True)
                 self._thread.start()
@@ -68,9 +78,9 @@ class Bell:
             yield ring
         finally:
             with self._lock:
-                self._rings[str(stream)].discard(ring)
-                if not self._rings[str(stream)]:
-                    del self._rings[str(stream)]
+                self._rings[stream].discard(ring)
+                if not self._rings[stream]:
+                    del self._rings[stream]
 
     def _listen(self) -> None:
         while not self._over():
@@ -89,7 +99,7 @@ class Bell:
         while True:
             for heard in connection.notifies(timeout=IDLE_S):
                 with self._lock:
-                    rings = list(self._rings.get(heard.payload, ()))
+                    rings = [*self._rings.get(heard.payload, ()), *self._rings.get(EVERY, ())]
                 for ring in rings:
                     ring.ring()
             with self._lock:

@@ -31,6 +31,12 @@ from raymill.serve.api.numbers import ApiNumbers
 from raymill.serve.api.threads import in_thread
 
 READS = {"GET", "HEAD"}
+COOKIE = "raymill_session"
+"""The console's: HttpOnly, SameSite=Strict. It comes by itself, so whoever changes something with it must show more."""
+
+CONSOLE_HEADER = "x-raymill-console"
+"""A page of another origin cannot send it: the browser would have to ask first, and is not allowed (RFC 6454, Fetch)."""
+
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -137,14 +143,16 @@ async def caller(
 async def _known(
     request: Request, found: Parts, opened: Session, background: BackgroundTasks, authorization: str | None
 ) -> Caller:
-    scheme, _, key = (authorization or "").partition(" ")
-    if scheme.lower() != "bearer" or not key:
-        raise Unauthenticated("no API key: send the header `Authorization: Bearer rm-…`")
-    key, reads = key.strip(), request.method in READS
+    reads = request.method in READS
+    key, by_cookie = _shown(request, authorization)
     request_id, address = request.state.request_id, address_of(request)
     if reads and (known := found.keys.get(key)) is not None:
         return replace(known, actor=replace(known.actor, request_id=request_id, address=address))
-    proof = await in_thread(proof_of, opened, found.settings.secret_box, key)
+    proof: ApiKey | LoginSession
+    if by_cookie:
+        proof = await in_thread(session_of_cookie, opened, found.settings.secret_box, key)
+    else:
+        proof = await in_thread(proof_of, opened, found.settings.secret_box, key)
     account = proof.account
     if isinstance(proof, ApiKey):
         if not identity.allows(proof, scope := "read" if reads else "write"):
@@ -160,6 +168,29 @@ async def _known(
     if reads:
         found.keys.add(key, who)
     return who
+
+
+def _shown(request: Request, authorization: str | None) -> tuple[str, bool]:
+    """The key or token that a request shows, and whether it is a browser's cookie."""
+    scheme, _, key = (authorization or "").partition(" ")
+    if scheme.lower() == "bearer" and key:
+        return key.strip(), False
+    cookie = request.cookies.get(COOKIE)
+    if authorization is not None or not cookie:
+        raise Unauthenticated("no API key: send the header `Authorization: Bearer rm-…`")
+    if request.method not in READS and CONSOLE_HEADER not in request.headers:
+        raise Denied(
+            f"the console's cookie changes nothing without the header `{CONSOLE_HEADER}: 1`: send it"
+        )
+    return cookie, True
+
+
+def session_of_cookie(opened: Session, box: SecretBox, token: str) -> LoginSession:
+    """The live login behind the console's cookie. Raises Unauthenticated."""
+    row = sessions.session_of(opened, box, token, sessions.BROWSER_TYPE)
+    if row is None:
+        raise Unauthenticated("the session has ended: sign in again")
+    return row
 
 
 def proof_of(opened: Session, box: SecretBox, token: str) -> ApiKey | LoginSession:

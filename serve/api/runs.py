@@ -70,6 +70,7 @@ def _run(session: Session, job: Job, row: TrainingRun | None, numbers: Mapping[s
     result = job.result or {}
     done: int
     total: int | None
+    last: Mapping[str, Any] = {}
     if row is not None:
         done, total = row.steps, row.steps
         metrics = {**row.metrics, "final_loss": row.final_loss, "tokens_per_s": row.tokens_per_s}
@@ -87,6 +88,7 @@ def _run(session: Session, job: Job, row: TrainingRun | None, numbers: Mapping[s
         state=job.state.value,
         step=done,
         steps=total,
+        eta_s=last.get("eta_s"),
         metrics=metrics,
         version=numbers.get(result.get("artifact", "")),
         artifact=result.get("artifact"),

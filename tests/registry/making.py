@@ -157,7 +157,7 @@ class World:
         seed = f"{name} {self.made}".encode()
         pipeline = make_pipeline(self.database, *STEPS, name=name, recipe={"promote": {"require": REQUIRE}})
         data = self.publish("dataset", name, {"train.jsonl": seed, "test.jsonl": b"{}"})
-        self._end(
+        self.end(
             pipeline,
             "dataset",
             data,
@@ -169,11 +169,11 @@ class World:
         )
         base = self.publish("base", name, {"model.safetensors": b"base" + seed, "config.json": b"{}"})
         run = {"steps": 4, "final_loss": 0.5, "tokens_per_s": 10.0, "seconds": 2.0}
-        self._end(pipeline, "base", base, artifact=base.name, parameters=1, tokens=2, **run)
+        self.end(pipeline, "base", base, artifact=base.name, parameters=1, tokens=2, **run)
         measured = {"samples": {HELDOUT: 200}, "seconds": 1.0}
-        self._end(pipeline, "evaluate-base", None, metrics={HELDOUT: 0.1}, **measured)
+        self.end(pipeline, "evaluate-base", None, metrics={HELDOUT: 0.1}, **measured)
         model = self.publish("model", name, {"model.safetensors": b"tuned" + seed, "config.json": b"{}"})
-        result = self._end(pipeline, "train", model, artifact=model.name, **run)
+        result = self.end(pipeline, "train", model, artifact=model.name, **run)
         gguf = self.publish("gguf", name, {"model-Q8_0.gguf": b"GGUF" + seed})
         file = {
             "type": "Q8_0",
@@ -187,12 +187,12 @@ class World:
         }
         published, kept = self._samples(name, {"train": right}, first)
         score = sum(right) / len(right) if right else score
-        self._end(pipeline, "evaluate", published, metrics={HELDOUT: score}, **measured, **kept)
-        self._end(pipeline, "quantize", gguf, artifact=gguf.name, files=[file])
+        self.end(pipeline, "evaluate", published, metrics={HELDOUT: score}, **measured, **kept)
+        self.end(pipeline, "quantize", gguf, artifact=gguf.name, files=[file])
         published, kept = self._samples(name, {"Q8_0": quantized}, first)
         score = sum(quantized) / len(quantized) if quantized else score
         measures = {"Q8_0": {HELDOUT: score}}
-        self._end(pipeline, "evaluate-quantized", published, metrics=measures, **measured, **kept)
+        self.end(pipeline, "evaluate-quantized", published, metrics=measures, **measured, **kept)
         return int(result["version"])
 
     def _samples(
@@ -239,9 +239,10 @@ class World:
             identity.create_account(session, role.value, role, ADA)
             return identity.create_key(session, role.value, "test", ADA)[1]
 
-    def _end(
+    def end(
         self, pipeline: Pipeline, step_name: str, published: Published | None, **result: object
     ) -> JsonObject:
+        """End a step of a heavy queue, whatever else waits there."""
         wanted = job_of(self.database, pipeline, step_name)
         with self.database.transaction() as session:
             for claimed in jobs.claim(jobs.raw(session), wanted.queue, "w1", limit=100):

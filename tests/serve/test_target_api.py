@@ -62,7 +62,7 @@ def registered(world: World, count: int) -> str:
     lines = json_lines(rows(count)).encode()
     data = world.publish("dataset", "colours", {"test.jsonl": lines})
     about = {"train_rows": 0, "test_rows": count, "format": "messages", "purpose": "evaluation"}
-    world._end(pipeline, "dataset", data, artifact=data.name, **about)
+    world.end(pipeline, "dataset", data, artifact=data.name, **about)
     return "colours"
 
 

@@ -11,12 +11,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from raymill.client import types
+from raymill.client.console_types import Plan, PlannedStep
 from raymill.client.recipe import parse_recipe
 from raymill.policies.errors import NotFound
 from raymill.registry import jobs
 from raymill.registry.tables import JobState, Pipeline
 from raymill.serve.api import events, wire
 from raymill.serve.api.context import IdempotencyKey, PartsDep, SessionDep, Who
+from raymill.serve.api.estimate import estimate
 from raymill.serve.api.machine import refuse_what_the_cluster_lacks
 from raymill.serve.api.paging import Cursor, Limit, page
 from raymill.serve.api.planning import plan
@@ -50,6 +52,19 @@ def create(
         idempotency_key=idempotency_key,
     )
     return wire.pipeline_with_jobs(opened, row)
+
+
+@router.post("/plan")
+def plan_only(body: types.PipelineRequest, _: Who, opened: SessionDep) -> Plan:
+    """Check a recipe, and tell its steps and about what its training takes. Writes nothing."""
+    recipe = parse_recipe(body.recipe)
+    refuse_what_the_cluster_lacks(recipe)
+    steps = plan(recipe, opened)
+    return Plan(
+        recipe=recipe.resolved(),
+        steps=[PlannedStep.model_validate(each, from_attributes=True) for each in steps],
+        estimate=estimate(opened, recipe),
+    )
 
 
 @router.get("")

@@ -25,7 +25,7 @@ router = APIRouter(tags=["sessions"], route_class=ThreadRoute)
 def log_in(body: types.LoginRequest, request: Request, found: PartsDep, opened: SessionDep) -> types.Tokens:
     """Log in with a password. Too many attempts for an account, or from an address, have to wait (429)."""
     actor = nobody(request)
-    _check_password(found, body.account, body.password, actor)
+    check_password(found, body.account, body.password, actor)
     account = identity.find_account(opened, body.account)
     passwords.renew(opened, account, body.password)
     actor = Actor(name=account.name, request_id=actor.request_id, address=actor.address)
@@ -78,7 +78,7 @@ def change_password(
     body: types.PasswordChange, who: Who, found: PartsDep, opened: SessionDep
 ) -> types.PasswordSet:
     """Change one's own password. All other sessions of the account end."""
-    _check_password(found, who.actor.name, body.current, who.actor)
+    check_password(found, who.actor.name, body.current, who.actor)
     account = identity.find_account(opened, who.actor.name, lock=True)
     passwords.set_password(opened, account, body.password, who.actor)
     ended = sessions.revoke_all(opened, account, who.actor, but=who.session_id)
@@ -95,7 +95,7 @@ def set_password(name: str, body: types.PasswordRequest, who: Who, opened: Sessi
     return types.PasswordSet(account=account.name, ended_sessions=ended)
 
 
-def _check_password(found: Parts, name: str, password: str, actor: Actor) -> None:
+def check_password(found: Parts, name: str, password: str, actor: Actor) -> None:
     """Raises:
     TooManyAttempts: of the account, or from the address.
     NotLoggedIn: it is wrong, or there is no such account, or it is disabled: the message does not say which.

@@ -10,8 +10,9 @@ from fastapi import APIRouter
 from sqlalchemy import select
 
 from raymill.client import status_types as types
+from raymill.client.console_types import Overview
 from raymill.registry import tables
-from raymill.serve.api import control_wire, wire
+from raymill.serve.api import control_wire, overview, wire
 from raymill.serve.api.context import PartsDep, SessionDep, Who
 from raymill.serve.api.threads import ThreadRoute
 from raymill.serve.operating import facts
@@ -20,6 +21,12 @@ from raymill.serve.operating.alerts import alerts
 router = APIRouter(tags=["status"], route_class=ThreadRoute)
 
 QUEUED = {"ready", "scheduled", "waiting"}
+
+
+@router.get("/overview")
+def all_at_once(who: Who, opened: SessionDep, found: PartsDep) -> Overview:
+    """What runs, what waits and why, what is served, what needs somebody, and spend today."""
+    return overview.read(opened, who, found.settings)
 
 
 @router.get("/status")

@@ -1,0 +1,219 @@
+"""The one screen that somebody looks at in the morning. Reads only, each part from an index of what it shows.
+
+Why a job waits is read from the rows that the engine's claim reads: its queue, its parents, its key's other jobs.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from raymill.client.console_types import Need, Overview, Waiting
+from raymill.client.usage_types import UsageGroup
+from raymill.cluster.settings import Settings
+from raymill.registry import usage
+from raymill.registry.requests import state_of
+from raymill.registry.tables import (
+    Deployment,
+    DeploymentState,
+    DriftRun,
+    DriftWatch,
+    Job,
+    JobState,
+    Promotion,
+    PromotionState,
+    Queue,
+)
+from raymill.registry.usage_filters import Filters
+from raymill.serve.api import runs, wire
+from raymill.serve.api.context import Caller
+from raymill.serve.api.scope import only_own
+from raymill.serve.gateway.scrape import living
+
+SHOWN = 10
+"""Of each kind."""
+
+DRIFT_FOR = dt.timedelta(days=7)
+BREAKER = re.compile(
+    r'^raymill_gateway_breaker\{.*target="(?P<target>(?:[^"\\]|\\.)*)".*\} (?P<state>[12])\.0$'
+)
+
+
+def read(session: Session, who: Caller, settings: Settings) -> Overview:
+    """All parts, as they are now."""
+    now = session.scalar(select(func.statement_timestamp())) or dt.datetime.now(dt.UTC)
+    going = select(Job).where(Job.state == JobState.RUNNING, Job.lease_until.is_not(None))
+    queued = select(Job).where(Job.state == JobState.QUEUED)
+    trained = session.scalars(
+        going.where(Job.kind.in_(runs.KINDS)).order_by(Job.id.desc()).limit(SHOWN)
+    ).all()
+    waiting = session.scalars(queued.order_by(Job.priority.desc(), Job.run_at, Job.id).limit(SHOWN)).all()
+    return Overview(
+        running=runs.as_runs(session, trained),
+        running_jobs=_count(session, going.with_only_columns(func.count())),
+        waiting=_waiting(session, waiting, now),
+        waiting_jobs=_count(session, queued.with_only_columns(func.count())),
+        served=[
+            wire.deployment(session, row)
+            for row in session.scalars(select(Deployment).order_by(Deployment.updated_at.desc()).limit(50))
+        ],
+        needs=_needs(session, settings.metrics_dir, now),
+        today=_today(session, who, now),
+    )
+
+
+def _count(session: Session, statement: object) -> int:
+    found: int | None = session.scalar(statement)  # type: ignore[call-overload]
+    return found or 0
+
+
+def _waiting(session: Session, rows: Sequence[Job], now: dt.datetime) -> list[Waiting]:
+    queues = {queue.name: queue for queue in session.scalars(select(Queue))}
+    busy = dict(
+        session.execute(
+            select(Job.queue, func.count()).where(Job.state == JobState.RUNNING).group_by(Job.queue)
+        )
+        .tuples()
+        .all()
+    )
+    keys = {row.concurrency_key for row in rows if row.concurrency_key is not None}
+    held = (
+        set(
+            session.scalars(
+                select(Job.concurrency_key).where(
+                    Job.state == JobState.RUNNING, Job.concurrency_key.in_(keys)
+                )
+            )
+        )
+        if keys
+        else set()
+    )
+    return [
+        Waiting(job=wire.job(row), why=_why(row, queues.get(row.queue), busy.get(row.queue, 0), held, now))
+        for row in rows
+    ]
+
+
+def _why(job: Job, queue: Queue | None, busy: int, held: set[str | None], now: dt.datetime) -> str:
+    if queue is not None and queue.paused_at is not None:
+        return f"queue {queue.name} is paused"
+    if job.waiting_on > 0:
+        steps = "step" if job.waiting_on == 1 else "steps"
+        return f"waits for {job.waiting_on} {steps} before it"
+    if job.run_at > now:
+        when = f"{job.run_at:%Y-%m-%d %H:%M:%S} UTC"
+        return f"next try at {when}" if job.attempt else f"not before {when}"
+    if job.concurrency_key in held:
+        return f"another job of {job.concurrency_key} runs"
+    if queue is not None and queue.max_running is not None and busy >= queue.max_running:
+        return f"queue {queue.name} runs its {queue.max_running}"
+    return "next for a free worker"
+
+
+def _needs(session: Session, metrics_dir: Path, now: dt.datetime) -> list[Need]:
+    found = [*_approvals(session, now), *_badly_ended(session), *_drift(session, now), *_deployments(session)]
+    found.sort(key=lambda need: need.at or now, reverse=True)
+    return [*_breakers(metrics_dir), *found]
+
+
+def _approvals(session: Session, now: dt.datetime) -> list[Need]:
+    rows = session.scalars(
+        select(Promotion)
+        .where(Promotion.state.in_((PromotionState.WAITING, PromotionState.CANARY)))
+        .order_by(Promotion.id.desc())
+        .limit(SHOWN)
+    )
+    texts = {
+        "pending": "waits for approvals: {have} of {needed}",
+        "approved": "is approved and can be executed",
+        "canary": "is a canary",
+    }
+    return [
+        Need(
+            kind="approval",
+            name=f"{row.version.llm.name} {row.version.number} to {row.alias}",
+            text=texts[state].format(have=len(row.approvals), needed=row.approvals_needed),
+            id=str(row.id),
+            at=row.created_at,
+        )
+        for row in rows
+        if (state := state_of(row, now)) in texts
+    ]
+
+
+def _badly_ended(session: Session) -> list[Need]:
+    """Jobs that are out of attempts, and those that failed for their input: both stay until somebody looks."""
+    rows = session.scalars(
+        select(Job)
+        .where(Job.state.in_((JobState.DEAD, JobState.FAILED)), Job.ended_by.is_(None))
+        .order_by(Job.id.desc())
+        .limit(SHOWN)
+    )
+    return [
+        Need(
+            kind="dead" if row.state is JobState.DEAD else "failed",
+            name=f"{row.name} {row.step}",
+            text=(row.error or "no reason was told")[:300],
+            id=str(row.id),
+            at=row.finished_at,
+        )
+        for row in rows
+    ]
+
+
+def _drift(session: Session, now: dt.datetime) -> list[Need]:
+    newest = (
+        select(DriftRun.watch_id, func.max(DriftRun.at).label("at")).group_by(DriftRun.watch_id).subquery()
+    )
+    rows = session.execute(
+        select(DriftWatch.name, DriftRun)
+        .join(DriftRun, DriftRun.watch_id == DriftWatch.id)
+        .join(newest, (newest.c.watch_id == DriftRun.watch_id) & (newest.c.at == DriftRun.at))
+        .where(DriftRun.severity != "none", DriftRun.at > now - DRIFT_FOR)
+        .limit(SHOWN)
+    ).tuples()
+    return [
+        Need(kind="drift", name=name, text=f"{row.severity} drift: {'; '.join(row.reasons)}"[:300], at=row.at)
+        for name, row in rows
+    ]
+
+
+def _deployments(session: Session) -> list[Need]:
+    rows = session.scalars(select(Deployment).where(Deployment.state == DeploymentState.FAILED).limit(SHOWN))
+    return [
+        Need(kind="deployment", name=f"{row.llm.name}@{row.alias}", text=row.message[:300], at=row.updated_at)
+        for row in rows
+    ]
+
+
+def _breakers(metrics_dir: Path) -> list[Need]:
+    """Of the gateway's replicas on this machine, as they wrote them last."""
+    if not metrics_dir.is_dir():
+        return []
+    found: dict[str, bool] = {}
+    for text in living(metrics_dir):
+        for line in text.split("\n"):
+            if told := BREAKER.match(line):
+                found[told["target"]] = found.get(told["target"], False) or told["state"] == "2"
+    return [
+        Need(
+            kind="breaker",
+            name=target,
+            text="gets no requests: too many failed" if is_open else "is tried again after failures",
+        )
+        for target, is_open in sorted(found.items())
+    ]
+
+
+def _today(session: Session, who: Caller, now: dt.datetime) -> UsageGroup:
+    midnight = now.astimezone(dt.UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    until = now + dt.timedelta(seconds=1)
+    filters = Filters(account_id=only_own(session, who))
+    return UsageGroup.model_validate(
+        usage.summarize(session, since=midnight, until=until, filters=filters).total
+    )

@@ -1,0 +1,131 @@
+/**
+ * A real browser for the tests, against the service of `tests/console/stage.py`. A page that asks another host, breaks
+ * the content security policy or writes an error to the console fails its test.
+ */
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
+import { afterAll, beforeAll, expect } from "vitest";
+
+const ask = (name: string): string => {
+  const value = process.env[name];
+  if (!value) throw new Error(`${name} is not set: run these tests with \`make test-console\``);
+  return value;
+};
+export const URL_ = ask("CONSOLE_URL");
+export const EMPTY_URL = ask("CONSOLE_EMPTY_URL");
+export const STAGE_URL = ask("CONSOLE_STAGE_URL");
+export const EXAMPLES = JSON.parse(ask("CONSOLE_EXAMPLES")) as Record<string, string>;
+export const PASSWORD = "correct horse battery";
+export type Account = "ada" | "ann" | "olga" | "vi";
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
+let browser: Browser;
+const opened: BrowserContext[] = [];
+
+/** Call it once in a test file. */
+export function startBrowser() {
+  beforeAll(async () => {
+    browser = await chromium.launch({
+      executablePath: process.env.CONSOLE_CHROMIUM ?? "/usr/bin/chromium",
+      args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"],
+    });
+  });
+  afterAll(async () => {
+    await Promise.all(opened.map((each) => each.close()));
+    await browser.close();
+  });
+}
+
+export type Tab = Page & {
+  /** What went wrong in it so far: other hosts, policy violations, errors. */
+  faults: string[];
+};
+
+type Options = { account?: Account; url?: string; dark?: boolean; width?: number };
+
+/** A tab of somebody who is signed in, at `path` below `/console`. */
+export async function open(path: string, options: Options = {}): Promise<Tab> {
+  const { account = "ada", url = URL_, dark = false, width = 1440 } = options;
+  const context = await browser.newContext({
+    baseURL: url,
+    viewport: { width, height: 900 },
+    colorScheme: dark ? "dark" : "light",
+    reducedMotion: "reduce",
+  });
+  opened.push(context);
+  const answer = await context.request.post(`${url}/api/v1/browser/session`, {
+    data: { account, password: PASSWORD },
+    headers: { "x-raymill-console": "1" },
+  });
+  expect(answer.status(), await answer.text()).toBe(201);
+  const tab = watched(await context.newPage(), url);
+  await visit(tab, path);
+  return tab;
+}
+
+/** A tab of somebody who is not signed in. */
+export async function stranger(path: string): Promise<Tab> {
+  const context = await browser.newContext({ baseURL: URL_, viewport: { width: 1440, height: 900 } });
+  opened.push(context);
+  const tab = watched(await context.newPage(), URL_);
+  await tab.goto(`/console${path}`);
+  await tab.waitForSelector("main h1");
+  return tab;
+}
+
+function watched(page: Page, url: string): Tab {
+  const faults: string[] = [];
+  page.on("request", (request) => {
+    if (!/^(data|blob):/.test(request.url()) && !request.url().startsWith(url))
+      faults.push(`asks ${request.url()}`);
+  });
+  page.on("console", (message) => {
+    // What the service refused is the page's to show; that the browser logs it as well cannot be turned off.
+    if (message.type() === "error" && !message.text().startsWith("Failed to load resource"))
+      faults.push(message.text());
+  });
+  page.on("pageerror", (error) => faults.push(String(error)));
+  return Object.assign(page, { faults });
+}
+
+export async function visit(tab: Tab, path: string) {
+  await tab.goto(`/console${path}`);
+  await settled(tab);
+}
+
+/** The page stands: it has its title, and waits for nothing. */
+export async function settled(tab: Tab) {
+  await tab.waitForSelector("main h1");
+  await tab.waitForFunction(() => !document.querySelector(".waiting, [aria-busy]"));
+}
+
+const TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
+
+/** What axe-core finds, one line for each rule. */
+export async function violations(tab: Tab): Promise<string[]> {
+  await tab.evaluate(AXE);
+  return tab.evaluate(async (tags) => {
+    type Result = { violations: { id: string; impact: string; nodes: { html: string }[] }[] };
+    const axe = (globalThis as unknown as { axe: { run: (options: object) => Promise<Result> } }).axe;
+    const found = await axe.run({ runOnly: { type: "tag", values: tags } });
+    return found.violations.map((each) => `${each.impact} ${each.id}: ${each.nodes[0]?.html.slice(0, 160)}`);
+  }, TAGS);
+}
+
+/** A picture for docs/console.md, where CONSOLE_PICTURES names a folder. */
+export async function picture(tab: Tab, name: string) {
+  const folder = process.env.CONSOLE_PICTURES;
+  if (!folder) return;
+  const { writeFileSync } = await import("node:fs");
+  const session = await tab.context().newCDPSession(tab);
+  const { data } = await session.send("Page.captureScreenshot", { format: "webp", quality: 70 });
+  writeFileSync(`${folder}/${name}.webp`, Buffer.from(data, "base64"));
+}
+
+/** Asks the stage for something: `step`, `restart`. */
+export async function stage(what: string): Promise<Record<string, number>> {
+  const answer = await fetch(`${STAGE_URL}/${what}`, { method: "POST" });
+  return (await answer.json()) as Record<string, number>;
+}

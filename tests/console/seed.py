@@ -1,0 +1,19 @@
+"""Something of everything for the console's tests. A room's part is a function in a module of its own, listed here."""
+
+from __future__ import annotations
+
+from tests.console import seed_work
+from tests.registry.making import World
+
+PARTS = (seed_work.seed,)
+"""Each makes its things and returns an address for each route with a parameter that shows one of them."""
+
+one_step = seed_work.one_step
+
+
+def everything(world: World) -> dict[str, str]:
+    """Returns examples: `/runs/:id` -> `/runs/0199…`."""
+    examples: dict[str, str] = {}
+    for part in PARTS:
+        examples |= part(world)
+    return examples

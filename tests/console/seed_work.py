@@ -1,0 +1,111 @@
+"""Jobs in every state, two versions, a training run that goes on, and ten thousand jobs that are over."""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+
+from sqlalchemy import text
+from tests.registry.making import ADA, STEPS, World, job_of, make_pipeline
+
+from raymill.registry import jobs
+from raymill.registry.jobs import ErrorClass
+from raymill.registry.tables import Job, JsonObject
+
+MANY = text("""
+INSERT INTO job (id, step, kind, queue, name, config, state, attempt, epoch, created_at, started_at, finished_at)
+SELECT gen_random_uuid(), 'webhook', 'webhook', 'short', 'notify-' || n % 50, '{}', 'succeeded', 1, 1,
+       now() - make_interval(mins => n), now() - make_interval(mins => n), now() - make_interval(mins => n, secs => -2)
+FROM generate_series(1, 10000) AS n
+""")
+TOTAL = 400
+_run: list[uuid.UUID] = []
+_steps = 0
+
+
+def seed(world: World) -> dict[str, str]:
+    with world.database.transaction() as session:
+        session.execute(MANY)
+    world.make_version("support-triage", 0.91)
+    world.make_version("support-triage", 0.95)
+    _failed(world)
+    run = _running(world)
+    return {"/jobs/:id": f"/jobs/{run}", "/runs/:id": f"/runs/{run}"}
+
+
+def one_step(world: World) -> JsonObject:
+    """The run that goes on says its next step. Returns it, and when that was committed (Unix time in ms)."""
+    global _steps  # noqa: PLW0603 (one stage, one run)
+    _steps += 1
+    data = _point(_steps)
+    with world.database.transaction() as session:
+        jobs.add_events(session, session.get_one(Job, _run[0]), [("step", data)])
+    return {**data, "at_ms": time.time() * 1000}
+
+
+def _point(step: int) -> JsonObject:
+    loss = 2.4 * math.exp(-step / 90) + 0.35 + 0.03 * math.sin(step * 1.7)
+    return {
+        "step": step,
+        "total": TOTAL,
+        "loss": round(loss, 4),
+        "lr": 2e-4 * min(1.0, step / 20) * (1 - step / TOTAL),
+        "tokens_per_s": 1800 + 40 * math.sin(step),
+        "eta_s": (TOTAL - step) * 0.8,
+    }
+
+
+def _running(world: World) -> uuid.UUID:
+    """A recipe whose training goes on."""
+    global _steps  # noqa: PLW0603
+    recipe: JsonObject = {"model": "support-triage", "promote": {"to": "production"}}
+    pipeline = make_pipeline(world.database, *STEPS, name="support-triage", recipe=recipe)
+    data = world.publish("dataset", "support-triage", {"train.jsonl": b"live", "test.jsonl": b"{}"})
+    world.end(
+        pipeline,
+        "dataset",
+        data,
+        artifact=data.name,
+        train_rows=3,
+        test_rows=1,
+        format="messages",
+        shape="conversation",
+    )
+    base = world.publish("base", "support-triage", {"model.safetensors": b"live", "config.json": b"{}"})
+    world.end(
+        pipeline,
+        "base",
+        base,
+        artifact=base.name,
+        parameters=1,
+        tokens=2,
+        steps=4,
+        final_loss=0.5,
+        tokens_per_s=10.0,
+        seconds=2.0,
+    )
+    train = job_of(world.database, pipeline, "train")
+    with world.database.transaction() as session:
+        jobs.claim(jobs.raw(session), train.queue, "driver-1", limit=100, lease_s=86_400)
+    with world.database.transaction() as session:
+        job = session.get_one(Job, train.id)
+        _steps = 120
+        said = [("step", _point(step)) for step in range(1, _steps + 1)]
+        said[60:60] = [("validation", {"step": 60, "loss": 1.7})]
+        jobs.add_events(session, job, said)
+    _run[:] = [train.id]
+    return train.id
+
+
+def _failed(world: World) -> None:
+    """One that is out of attempts, one that was cancelled, and one that waits."""
+    for name in ("broken", "called-off", "waiting"):
+        pipeline = make_pipeline(world.database, name=name)
+        if name == "broken":
+            with world.database.transaction() as session:
+                (claimed,) = jobs.claim(jobs.raw(session), "short", "w1", limit=1)
+                jobs.fail(session, claimed.id, claimed.epoch, "no such file: corpus.txt", ErrorClass.INPUT)
+        if name == "called-off":
+            with world.database.transaction() as session:
+                jobs.cancel_pipeline(session, pipeline.id, ADA)
