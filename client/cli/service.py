@@ -93,13 +93,24 @@ def status(as_json: Json = False) -> None:
     nodes = [(str(n.get("node_id"))[:12], _alive(n), _resources(n)) for n in answer.nodes]
     out(table(["NODE", "STATE", "RESOURCES"], nodes))
     out()
-    served = [(d.llm, d.alias, d.version, d.state, d.message) for d in answer.deployments]
-    out(table(["MODEL", "ALIAS", "VERSION", "STATE", "MESSAGE"], served) if served else "Nothing is served.")
+    served = [
+        (d.llm, d.alias, d.version, d.state, _replicas(d.config), d.message) for d in answer.deployments
+    ]
+    heads = ["MODEL", "ALIAS", "VERSION", "STATE", "REPLICAS", "MESSAGE"]
+    out(table(heads, served) if served else "Nothing is served.")
 
 
 def _jobs_line(answer: Status) -> str:
     counts = ", ".join(f"{count} {state}" for state, count in answer.jobs.items() if count)
     return f"Jobs: {counts or 'none yet'}"
+
+
+def _replicas(config: dict[str, object]) -> str:
+    """As its settings ask for: 2, or 0-4 where they follow the requests."""
+    scale = config.get("autoscale")
+    if isinstance(scale, dict):
+        return f"{scale.get('min_replicas', 1)}-{scale['max_replicas']}"
+    return str(config.get("replicas", 1))
 
 
 def _alive(node: dict[str, object]) -> str:
