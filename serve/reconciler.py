@@ -3,7 +3,9 @@
 Ray forgets; Postgres does not. When an alias moves, and every second until nothing is left to do (then every
 five: asking Serve for its state costs 25 ms of CPU), this compares the deployments that are wanted with the
 applications that run, starts what is missing, reports what became ready or failed, and ends what nobody
-wants. A new version of an alias loads beside the old one, which answers until then; a canary stays beside it.
+wants. A new version of an alias loads beside the old one, which answers until then; a canary stays beside it. A version
+that is asked for again, by another alias or with other settings, keeps its application: what Serve has to replace for
+that, if anything, `llm/rollout.py` decides.
 """
 
 from __future__ import annotations
@@ -51,6 +53,9 @@ log = logging.getLogger(__name__)
 
 POLL_S = 1.0
 SETTLED_POLL_S = 5.0
+LINGER_S = 5.0
+"""An application that nobody wants any more goes on for so long: a gateway replica may not have heard of it yet."""
+
 FACES = {"api", "gateway"}
 LLM_PREFIX = "llm-"
 
@@ -93,6 +98,7 @@ class Reconciler:
         self._settings = settings
         self._database = settings.open_database(pool_size=2)
         self.wake = Wake(self._database.url, ALIAS_CHANNEL)
+        self._unwanted: dict[str, float] = {}
 
     def step(self) -> bool:
         """Compare once, and act. Returns whether all is as it should be."""
@@ -105,15 +111,20 @@ class Reconciler:
             self._follow(each, running.get(each.application))
         keep = {each.application for each in wanted} | {each.serving for each in rows}
         unwanted = [name for name in running if name.startswith(LLM_PREFIX) and name not in keep]
-        for name in unwanted:
-            log.info("nobody wants %s any more: ending it", name)
-            serve.delete(name, _blocking=False)
+        self._end(unwanted, time.monotonic())
         needed = FACES | {each.application for each in wanted if not each.has_failed}
         return (
             not unwanted
             and needed <= running.keys()
             and all(each.status is ApplicationStatus.RUNNING for each in running.values())
         )
+
+    def _end(self, unwanted: list[str], now: float) -> None:
+        self._unwanted = {name: self._unwanted.get(name, now) for name in unwanted}
+        for name, since in self._unwanted.items():
+            if now - since >= LINGER_S:
+                log.info("nobody wants %s any more: ending it", name)
+                serve.delete(name, _blocking=False)
 
     def _withdraw(self) -> set[uuid.UUID]:
         """Take back what only a revoked key vouches for. Returns the versions that may not be served."""
@@ -133,7 +144,7 @@ class Reconciler:
 
     def _follow(self, wanted: Wanted, application: ApplicationStatusOverview | None) -> None:
         if wanted.is_new or (application is None and not wanted.has_failed):
-            self._start(wanted)
+            self._start(wanted, application)
         elif application is None:
             return
         elif application.status is ApplicationStatus.RUNNING:
@@ -141,9 +152,11 @@ class Reconciler:
         elif application.status is ApplicationStatus.DEPLOY_FAILED:
             self._report(wanted, DeploymentState.FAILED, _reason(application))
 
-    def _start(self, wanted: Wanted) -> None:
+    def _start(self, wanted: Wanted, application: ApplicationStatusOverview | None) -> None:
+        failed = application is not None and application.status is ApplicationStatus.DEPLOY_FAILED
+        attempt = uuid.uuid4().hex if failed else ""
         try:
-            spec = self._database.patiently(lambda session: self._spec(session, wanted))
+            spec = self._database.patiently(lambda session: self._spec(session, wanted, attempt))
         except RaymillError as error:
             self._report(wanted, DeploymentState.FAILED, str(error))
             return
@@ -152,7 +165,7 @@ class Reconciler:
         target = RunTarget(target=build_engine(spec), name=spec.application, route_prefix=None)
         serve.run_many([target], wait_for_applications_running=False)
 
-    def _spec(self, session: Session, wanted: Wanted) -> DeploySpec:
+    def _spec(self, session: Session, wanted: Wanted, attempt: str) -> DeploySpec:
         version = session.get_one(LlmVersion, wanted.version_id)
         archive.check_not_archived(session, version)
         policy_rows.check_in_force(session, wanted.llm_id, wanted.alias)
@@ -185,6 +198,7 @@ class Reconciler:
             revoked=ring.revoked(),
             config=config,
             gguf_file=gguf_file,
+            attempt=attempt,
         )
 
     def _report(self, wanted: Wanted, state: DeploymentState, message: str) -> None:

@@ -41,6 +41,7 @@ from raymill.serve.gateway.catalog import (
 from raymill.serve.gateway.config import OURS, RouteConfig
 from raymill.serve.gateway.limits import Limit
 from raymill.serve.gateway.snapshot import Caller, Snapshot
+from raymill.serve.llm.config import ServeConfig
 from raymill.serve.llm.spec import application_name
 
 log = logging.getLogger(__name__)
@@ -254,23 +255,36 @@ def _served(session: Session, overrides: prices.Overrides) -> list[Served]:
         trial = trials.get((row.llm_id, row.alias, version.id))
         canary = None
         if trial is not None:
-            tried = _one(trial.version, (), overrides)
+            tried = _one(trial.version, (), canaries.serving_of(session, trial), overrides)
             served.append(tried)
             canary = Canary(
                 id=trial.promotion_id,
                 target=served_target(tried.exact_name, tried),
                 share=canaries.share_of(trial),
             )
-        served.append(replace(_one(version, (row.alias,), overrides), canary=canary))
+        served.append(replace(_one(version, (row.alias,), row.config, overrides), canary=canary))
     return served
 
 
-def _one(version: tables.LlmVersion, aliases: tuple[str, ...], overrides: prices.Overrides) -> Served:
+def _wake_s(config: tables.JsonObject) -> float | None:
+    try:
+        return ServeConfig.model_validate(config).wake_s
+    except ValidationError:
+        return None  # the reconciler tells what is wrong with it
+
+
+def _one(
+    version: tables.LlmVersion,
+    aliases: tuple[str, ...],
+    config: tables.JsonObject,
+    overrides: prices.Overrides,
+) -> Served:
     name = version.llm.name
     return Served(
         name=name,
         version=version.number,
         application=application_name(name, version.number),
+        wake_s=_wake_s(config),
         aliases=aliases,
         created=int(version.created_at.timestamp()),
         price=prices.price_of(overrides, OURS, "", name) or FREE,

@@ -65,8 +65,10 @@ def _sections(answer: Status, url: str) -> Iterator[str]:
     yield table(
         ["QUEUE", "RUNNING", "READY", "OLDEST", "LATER", "DEAD", "START P99"], map(_queue, answer.queues)
     )
-    served = [(d.llm, d.alias, d.version, d.state, d.message) for d in answer.deployments]
-    yield table(["MODEL", "ALIAS", "VERSION", "STATE", "MESSAGE"], served) if served else "Nothing is served."
+    served = [
+        (d.llm, d.alias, d.version, d.state, _replicas(d.config), d.message) for d in answer.deployments
+    ]
+    yield table(["MODEL", "ALIAS", "VERSION", "STATE", "REPLICAS", "MESSAGE"], served) if served else "Nothing is served."
     if answer.canaries:
         rows = [
             (c.llm, c.alias, c.version, c.state, f"{c.share:.0%}", duration(c.age_s)) for c in answer.canaries
@@ -110,3 +112,11 @@ def _queue(each: QueueStats) -> tuple[object, ...]:
         each.dead,
         latency(each.start_p99_s),
     )
+
+
+def _replicas(config: dict[str, object]) -> str:
+    """As its settings ask for: 2, or 0-4 where they follow the requests."""
+    scale = config.get("autoscale")
+    if isinstance(scale, dict):
+        return f"{scale.get('min_replicas', 1)}-{scale['max_replicas']}"
+    return str(config.get("replicas", 1))

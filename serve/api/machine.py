@@ -1,8 +1,9 @@
-"""Whether the cluster has what a recipe's training needs, asked when it is submitted."""
+"""Whether the cluster has what a recipe's training and serving need, asked when it is submitted."""
 
 from __future__ import annotations
 
 from raymill.client.recipe import Recipe
+from raymill.cluster.settings import Settings
 from raymill.policies.errors import Invalid
 from raymill.train.compatibility import Machine, missing_on
 
@@ -12,7 +13,7 @@ NOTHING = Machine(gpus=0)
 def refuse_what_the_cluster_lacks(recipe: Recipe) -> None:
     """
     Raises:
-        Invalid: a setting needs a GPU, and no machine of the cluster has one.
+        Invalid: a setting needs a GPU, and no machine of the cluster has one; or more of them than this machine has.
     """
     sections = {"train": recipe.train, "base.pretrain": recipe.base.pretrain}
     for param, section in sections.items():
@@ -20,6 +21,11 @@ def refuse_what_the_cluster_lacks(recipe: Recipe) -> None:
             continue
         if cluster().gpus == 0:
             raise Invalid(f"{param}: {reason}", param=param)
+    # Machines of a cluster that was joined may come when they are asked for; a head of our own is one machine.
+    if recipe.serve is not None and recipe.serve.gpus and Settings().address is None:
+        lacks = recipe.serve.missing_on(cluster().gpus)
+        if lacks is not None:
+            raise Invalid(f"serve.{lacks}", param="serve.gpus")
 
 
 def cluster() -> Machine:

@@ -133,7 +133,7 @@ class Attempts:
         except Failed as failed:
             if secret is not None and failed.key_rest_s:
                 self.book.rest(secret, failed.key_rest_s)
-            if failed.final:
+            if failed.final or failed.blameless:
                 health.given_up()
             else:
                 health.failed(self.route.config.breaker, time.monotonic())

@@ -66,6 +66,9 @@ class Served:
     application: str
     """Name of its Serve application (`DeploySpec.application`)."""
 
+    wake_s: float | None = None
+    """Longest wait for a first replica, where there may be none; None: there always is one."""
+
     aliases: tuple[str, ...] = ()
     created: int = 0
     """Unix seconds, for /v1/models."""

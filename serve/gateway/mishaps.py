@@ -1,6 +1,7 @@
 """What can go wrong at a target, and what it means: for the key, for the target, and for the client.
 
 what happened                         the key       the target            the client sees
+idle, and being started               -             the next              503 engine_waking
 408 425 429 5xx 529, reset, timeout   rests (429)   again, then the next  502, 503, 504 or 429 at the end
 401 403                               rests         other key, then next  502 at the end
 404                                   -             the next              404 at the end
@@ -19,12 +20,13 @@ from raymill.policies.errors import RaymillError, Unavailable
 from raymill.serve.gateway.catalog import Target
 from raymill.serve.gateway.health import REFUSED_KEY_S
 from raymill.serve.gateway.http_client import ConnectFailed, HttpError, TimedOut
-from raymill.serve.gateway.upstream import EngineFailed
+from raymill.serve.gateway.upstream import EngineFailed, Waking
 from raymill.serve.gateway.wire import Refused
 from raymill.serve.gateway.wires.errors import BadAnswer, ProviderError
 
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 KEY_REFUSED = frozenset({401, 403})
+WAKING_RETRY_S = 5
 MAX_ERROR_CHARS = 500
 MISHAPS = (HttpError, TimeoutError, Unavailable, BadAnswer, ProviderError, EngineFailed)
 """What can go wrong with an answer that has not begun, or that had."""
@@ -43,6 +45,7 @@ class Failed(Exception):
         unsaid: bool = False,
         after_s: float | None = None,
         key_rest_s: float = 0.0,
+        blameless: bool = False,
     ) -> None:
         super().__init__(str(refused))
         self.refused = refused
@@ -54,6 +57,8 @@ class Failed(Exception):
         """The target was not asked: the request cannot be said on its wire."""
         self.after_s = after_s
         self.key_rest_s = key_rest_s
+        self.blameless = blameless
+        """It says nothing of the target's health."""
 
 
 def refused_by(target: Target, status: int, headers: Mapping[bytes, bytes], data: bytes) -> Failed:
@@ -102,6 +107,9 @@ def failed_by(target: Target, error: Exception) -> Failed:
         return Failed(Refused(504, "upstream_timeout", f"{target.id}: {text}"), again=True)
     if isinstance(error, ProviderError):
         return _by_status(error.status, shown(target, f"{target.id} reports: {str(error)[:MAX_ERROR_CHARS]}"))
+    if isinstance(error, Waking):
+        refused = Refused(503, error.code, str(error), headers={"retry-after": str(WAKING_RETRY_S)})
+        return Failed(refused, blameless=True)
     if isinstance(error, Unavailable):
         refused = Refused(503, "engine_unavailable", str(error), headers={"retry-after": "1"})
         return Failed(refused, again=True)

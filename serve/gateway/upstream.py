@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, cast
@@ -28,6 +29,9 @@ from raymill.serve.llm.traced import TRACEPARENT
 
 logger = logging.getLogger(__name__)
 
+
+SURE_S = 0.5
+"""A version that had a replica has one for so long: Serve takes the last one a second after the last request at soonest."""
 
 _closing: set[asyncio.Future[None]] = set()
 """Kept, for the loop itself holds its tasks only weakly."""
@@ -63,6 +67,20 @@ class Engines(Protocol):
     def pieces(self, served: Served, operation: Operation, body: Body) -> AsyncIterator[Reply]:
         """The answer in pieces, each of one or more JSON lines. Raises as `whole`, at any piece."""
         ...
+
+    async def wake(self, served: Served, wake_s: float) -> None:
+        """Wait for a replica of a version that may have none.
+
+        Raises:
+            Waking: after `wake_s` there still is none; it goes on starting.
+        """
+        ...
+
+
+class Waking(Unavailable):
+    """A version that was idle is being started."""
+
+    code = "engine_waking"
 
 
 class EngineFailed(Exception):
@@ -142,6 +160,8 @@ class Upstreams:
             )
         assert target.served is not None
         body = _with_trace(msgspec.json.decode(call.body))
+        if target.served.wake_s is not None:
+            await self._engines.wake(target.served, target.served.wake_s)
         if not stream:
             async with asyncio.timeout(timeouts.total_s):
                 reply = await self._engines.whole(target.served, operation, body)
@@ -171,42 +191,70 @@ class ServeEngines:
     def __init__(self) -> None:
         # A handle costs a call to the controller, and each option of it a copy: both are kept.
         self._handles: dict[tuple[str, str, bool], Any] = {}
+        self._waking: dict[str, asyncio.Task[None]] = {}
+        self._awake_at: dict[str, float] = {}
 
     async def whole(self, served: Served, operation: Operation, body: Body) -> Reply:
         response = None
         try:
-            response = (await self._handle(served, operation, stream=False)).remote(body)
+            response = (await self._handle(served.application, operation, stream=False)).remote(body)
             reply: Reply = await response
         except asyncio.CancelledError:
             if response is not None:
                 response.cancel()
             raise
         except Exception as error:  # broad: whatever an engine raises, to the client the engine is away
-            raise self._gone(served, operation, error) from error
+            raise self._gone(served, error) from error
         return reply
 
     async def pieces(self, served: Served, operation: Operation, body: Body) -> AsyncIterator[Reply]:
         response = None
         finished = False
         try:
-            response = (await self._handle(served, operation, stream=True)).remote(body)
+            response = (await self._handle(served.application, f"{operation}_stream", stream=True)).remote(
+                body
+            )
             async for piece in response:
                 yield piece
             finished = True
         except Exception as error:  # broad, as above
-            raise self._gone(served, operation, error) from error
+            raise self._gone(served, error) from error
         finally:
             if response is not None and not finished:
                 response.cancel()
 
-    async def _handle(self, served: Served, operation: Operation, *, stream: bool) -> Any:
-        key = (served.application, operation, stream)
+    async def wake(self, served: Served, wake_s: float) -> None:
+        name = served.application
+        if time.monotonic() - self._awake_at.get(name, -SURE_S) < SURE_S:
+            return
+        if name not in self._waking:
+            # One question for all that wait; it goes on when they give up, and the next finds it.
+            self._waking[name] = asyncio.create_task(self._ask_for_life(name), name=f"wake-{name}")
+        try:
+            async with asyncio.timeout(wake_s):
+                await asyncio.shield(self._waking[name])
+        except TimeoutError:
+            raise Waking(
+                f"{served.exact_name} was idle and is being started, which takes longer than {wake_s:g} s: "
+                "try again in a few seconds"
+            ) from None
+
+    async def _ask_for_life(self, application: str) -> None:
+        try:
+            await (await self._handle(application, "unfinished", stream=False)).remote()
+            self._awake_at[application] = time.monotonic()
+        except Exception:  # broad: what is wrong with the engine, the request itself will tell
+            logger.warning("Engine %s could not be woken", application, exc_info=True)
+        finally:
+            del self._waking[application]
+
+    async def _handle(self, application: str, method: str, *, stream: bool) -> Any:
+        key = (application, method, stream)
         if key not in self._handles:
             from ray import serve
 
             # Asks the controller, with a blocking call.
-            handle = await asyncio.to_thread(serve.get_deployment_handle, ENGINE, served.application)
-            method = f"{operation}_stream" if stream else operation
+            handle = await asyncio.to_thread(serve.get_deployment_handle, ENGINE, application)
             # Serve pickles in Python unless told: for each token, at both ends.
             self._handles[key] = handle.options(
                 method_name=method,
@@ -216,9 +264,9 @@ class ServeEngines:
             )
         return self._handles[key]
 
-    def _gone(self, served: Served, operation: Operation, error: Exception) -> Unavailable:
+    def _gone(self, served: Served, error: Exception) -> Unavailable:
         # The application may have been deleted and deployed again: look it up anew next time.
-        for stream in (False, True):
-            self._handles.pop((served.application, operation, stream), None)
+        self._awake_at.pop(served.application, None)
+        self._handles = {key: kept for key, kept in self._handles.items() if key[0] != served.application}
         logger.warning("Engine %s failed: %r", served.application, error)
         return Unavailable(f"{served.exact_name} does not answer right now: try again in a few seconds")

@@ -14,6 +14,36 @@ from raymill.evaluate.quantize_config import GgufType
 EngineName = Literal["vllm", "llama_cpp"]
 
 
+class AutoscaleConfig(BaseModel):
+    """How many replicas there are follows the requests that are being answered or wait."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_replicas: int = Field(default=1, ge=0)
+    """0: without requests there is none, and the first request wakes one and waits for it."""
+
+    max_replicas: int = Field(ge=1)
+    target_ongoing_requests: float = Field(default=8.0, gt=0.0)
+    """Requests at once that each replica should have; more of them add replicas. llama_cpp answers one at a time."""
+
+    scale_up_delay_s: float = Field(default=5.0, ge=0.0)
+    """How long there have to be too many requests. From none to one goes at once."""
+
+    scale_down_delay_s: float = Field(default=300.0, ge=1.0)
+    """How long there have to be too few; also how long a version is idle before its last replica ends."""
+
+    wake_s: float = Field(default=60.0, gt=0.0)
+    """Longest that a request waits for a replica where there is none; then it is refused with Retry-After."""
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> AutoscaleConfig:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}: swap them"
+            )
+        return self
+
+
 class ServeConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,6 +52,19 @@ class ServeConfig(BaseModel):
 
     replicas: int = Field(default=1, ge=1)
     """Copies of the engine; each loads the weights once."""
+
+    autoscale: AutoscaleConfig | None = None
+    """None: always as many as `replicas` says."""
+
+    route_by_prefix: bool = False
+    """Requests that begin alike go to the same replica, whose KV cache holds their beginning."""
+
+    drain_s: float = Field(default=60.0, ge=0.0)
+    """How long a replica that is replaced or ended may go on with the answers it has begun."""
+
+    surge_percent: int = Field(default=100, ge=0, le=100)
+    """Replicas that are started beside the old ones when settings change, in percent of their count, rounded up: each
+    old one answers until a new one is ready. 0 ends old ones first, for machines without room for both."""
 
     max_model_len: int | None = Field(default=None, ge=16)
     """Tokens of prompt and answer together; None takes what the model was trained for."""
@@ -34,7 +77,10 @@ class ServeConfig(BaseModel):
     """Which GGUF file llama_cpp serves, such as Q8_0. Required for llama_cpp, refused for vllm."""
 
     gpus: int = Field(default=0, ge=0)
-    """GPUs of each replica; the model is split across them. 0 runs on the CPU."""
+    """GPUs of each replica, all of one machine; the model is split across them. 0 runs on the CPU."""
+
+    pipeline_parallel: int = Field(default=1, ge=1)
+    """Stages that vLLM cuts the layers into. The GPUs of a stage share each layer's weights (tensor parallel)."""
 
     gpu_memory_share: float = Field(default=0.9, gt=0.0, le=1.0)
     """Share of each GPU's memory that vLLM takes, weights and KV cache together."""
@@ -57,6 +103,52 @@ class ServeConfig(BaseModel):
 
     enforce_eager: bool | None = None
     """Skip compilation and CUDA graphs: starts sooner, answers slower. None: on the CPU only."""
+
+    @property
+    def tensor_parallel(self) -> int:
+        """GPUs of each stage."""
+        return max(1, self.gpus // self.pipeline_parallel)
+
+    def missing_on(self, gpus: int) -> str | None:
+        """Why a machine with so many GPUs cannot run a replica; None: it can."""
+        if self.gpus <= gpus:
+            return None
+        return f"gpus {self.gpus}: a replica needs so many, and this machine has {gpus}: ask for fewer, or join a cluster"
+
+    @property
+    def wake_s(self) -> float | None:
+        """Longest wait for a first replica; None where there always is one."""
+        return self.autoscale.wake_s if self.autoscale and self.autoscale.min_replicas == 0 else None
+
+    @model_validator(mode="after")
+    def _prefixes_have_a_choice(self) -> ServeConfig:
+        most = self.autoscale.max_replicas if self.autoscale is not None else self.replicas
+        if self.route_by_prefix and most == 1:
+            raise ValueError(
+                "route_by_prefix chooses among replicas, and there is one: raise replicas or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_make_whole_stages(self) -> ServeConfig:
+        if self.pipeline_parallel == 1:
+            return self
+        if self.engine == "llama_cpp":
+            raise ValueError("pipeline_parallel is vllm's: llama_cpp splits a model over gpus by itself")
+        if self.gpus == 0 or self.gpus % self.pipeline_parallel:
+            raise ValueError(
+                f"gpus {self.gpus} cannot be split into {self.pipeline_parallel} stages: make gpus a multiple of "
+                "pipeline_parallel"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_says_how_many(self) -> ServeConfig:
+        if self.autoscale is not None and self.replicas != 1:
+            raise ValueError(
+                f"replicas {self.replicas} is a fixed number and autoscale is not: leave one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _engine_and_file_agree(self) -> ServeConfig:

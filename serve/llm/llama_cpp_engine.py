@@ -13,12 +13,12 @@ from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
-from ray import serve
 from ray.serve import Application
 
 from raymill.serve.llm.answer import Body, Failure, Reply, encode
 from raymill.serve.llm.llama_cpp_wire import Call, ChatWire, Step, TextWire, Wire, read_call
-from raymill.serve.llm.spec import ENGINE, DeploySpec
+from raymill.serve.llm.rollout import application_of
+from raymill.serve.llm.spec import DeploySpec
 from raymill.serve.llm.traced import traced, traced_stream
 from raymill.serve.loopback import keep_to_loopback
 
@@ -105,18 +105,8 @@ class LlamaCppEngine:
 
 
 def build_llama_cpp(spec: DeploySpec) -> Application:
-    """The application that serves `spec` by llama.cpp. Has no HTTP route of its own: the gateway calls it."""
+    """The application that serves `spec` by llama.cpp."""
     config = spec.config
-    deployment = serve.deployment(
-        LlamaCppEngine,
-        name=ENGINE,
-        num_replicas=config.replicas,
-        max_ongoing_requests=config.max_concurrent_requests,
-        # A refused signature is refused again on the next try: fail at once, with its message.
-        max_constructor_retry_count=1,
-        ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus},
-        health_check_period_s=10,
-        health_check_timeout_s=30,
-        graceful_shutdown_timeout_s=10,
+    return application_of(
+        LlamaCppEngine, spec, ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus}
     )
-    return deployment.bind(spec)

@@ -49,6 +49,9 @@ class DeploySpec:
     """Name that must have been signed, such as model/support-triage/0a1b2c3d4e5f; None takes the last
     three parts of `directory`, where a store keeps it."""
 
+    attempt: str = ""
+    """Sets a new start apart from one of the same bytes and settings that has failed, which Serve would not try again."""
+
     def __post_init__(self) -> None:
         if (self.config.engine == "llama_cpp") != (self.gguf_file is not None):
             raise Invalid(

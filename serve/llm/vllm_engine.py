@@ -13,12 +13,12 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray import serve
 from ray.serve import Application
 
 from raymill.cluster import cpu
 from raymill.serve.llm.answer import Body, Failure, Reply
-from raymill.serve.llm.spec import ENGINE, DeploySpec
+from raymill.serve.llm.rollout import application_of
+from raymill.serve.llm.spec import DeploySpec
 from raymill.serve.llm.traced import traced, traced_stream
 from raymill.serve.loopback import keep_to_loopback
 
@@ -139,7 +139,8 @@ def llm_config(spec: DeploySpec) -> LLMConfig:
         "dtype": _dtype(spec),
         "enforce_eager": eager,
         "max_num_seqs": config.max_concurrent_requests,
-        "tensor_parallel_size": max(1, config.gpus),
+        "tensor_parallel_size": config.tensor_parallel,
+        "pipeline_parallel_size": config.pipeline_parallel,
     }
     if (parser := config.tool_call_parser or tool_call_parser_of(spec.directory)) is not None:
         engine_kwargs |= {"enable_auto_tool_choice": True, "tool_call_parser": parser}
@@ -199,23 +200,15 @@ def _environment(spec: DeploySpec) -> dict[str, str]:
 
 
 def build_vllm(spec: DeploySpec) -> Application:
-    """The application that serves `spec` by vLLM. Has no HTTP route of its own: the gateway calls it."""
-    config = spec.config
-    deployment = serve.deployment(
+    """The application that serves `spec` by vLLM."""
+    return application_of(
         VllmEngine,
-        name=ENGINE,
-        num_replicas=config.replicas,
-        max_ongoing_requests=config.max_concurrent_requests,
-        # A refused signature is refused again on the next try: fail at once, with its message.
-        max_constructor_retry_count=1,
+        spec,
         ray_actor_options={
-            "num_cpus": config.cpus,
-            "num_gpus": config.gpus,
+            "num_cpus": spec.config.cpus,
+            "num_gpus": spec.config.gpus,
             "runtime_env": {"env_vars": _environment(spec)},
         },
         placement_group_bundles=_bundles(spec),
         placement_group_strategy="STRICT_PACK",
-        health_check_period_s=10,
-        health_check_timeout_s=30,
     )
-    return deployment.bind(spec)

@@ -27,6 +27,7 @@ from raymill.serve.gateway.money import Price
 from raymill.serve.gateway.snapshot import Caller, Snapshot, SnapshotSource, StaticSource, digest_of
 from raymill.serve.gateway.spool import Spool
 from raymill.serve.gateway.stores import Stores
+from raymill.serve.gateway.upstream import Waking
 from raymill.serve.gateway.wire import Operation
 from raymill.serve.llm.answer import Body, Failure, Reply, encode
 
@@ -53,6 +54,12 @@ class ScriptedEngine:
         self.seen: list[Body] = []
         self.cancelled = threading.Event()
         self.started = threading.Event()
+        self.asleep: set[int] = set()
+        """Versions that have no replica yet."""
+
+    async def wake(self, served: Served, wake_s: float) -> None:
+        if served.version in self.asleep:
+            raise Waking(f"{served.exact_name} is being started, which takes longer than {wake_s:g} s")
 
     async def whole(self, served: Served, operation: Operation, body: Body) -> Reply:
         self.seen.append(body)

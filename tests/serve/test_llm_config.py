@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from raymill.policies.errors import Invalid
 from raymill.serve.llm.build import reason_of
-from raymill.serve.llm.config import ServeConfig
+from raymill.serve.llm.config import AutoscaleConfig, ServeConfig
+from raymill.serve.llm.prefix_router import beginning, ranked
+from raymill.serve.llm.rollout import code_version
 from raymill.serve.llm.spec import DeploySpec
 
 
@@ -36,6 +40,72 @@ def test_a_spec_without_a_key_to_verify_by_is_refused() -> None:
             public_keys=(),
             config=ServeConfig(),
         )
+
+
+def test_replicas_are_a_number_or_follow_the_requests() -> None:
+    with pytest.raises(ValidationError, match="replicas 2 is a fixed number and autoscale is not"):
+        ServeConfig(replicas=2, autoscale=AutoscaleConfig(max_replicas=3))
+    with pytest.raises(ValidationError, match="min_replicas 4 is above max_replicas 3: swap them"):
+        AutoscaleConfig(min_replicas=4, max_replicas=3)
+    assert ServeConfig().wake_s is None
+    assert ServeConfig(autoscale=AutoscaleConfig(max_replicas=2)).wake_s is None
+    assert ServeConfig(autoscale=AutoscaleConfig(min_replicas=0, max_replicas=2, wake_s=9)).wake_s == 9
+
+
+def test_gpus_are_cut_into_stages_and_asked_of_one_machine() -> None:
+    config = ServeConfig(gpus=8, pipeline_parallel=2)
+    assert (config.tensor_parallel, ServeConfig().tensor_parallel) == (4, 1)
+    assert config.missing_on(8) is None
+    assert "gpus 8: a replica needs so many, and this machine has 4" in str(config.missing_on(4))
+    with pytest.raises(ValidationError, match="gpus 3 cannot be split into 2 stages"):
+        ServeConfig(gpus=3, pipeline_parallel=2)
+    with pytest.raises(ValidationError, match="gpus 0 cannot be split into 2 stages"):
+        ServeConfig(pipeline_parallel=2)
+    with pytest.raises(ValidationError, match="pipeline_parallel is vllm's"):
+        ServeConfig(engine="llama_cpp", quantization="Q8_0", gpus=2, pipeline_parallel=2)
+
+
+def test_turns_of_a_conversation_go_to_one_replica_and_stay_when_others_come_and_go() -> None:
+    def turns(number: int, *more: str) -> dict[str, Any]:
+        said = [("system", "Be kind."), ("user", f"I am {number}."), *(("assistant", text) for text in more)]
+        return {"messages": [{"role": role, "content": content} for role, content in said]}
+
+    heads = [beginning(turns(number)) for number in range(3000)]
+    assert heads == [beginning(turns(number, "Hello.", "And?")) for number in range(3000)]
+    three = [ranked(head, ["a", "b", "c"])[0] for head in heads]
+    assert all(900 < three.count(name) < 1100 for name in "abc")
+    four = [ranked(head, ["d", "c", "b", "a"])[0] for head in heads]
+    assert all(now in (before, "d") for before, now in zip(three, four, strict=True))
+    assert beginning({"prompt": "x" * 600 + "y"}) == beginning({"prompt": "x" * 600 + "z"})
+    with pytest.raises(ValidationError, match="chooses among replicas, and there is one"):
+        ServeConfig(route_by_prefix=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "restarts"),
+    [
+        ({"config": ServeConfig(replicas=3)}, False),
+        ({"config": ServeConfig(autoscale=AutoscaleConfig(min_replicas=0, max_replicas=2))}, False),
+        ({"config": ServeConfig(drain_s=5, surge_percent=50)}, False),
+        ({"envelope": {"signed": "again"}}, False),
+        ({"config": ServeConfig(max_model_len=64)}, True),
+        ({"public_keys": ("one", "another")}, True),
+        ({"revoked": {"key": "lost"}}, True),
+        ({"attempt": "2"}, True),
+    ],
+)
+def test_replicas_are_replaced_where_what_they_were_started_with_has_changed(
+    change: dict[str, Any], restarts: bool
+) -> None:
+    spec = DeploySpec(
+        name="triage",
+        version=1,
+        directory=Path("nowhere"),
+        envelope={},
+        public_keys=("one",),
+        config=ServeConfig(),
+    )
+    assert (code_version(replace(spec, **change)) != code_version(spec)) == restarts
 
 
 def test_the_reason_of_a_failed_deployment_is_its_last_exception() -> None:
