@@ -5,11 +5,12 @@ Sizes are GiB, lengths are tokens.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raymill.evaluate.quantize_config import GgufType
+from raymill.registry.placement_config import Resources
 
 EngineName = Literal["vllm", "llama_cpp"]
 
@@ -36,6 +37,9 @@ class ServeConfig(BaseModel):
     gpus: int = Field(default=0, ge=0)
     """GPUs of each replica; the model is split across them. 0 runs on the CPU."""
 
+    resources: Resources | None = None
+    """Which GPUs each replica runs on: `{accelerator: H100, gpus: 2}` sets `gpus` too."""
+
     gpu_memory_share: float = Field(default=0.9, gt=0.0, le=1.0)
     """Share of each GPU's memory that vLLM takes, weights and KV cache together."""
 
@@ -57,6 +61,23 @@ class ServeConfig(BaseModel):
 
     enforce_eager: bool | None = None
     """Skip compilation and CUDA graphs: starts sooner, answers slower. None: on the CPU only."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gpus_of_resources(cls, data: Any) -> Any:
+        asked = data.get("resources") if isinstance(data, dict) else None
+        if not isinstance(asked, dict):
+            return data
+        gpus = asked.get("gpus", data.get("gpus") or 1)
+        return {"gpus": gpus} | data | {"resources": {**asked, "gpus": gpus}}
+
+    @model_validator(mode="after")
+    def _gpus_agree(self) -> ServeConfig:
+        if self.resources is not None and self.gpus != self.resources.gpus:
+            raise ValueError(
+                f"gpus is {self.gpus}, resources.gpus {self.resources.gpus}: both are of each replica, so leave one out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _engine_and_file_agree(self) -> ServeConfig:

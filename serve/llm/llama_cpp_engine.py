@@ -16,6 +16,7 @@ from contextlib import aclosing
 from ray import serve
 from ray.serve import Application
 
+from raymill.registry.placement_config import pin
 from raymill.serve.llm.answer import Body, Failure, Reply, encode
 from raymill.serve.llm.llama_cpp_wire import Call, ChatWire, Step, TextWire, Wire, read_call
 from raymill.serve.llm.spec import ENGINE, DeploySpec
@@ -109,7 +110,11 @@ def build_llama_cpp(spec: DeploySpec) -> Application:
         max_ongoing_requests=config.max_concurrent_requests,
         # A refused signature is refused again on the next try: fail at once, with its message.
         max_constructor_retry_count=1,
-        ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus},
+        ray_actor_options={
+            "num_cpus": config.cpus,
+            "num_gpus": config.gpus,
+            "resources": pin(config.resources),
+        },
         health_check_period_s=10,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=10,

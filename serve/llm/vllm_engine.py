@@ -17,6 +17,7 @@ from ray import serve
 from ray.serve import Application
 
 from raymill.cluster import cpu
+from raymill.registry.placement_config import pin
 from raymill.serve.llm.answer import Body, Failure, Reply
 from raymill.serve.llm.spec import ENGINE, DeploySpec
 from raymill.serve.loopback import keep_to_loopback
@@ -177,7 +178,7 @@ def _dtype(spec: DeploySpec) -> str:
 
 
 def _bundles(spec: DeploySpec) -> list[dict[str, float]]:
-    bundle = {"CPU": spec.config.cpus}
+    bundle = {"CPU": spec.config.cpus, **pin(spec.config.resources)}
     return [bundle | {"GPU": float(spec.config.gpus)}] if spec.config.gpus else [bundle]
 
 
