@@ -60,6 +60,14 @@ class Teams(UsageResource):
     async def update(self, name: str, *, disabled: bool) -> usage.Team:
         return await self._http.send(calls.update_team(name, usage.TeamUpdate(disabled=disabled)))
 
+    async def quota(self, name: str) -> usage.TeamQuota:
+        """What its running jobs may hold at once, and hold."""
+        return await self._http.send(calls.team_quota(name))
+
+    async def set_quota(self, name: str, **bounds: int | None) -> usage.TeamQuota:
+        """`max_running`, `max_gpus`, `max_cpus`: what is not given stays, None takes a bound away."""
+        return await self._http.send(calls.set_team_quota(name, checked(usage.TeamQuotaUpdate, {**bounds})))
+
 
 class Tiers(UsageResource):
     """Limits of accounts that have no others of their own."""

@@ -145,6 +145,8 @@ class Recipe(Section):
     def sections_fit(self) -> Self:
         if self.tune is not None and (problem := find_problem(self.tune, self.train)) is not None:
             raise misfit(problem.param, problem.text)
+        if self.tune is not None and self.train.resources is not None:
+            raise misfit("train.resources", "a search places its trials itself: leave resources out")
         if self.serve is not None and self.promote is None:
             raise misfit(
                 "serve", "needs promote: what is served is what an alias names, and promote moves it"

@@ -84,6 +84,13 @@ class Job(Wire):
     concurrency_key: str | None = None
     concurrency_limit: int = 1
     """How many jobs of the key run at once."""
+    gpus: int = 0
+    cpus: int = 1
+    """What it holds of the cluster while it runs; counted against its team's quota."""
+    accelerator: str | None = None
+    """The type that its GPUs must be of, or `any`: it waits for them. Null: it waits for none."""
+    waiting: str | None = None
+    """Why it waits, in words; null unless it is queued or paused."""
     cancel_requested_at: dt.datetime | None = None
     pause_requested_at: dt.datetime | None = None
     address: str | None

@@ -58,6 +58,14 @@ def update_team(name: str, body: usage.TeamUpdate) -> Call[usage.Team]:
     return Call(method="PATCH", path=at("teams", name), body=body, returns=usage.Team)
 
 
+def team_quota(name: str) -> Call[usage.TeamQuota]:
+    return Call(path=at("teams", name, "quota"), returns=usage.TeamQuota)
+
+
+def set_team_quota(name: str, body: usage.TeamQuotaUpdate) -> Call[usage.TeamQuota]:
+    return Call(method="PATCH", path=at("teams", name, "quota"), body=body, returns=usage.TeamQuota)
+
+
 def update_account(name: str, body: usage.AccountUpdate) -> Call[types.Account]:
     return Call(method="PATCH", path=at("accounts", name), body=body, returns=types.Account)
 

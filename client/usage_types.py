@@ -22,6 +22,9 @@ TIERS_OWN = "tier"
 Dimension = Literal["day", "hour", "account", "team", "key", "route", "provider", "model", "operation"]
 
 
+MOST = 2**31 - 1
+
+
 class Team(Wire):
     id: uuid.UUID
     name: str
@@ -45,6 +48,33 @@ class TeamUpdate(BaseModel):
 
     disabled: bool
     """A disabled team's accounts are refused everywhere."""
+
+
+class TeamQuota(Wire):
+    """What the running jobs of a team may hold at once (null: no bound), and hold."""
+
+    team: str
+    max_running: int | None
+    max_gpus: int | None
+    max_cpus: int | None
+    running: int
+    gpus: int
+    cpus: int
+    queued: int
+    """Jobs that wait, for whatever reason."""
+
+
+class TeamQuotaUpdate(BaseModel):
+    """Body of `PATCH /api/v1/teams/{name}/quota` (RFC 7396): what is left out stays, null takes a bound away."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_running: int | None = Field(default=None, ge=0, le=MOST)
+    """Jobs."""
+
+    max_gpus: int | None = Field(default=None, ge=0, le=MOST)
+    max_cpus: int | None = Field(default=None, ge=0, le=MOST)
+    """CPUs that jobs ask of Ray."""
 
 
 class AccountUpdate(BaseModel):

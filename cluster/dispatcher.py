@@ -10,12 +10,15 @@ import sys
 import time
 import uuid
 from functools import partial
+from typing import Any
 
 import requests
+from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from raymill.cluster.accelerators import of_cluster
 from raymill.cluster.claim import Claimer
 from raymill.cluster.job_logs import last_lines
 from raymill.cluster.job_numbers import JobNumbers
@@ -24,10 +27,11 @@ from raymill.cluster.ray_head import warm_socket
 from raymill.cluster.ray_jobs import submission_id
 from raymill.cluster.settings import Settings
 from raymill.cluster.warm.setup_worker import SOCKET
-from raymill.registry import jobs
+from raymill.registry import accelerators, jobs
 from raymill.registry.database import Database
 from raymill.registry.failpoints import failpoint
 from raymill.registry.jobs import Claimed, LeaseLost
+from raymill.registry.placement_config import Resources, pin
 from raymill.registry.tables import Job, JobState, Queue
 
 log = logging.getLogger(__name__)
@@ -64,6 +68,7 @@ class Dispatcher:
         """Start what can be started. Returns whether anything was."""
         if time.monotonic() >= self._next_check:
             self._next_check = time.monotonic() + CHECK_EVERY_S
+            self._tell_accelerators()
             self._requeue_ended()
         running = self._running()
         self._count_ended(running)
@@ -73,6 +78,14 @@ class Dispatcher:
         for job in started:
             self._submit(job)
         return bool(started)
+
+    def _tell_accelerators(self) -> None:
+        try:
+            found = of_cluster()
+        except RayError as error:  # the head starts again: what was known stays
+            log.warning("Ray does not tell its accelerators: %s", error)
+            return
+        self._database.patiently(lambda session: accelerators.tell(session, found))
 
     def _submit(self, job: Claimed) -> None:
         # An attempt that hangs (stopped, swapped out) has lost its lease; end it before two share a directory.
@@ -90,6 +103,7 @@ class Dispatcher:
                 metadata={"raymill_job": str(job.id), "step": job.step, "model": job.name},
                 # All that Ray starts for it comes from the warm process too.
                 runtime_env={"env_vars": {SOCKET: str(warm)}} if warm is not None else None,
+                **_placed(job),
             )
         except RuntimeError as error:
             if "already exists" not in str(error):
@@ -150,6 +164,15 @@ class Dispatcher:
             return list(session.scalars(wanted))
 
         return self._database.patiently(read)
+
+
+def _placed(job: Claimed) -> dict[str, Any]:
+    """What the driver itself asks of Ray; most kinds' drivers only wait for what they start."""
+    asked = job.config.get("resources")
+    if asked is None or not kind_of(job.kind).in_driver:
+        return {}
+    resources = Resources.model_validate(asked)
+    return {"entrypoint_num_gpus": resources.gpus, "entrypoint_resources": pin(resources)}
 
 
 def _lost(settings: Settings, job: Job, error: str, session: Session) -> None:

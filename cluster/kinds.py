@@ -38,6 +38,9 @@ class Kind:
     """Starts from the warm process where there is one. For work that imports torch and transformers and says itself how
     many threads compute."""
 
+    in_driver: bool = False
+    """The job's own process does the work, so that Ray places it by what the job asks for; else what it starts."""
+
     reusable: bool = True
     """A finished job with the same address stands for this one."""
 
@@ -88,6 +91,7 @@ KINDS: dict[str, Kind] = {
         queue="heavy",
         work="raymill.evaluate.quantize_job:run_quantize",
         effects=catalog.register_quantizations,
+        in_driver=True,
     ),
     "export_gguf": Kind(queue="heavy", work="raymill.evaluate.quantize_job:run_export_gguf"),
     "export_adapter": Kind(queue="heavy", work="raymill.evaluate.adapter_gguf:run_export_adapter"),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -52,6 +52,8 @@ class Size:
     actors: int = 2
     cpus: float = 1
     gpus: float = 0
+    custom: Mapping[str, float] = field(default_factory=dict)
+    """Resources by names of their own, such as a type of accelerator."""
 
 
 def nothing() -> None:
@@ -72,7 +74,7 @@ class ActorPool:
     ) -> None:
         """Ask Ray for the actors and return at once: they load while the caller does other work."""
         # Ray sets OMP_NUM_THREADS to `num_cpus` in each actor.
-        self._remote = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus)(cls)
+        self._remote = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus, resources=dict(size.custom))(cls)
         self._arguments = dict(arguments)
         self._check = check
         self._log = log

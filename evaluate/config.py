@@ -6,7 +6,7 @@ Units: rows of the held-out set, tokens. A task's name is the key of its metric 
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import Annotated, Any, Literal, Self, TypeGuard
 
 from pydantic import (
     BeforeValidator,
@@ -19,6 +19,7 @@ from pydantic import (
 
 from raymill.evaluate.base_config import Config
 from raymill.evaluate.benchmark_config import BenchmarkTask
+from raymill.registry.placement_config import Resources
 
 HELDOUT: Literal["heldout_exact_match"] = "heldout_exact_match"
 HELDOUT_F1: Literal["heldout_f1"] = "heldout_f1"
@@ -308,8 +309,31 @@ class EvaluateConfig(Config):
     gpus_per_actor: float = Field(default=0, ge=0)
     """GPUs that each actor asks of Ray."""
 
+    resources: Resources | None = None
+    """Which GPUs: `{accelerator: L4, gpus: 2}` sets `actors` and `gpus_per_actor` too. The step waits in its queue until
+    they are free. None: it is started, and Ray decides."""
+
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights in memory. Batched and single answers agree in float32 only."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def an_actor_for_each_gpu(cls, data: Any) -> Any:
+        asked = data.get("resources") if isinstance(data, dict) else None
+        if not isinstance(asked, dict):
+            return data
+        gpus = asked.get("gpus", data.get("actors", 1))
+        return {"actors": gpus, "gpus_per_actor": 1} | data | {"resources": {**asked, "gpus": gpus}}
+
+    @model_validator(mode="after")
+    def actors_hold_the_gpus(self) -> Self:
+        held = self.actors * self.gpus_per_actor
+        if self.resources is not None and held != self.resources.gpus:
+            raise ValueError(
+                f"resources.gpus is {self.resources.gpus}, {self.actors} actors of {self.gpus_per_actor:g} GPUs hold "
+                f"{held:g}: leave actors and gpus_per_actor out, or make them agree"
+            )
+        return self
 
     @field_validator("tasks")
     @classmethod

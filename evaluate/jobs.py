@@ -40,6 +40,7 @@ from raymill.evaluate.tasks import (
 )
 from raymill.policies.errors import Invalid
 from raymill.registry.artifacts import canonical_json
+from raymill.registry.placement_config import pin
 
 
 def run_evaluate(context: JobContext) -> Outcome:
@@ -185,5 +186,8 @@ def pool_size(config: EvaluateConfig) -> Size:
     """As many actors as asked for, but no more than the cluster has processors for."""
     room = int(ray.cluster_resources().get("CPU", 1) / config.cpus_per_actor)
     return Size(
-        actors=max(1, min(config.actors, room)), cpus=config.cpus_per_actor, gpus=config.gpus_per_actor
+        actors=max(1, min(config.actors, room)),
+        cpus=config.cpus_per_actor,
+        gpus=config.gpus_per_actor,
+        custom=pin(config.resources),
     )

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from raymill.evaluate.base_config import Config
+from raymill.registry.placement_config import Resources
 
 GgufType = Literal["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K"]
 
@@ -132,6 +133,10 @@ class QuantizeConfig(Config):
 
     verify: VerifyConfig = Field(default_factory=VerifyConfig)
     """What a file must show before it is registered."""
+
+    resources: Resources | None = None
+    """Which GPUs the step holds, on one node: `{accelerator: L4}`. It waits in its queue until they are free. None: it
+    runs beside the head, and holds none."""
 
     @model_validator(mode="before")
     @classmethod

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from raymill.registry.placement_config import Resources
 from raymill.train.compatibility import refuse_bad_combinations
 from raymill.train.methods import COMPARING, DpoConfig, KtoConfig, LoraConfig, Method
 from raymill.train.run_config import Config, EarlyStop, Validate
@@ -57,6 +58,10 @@ class ClusterUse(Config):
     use_gpu: bool | None = None
     """None: use GPUs when the cluster has one for each worker."""
 
+    resources: Resources | None = None
+    """Which GPUs, one for each worker: `{accelerator: H100, gpus: 8}` sets `workers` and `use_gpu` too. The run waits in
+    its queue until they are free. None: it is started, and Ray decides."""
+
     checkpoint_every: int = Field(default=100, ge=1)
     """Steps between two checkpoints; what a crash can lose."""
 
@@ -67,6 +72,35 @@ class ClusterUse(Config):
     def least_workers(self) -> int:
         """With fewer the run does not go on."""
         return self.min_workers or self.workers
+
+
+def with_workers(given: dict[str, Any]) -> dict[str, Any]:
+    """A worker for each GPU of `resources`, or a GPU for each worker."""
+    asked = given.get("resources")
+    if not isinstance(asked, dict):
+        return given
+    gpus = asked.get("gpus", given.get("workers", 1))
+    use_gpu = True if given.get("use_gpu") is None else given["use_gpu"]
+    return {"workers": gpus} | given | {"resources": {**asked, "gpus": gpus}, "use_gpu": use_gpu}
+
+
+def check_resources(use: ClusterUse) -> None:
+    """
+    Raises:
+        ValueError: `resources` says something else than the keys beside it.
+    """
+    if use.resources is None:
+        return
+    if use.use_gpu is False:
+        raise ValueError("use_gpu is false, resources asks for GPUs: leave one of them out")
+    if use.resources.gpus != use.workers:
+        raise ValueError(
+            f"workers is {use.workers}, resources.gpus {use.resources.gpus}: each worker has one GPU, so leave one out"
+        )
+    if use.min_workers is not None:
+        raise ValueError(
+            "min_workers starts with fewer, resources waits for all its GPUs: leave one of them out"
+        )
 
 
 class PretrainConfig(ClusterUse):
@@ -126,6 +160,7 @@ class PretrainConfig(ClusterUse):
         """Fill the zeros from `hidden`."""
         if not isinstance(data, dict):
             return data
+        data = with_workers(data)
         hidden = data.get("hidden", 256)
         if not isinstance(hidden, int) or hidden < HEAD_DIM:
             return data  # the field's own check says what is wrong
@@ -228,7 +263,7 @@ class TrainConfig(ClusterUse):
     def derive(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        given, method = dict(data), data.get("method", "sft")
+        given, method = with_workers(dict(data)), data.get("method", "sft")
         default = (1e-6 if method in COMPARING else 2e-5) * (1 if data.get("lora") is None else 10)
         given["learning_rate"] = data.get("learning_rate") or default
         # The stored configuration holds every number, so the method's own section is always there.
@@ -289,8 +324,9 @@ def check_split(config: PretrainConfig | TrainConfig) -> None:
     """Each worker gets the same number of rows in a step; of an elastic run's at least one.
 
     Raises:
-        ValueError: `workers` does not divide `batch`, or there would be too few rows or workers.
+        ValueError: `resources` and `workers` differ, `workers` does not divide `batch`, or there would be too few rows or workers.
     """
+    check_resources(config)
     batch, workers, least = config.batch, config.workers, config.min_workers
     if least is not None:
         if least > workers:

@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raymill.cluster.context import JobContext, JsonObject, Preempted
 from raymill.cluster.plain import last_line
 from raymill.policies.errors import Invalid, RaymillError, Unavailable
+from raymill.registry.placement_config import pin
 from raymill.train.compatibility import Machine, missing_on
 from raymill.train.config import ClusterUse
 from raymill.train.run_config import EarlyStop
@@ -215,7 +216,7 @@ def trainer(
             use_gpu=gpu,
             # What Ray schedules by; a worker computes on its share of the machine (`worker.set_threads`). Asking
             # for that share here would wait for ever beside a served model, which holds a CPU too.
-            resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})},
+            resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {}), **pin(use.resources)},
         ),
         run_config=RunConfig(
             name="ray",

@@ -49,8 +49,11 @@ def list_jobs(
     if as_json:
         out_json(found)
         return
-    rows = [(j.id, j.name, j.step, j.state, f"{j.attempt}/{j.max_attempts}", j.created_at) for j in found]
-    out(table(["ID", "NAME", "STEP", "STATE", "ATTEMPT", "CREATED"], rows))
+    rows = [
+        (j.id, j.name, j.step, j.state, f"{j.attempt}/{j.max_attempts}", j.created_at, j.waiting)
+        for j in found
+    ]
+    out(table(["ID", "NAME", "STEP", "STATE", "ATTEMPT", "CREATED", "WAITING"], rows))
 
 
 @app.command()
@@ -67,6 +70,7 @@ def details(job: Job) -> str:
         ("step", f"{job.step} ({job.kind}, {job.queue})"),
         ("pipeline", job.pipeline_id or "none, it stands alone"),
         ("state", job.state + asked(job)),
+        ("waiting", job.waiting),
         ("priority", PRIORITIES.get(job.priority, job.priority)),
         ("attempt", f"{job.attempt} of {job.max_attempts}"),
         ("failures", [f"{count} {kind}" for kind, count in job.failures.items()]),
@@ -75,6 +79,7 @@ def details(job: Job) -> str:
         *([("dashboard", job.dashboard_url)] if job.dashboard_url else []),
         ("unique key", job.unique_key),
         ("concurrency", f"{job.concurrency_limit} of {job.concurrency_key}" if job.concurrency_key else None),
+        ("holds", held(job)),
         ("address", job.address),
         ("reused from", job.reused_job_id),
         ("not before", job.run_at),
@@ -86,6 +91,13 @@ def details(job: Job) -> str:
     if job.last_log is None:
         return shown
     return f"{shown}\n\nThe last it wrote, before it was taken for what kills its workers:\n{job.last_log.rstrip()}"
+
+
+def held(job: Job) -> str:
+    """What it holds of the cluster while it runs, such as `8 GPUs (H100), 8 CPUs`."""
+    kind = f" ({job.accelerator})" if job.accelerator not in (None, "any") else ""
+    counts = [(job.gpus, "GPU", kind), (job.cpus, "CPU", "")]
+    return ", ".join(f"{n} {unit}{'' if n == 1 else 's'}{more}" for n, unit, more in counts if n)
 
 
 def asked(job: Job) -> str:

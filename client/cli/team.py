@@ -69,6 +69,48 @@ def enable(team: TeamName, as_json: Json = False) -> None:
     _switch(team, disabled=False, as_json=as_json)
 
 
+@app.command()
+def quota(
+    team: TeamName,
+    jobs: Annotated[str | None, typer.Option(metavar="N", help="Jobs at once; none: no bound.")] = None,
+    gpus: Annotated[
+        str | None, typer.Option(metavar="N", help="GPUs that they hold; none: no bound.")
+    ] = None,
+    cpus: Annotated[
+        str | None, typer.Option(metavar="N", help="CPUs that they ask of Ray; none: no bound.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What the running jobs of a team may hold at once, and hold; with options, change it."""
+    given = {"max_running": jobs, "max_gpus": gpus, "max_cpus": cpus}
+    changes = {name: _bound(text) for name, text in given.items() if text is not None}
+    with connect() as client:
+        found = client.teams.set_quota(team, **changes) if changes else client.teams.quota(team)
+    if as_json:
+        out_json(found)
+        return
+    rows = [
+        ("jobs", found.running, found.max_running),
+        ("GPUs", found.gpus, found.max_gpus),
+        ("CPUs", found.cpus, found.max_cpus),
+    ]
+    out(
+        table(
+            ["HOLDS", "NOW", "AT MOST"],
+            [(what, now, "any" if most is None else most) for what, now, most in rows],
+        )
+    )
+    out(f"{found.queued} jobs wait")
+
+
+def _bound(text: str) -> int | None:
+    if text == "none":
+        return None
+    if not text.isdecimal():
+        raise typer.BadParameter(f"{text!r} is no number: give one, or none for no bound")
+    return int(text)
+
+
 def _switch(team: str, *, disabled: bool, as_json: bool) -> None:
     with connect() as client:
         changed: Team = client.teams.update(team, disabled=disabled)

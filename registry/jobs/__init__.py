@@ -15,6 +15,7 @@ transaction; what it changes, and what it tells of, commit together.
     submit   pipelines, addresses                    ends     how attempts end, and what follows
     events   what jobs say                           control  what people ask: cancel, pause, redrive
     stats    counts and times of queues              history  moving finished jobs out of the way
+    bounds   quotas and accelerators, in claims      waiting  why a job waits
 """
 
 from raymill.registry.jobs.claims import (
@@ -69,6 +70,7 @@ from raymill.registry.jobs.model import (
     ErrorClass,
     JobSpec,
     LeaseLost,
+    Needs,
     Priority,
     StepSpec,
 )
@@ -89,6 +91,7 @@ __all__ = [
     "Floors",
     "JobSpec",
     "LeaseLost",
+    "Needs",
     "Priority",
     "StepSpec",
     "add_events",

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from raymill.policies.errors import Conflict, Invalid, NotFound
 from raymill.registry import trace_context
 from raymill.registry.failpoints import failpoint
+from raymill.registry.jobs import bounds
 from raymill.registry.jobs.model import LEASE_S, Beat, Claimed, Done, JobSpec, Priority
 
 Connection = psycopg.Connection[tuple[object, ...]]
@@ -33,16 +34,16 @@ COLUMNS = ", ".join(Claimed._fields)
 # Most urgent first; skips what another worker is just taking. `floor` is where the last claim of this worker
 # left off in each priority (see Floors).
 _READY = """
-ready AS MATERIALIZED (
-    SELECT job.id, job.at, job.concurrency_key, job.concurrency_limit, job.priority, job.run_at
+{name} AS MATERIALIZED (
+    SELECT job.*
     FROM unnest('{{{priorities}}}'::int[], string_to_array(%(floors)s, ',')::timestamptz[]) AS floor(priority, run_at)
     CROSS JOIN LATERAL (
-        SELECT id, ctid AS at, concurrency_key, concurrency_limit, priority, run_at FROM job
+        SELECT id, ctid AS at, concurrency_key, concurrency_limit, priority, run_at{also} FROM job
         WHERE state = 'queued' AND waiting_on = 0 AND queue = %(queue)s AND priority = floor.priority
           AND run_at >= floor.run_at AND run_at <= statement_timestamp()
           AND (concurrency_key IS NULL OR concurrency_limit > (
               SELECT count(*) FROM job AS busy
-              WHERE busy.state = 'running' AND busy.concurrency_key = job.concurrency_key))
+              WHERE busy.state = 'running' AND busy.concurrency_key = job.concurrency_key)){fits}
         ORDER BY run_at, id
         LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED) AS job
@@ -99,17 +100,23 @@ told AS (
     FROM streams JOIN claimed USING (pipeline_id))
 """
 
-_OPEN = "(SELECT max_running IS NULL AND paused_at IS NULL FROM queue WHERE name = %(queue)s)"
+_OPEN = f"(SELECT max_running IS NULL AND paused_at IS NULL AND NOT {bounds.BOUND} FROM queue WHERE name = %(queue)s)"
 _ORDER = ",".join(str(int(priority)) for priority in PRIORITIES)
 _ANSWER = f"SELECT {COLUMNS} FROM claimed"
-CLAIM = "WITH" + _READY.format(open=_OPEN, priorities=_ORDER) + _TAKEN + _TOLD + _ANSWER
-CLAIM_PLACED = "WITH" + _READY.format(open=_OPEN, priorities=_ORDER) + _PLACED + _TOLD + _ANSWER
-CLAIM_LIMITED = "WITH" + _READY.format(open="true", priorities=_ORDER) + _PLACED + _TOLD + _ANSWER
+_READY_NOW = _READY.format(name="ready", also="", fits="", open=_OPEN, priorities=_ORDER)
+_CANDIDATE = _READY.format(
+    name="candidate", also=bounds.COLUMNS, fits=bounds.FITS, open="true", priorities=_ORDER
+)
+CLAIM = "WITH" + _READY_NOW + _TAKEN + _TOLD + _ANSWER
+CLAIM_PLACED = "WITH" + _READY_NOW + _PLACED + _TOLD + _ANSWER
+CLAIM_LIMITED = "WITH" + bounds.LEFT + _CANDIDATE + bounds.TOGETHER + _PLACED + _TOLD + _ANSWER
 
-# Whoever claims from a queue with a limit does so alone; counting in a later statement sees what the last one took.
-LIMITED = """
-SELECT paused_at IS NOT NULL, max_running FROM queue
-WHERE name = %s AND (max_running IS NOT NULL OR paused_at IS NOT NULL) FOR NO KEY UPDATE
+# Whoever claims from a queue with a limit or with bound jobs (see `bounds`) does so alone; counting in a later statement
+# sees what the last one took.
+LIMITED = f"""
+SELECT paused_at IS NOT NULL, max_running, bound
+FROM queue CROSS JOIN LATERAL (SELECT {bounds.BOUND} AS bound) AS look
+WHERE name = %(queue)s AND (max_running IS NOT NULL OR paused_at IS NOT NULL OR bound) FOR NO KEY UPDATE OF queue
 """
 RUNNING = "SELECT count(*) FROM job WHERE state = 'running' AND queue = %s"
 
@@ -158,7 +165,7 @@ RETURNING job.id
 # ends yet, so a slot of a concurrency key that they free is for the claim after this one.
 COMPLETE_AND_CLAIM = f"""
 WITH ended AS ({DONE}),
-{_READY.format(open=_OPEN, priorities=_ORDER)}{_TAKEN}{_TOLD}
+{_READY_NOW}{_TAKEN}{_TOLD}
 SELECT {COLUMNS}, NULL::uuid[] AS ended FROM claimed
 UNION ALL SELECT {", ".join(["NULL"] * len(Claimed._fields))}, array_agg(id) FROM ended
 """
@@ -167,10 +174,10 @@ UNION ALL SELECT {", ".join(["NULL"] * len(Claimed._fields))}, array_agg(id) FRO
 _ENQUEUE = """
 WITH made AS (
     INSERT INTO job (id, step, kind, queue, name, config, priority, run_at, max_attempts,
-                     concurrency_key, concurrency_limit{keys})
+                     concurrency_key, concurrency_limit, team_id, gpus, cpus, accelerator{keys})
     SELECT spec.id, %(kind)s, %(kind)s, queue.name, %(name)s, spec.config, %(priority)s,
            coalesce(%(run_at)s::timestamptz, statement_timestamp()), %(max_attempts)s,
-           %(concurrency_key)s, %(concurrency_limit)s{keys}
+           %(concurrency_key)s, %(concurrency_limit)s, %(team_id)s, %(gpus)s, %(cpus)s, %(accelerator)s{keys}
     FROM queue
     CROSS JOIN ROWS FROM (unnest(string_to_array(%(ids)s, ',')::uuid[]), jsonb_array_elements(%(configs)s::jsonb)
                           {lists}) AS spec(id, config{keys})
@@ -295,6 +302,10 @@ def _enqueue_alike(connection: Connection, specs: Sequence[JobSpec]) -> bool:
         "max_attempts": first.max_attempts,
         "concurrency_key": first.concurrency_key,
         "concurrency_limit": first.concurrency_limit,
+        "team_id": first.team_id,
+        "gpus": first.needs.gpus,
+        "cpus": first.needs.cpus,
+        "accelerator": first.needs.accelerator,
     }
     statement = ENQUEUE
     if any(spec.unique_key or spec.idempotency_key for spec in specs):
@@ -419,15 +430,18 @@ def _nested(connection: Connection) -> contextlib.AbstractContextManager[object]
 
 
 def _claim_limited(connection: Connection, parameters: dict[str, object]) -> list[Claimed]:
-    found = connection.execute(LIMITED, (parameters["queue"],)).fetchone()
+    found = connection.execute(LIMITED, parameters).fetchone()
     if found is None or found[0]:
         return []
-    row = connection.execute(RUNNING, (parameters["queue"],)).fetchone()
-    assert row is not None
-    room = int(str(found[1])) - int(str(row[0]))
+    room = int(str(parameters["limit"]))
+    if found[1] is not None:
+        row = connection.execute(RUNNING, (parameters["queue"],)).fetchone()
+        assert row is not None
+        room = min(room, int(str(found[1])) - int(str(row[0])))
     if room < 1:
         return []
-    limited = {**parameters, "limit": min(room, int(str(parameters["limit"])))}
+    connection.execute(bounds.LOCK)
+    limited = {**parameters, "limit": room}
     return _claimed(connection, CLAIM_LIMITED, limited) or []
 
 

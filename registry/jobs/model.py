@@ -50,6 +50,21 @@ class LeaseLost(RaymillError):
     code = "lease_lost"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Needs:
+    """What a job asks of the cluster while it runs."""
+
+    gpus: int = 0
+    cpus: int = 1
+    """That it asks of Ray."""
+
+    accelerator: str | None = None
+    """The type that its GPUs must be of, or `any`: it is claimed once so many are free. None: it waits for none."""
+
+
+NOTHING = Needs()
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepSpec:
     """One job of a pipeline that is to be made."""
@@ -62,6 +77,7 @@ class StepSpec:
     max_attempts: int = 3
     priority: int = Priority.NORMAL
     on_parent_failure: OnParentFailure = OnParentFailure.SKIP
+    needs: Needs = NOTHING
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +104,11 @@ class JobSpec:
     idempotency_key: str | None = None
     """A job of it is that one, also after it ended."""
 
+    team_id: uuid.UUID | None = None
+    """Whose quota it counts against."""
+
+    needs: Needs = NOTHING
+
     def group(self) -> tuple[object, ...]:
         """Alike for jobs that differ in id, config and keys alone."""
         return (
@@ -99,6 +120,8 @@ class JobSpec:
             self.max_attempts,
             self.concurrency_key,
             self.concurrency_limit,
+            self.team_id,
+            self.needs,
         )
 
     def request_hash(self) -> str:

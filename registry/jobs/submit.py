@@ -16,7 +16,7 @@ from raymill.registry.audit import Actor
 from raymill.registry.jobs.claims import raw
 from raymill.registry.jobs.events import notify, tell_state
 from raymill.registry.jobs.model import StepSpec
-from raymill.registry.tables import Job, JobState, JsonObject, Pipeline, Queue
+from raymill.registry.tables import Account, Job, JobState, JsonObject, Pipeline, Queue
 
 
 def create_pipeline(
@@ -61,6 +61,7 @@ def create_pipeline(
     )
     session.add(pipeline)
     session.flush()
+    team_id = session.scalar(select(Account.team_id).where(Account.name == actor.name))
     jobs: dict[str, Job] = {}
     for spec in steps:
         job = Job(
@@ -75,6 +76,10 @@ def create_pipeline(
             on_parent_failure=spec.on_parent_failure,
             depends_on=[jobs[parent].id for parent in spec.depends_on],
             waiting_on=len(spec.depends_on),
+            team_id=team_id,
+            gpus=spec.needs.gpus,
+            cpus=spec.needs.cpus,
+            accelerator=spec.needs.accelerator,
         )
         session.add(job)
         session.flush()
@@ -99,12 +104,19 @@ def _known(session: Session, key: str, request_hash: str) -> Pipeline | None:
 def make_ready(session: Session, job: Job) -> None:
     """A step waits for nobody any more: its address is known, and it may be claimed."""
     digests = {step: str(result.get("digest", "")) for step, result in parent_results(session, job).items()}
-    job.address = address_of(job.kind, job.config, digests)
+    job.address = address_of(job.kind, without_placement(job.config), digests)
     # Two pipelines that make the same thing take turns; the second then reuses the first one's.
     job.concurrency_key = f"{job.name}/{job.kind}/{job.address}"
     session.flush()
     tell_state(session, job)
     notify(session, "raymill_job", job.queue)
+
+
+def without_placement(config: JsonObject) -> JsonObject:
+    """Where a job runs is no part of what it makes: sections `resources`, also of the training in a search."""
+    kept = {key: value for key, value in config.items() if key != "resources"}
+    train = kept.get("train")
+    return kept | {"train": without_placement(train)} if isinstance(train, dict) else kept
 
 
 PARENTS = text("SELECT step, result FROM job WHERE id = ANY(:ids)").columns(Job.step, Job.result)

@@ -66,12 +66,14 @@ from raymill.registry.tables.login import (
     SpentRefresh,
     Subject,
 )
+from raymill.registry.tables.placement import Accelerator, TeamQuota
 from raymill.registry.tables.trials import Trial, TrialState
 from raymill.registry.tables.triggers import Hook, Trigger, TriggerEvent
 from raymill.registry.tables.uploads import Upload
 from raymill.registry.tables.work import Job, JobEvent, JobHistory, JobState, OnParentFailure, Pipeline, Queue
 
 __all__ = [
+    "Accelerator",
     "Account",
     "Alias",
     "AliasMove",
@@ -136,6 +138,7 @@ __all__ = [
     "SpentRefresh",
     "Subject",
     "Team",
+    "TeamQuota",
     "Tier",
     "Trace",
     "TrainingRun",

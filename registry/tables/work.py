@@ -139,6 +139,18 @@ class Job(Base):
         # What the foreign key asks when a job is moved to the history: without it each would read the whole table.
         Index("job_reused_idx", "reused_job_id", postgresql_where=text("reused_job_id IS NOT NULL")),
         Index("job_pipeline_id_idx", "pipeline_id", postgresql_where=text("pipeline_id IS NOT NULL")),
+        # What makes claims of a queue look at quotas and accelerators at all.
+        Index(
+            "job_team_ready_idx",
+            "team_id",
+            "queue",
+            postgresql_where=text("state = 'queued' AND waiting_on = 0 AND team_id IS NOT NULL"),
+        ),
+        Index(
+            "job_placed_ready_idx",
+            "queue",
+            postgresql_where=text("state = 'queued' AND waiting_on = 0 AND accelerator IS NOT NULL"),
+        ),
         Index(
             "job_attention_idx", "state", "id", postgresql_where=text("state IN ('dead', 'failed', 'paused')")
         ),
@@ -174,6 +186,14 @@ class Job(Base):
     unique_key: Mapped[str | None] = mapped_column(String(200))  # one job of it that has not ended
     idempotency_key: Mapped[str | None] = mapped_column(String(200))
     request_hash: Mapped[str | None] = mapped_column(String(64))
+    team_id: Mapped[
+        uuid.UUID | None
+    ]  # of whoever submitted it, as it was then; whose quota it counts against
+    gpus: Mapped[int] = mapped_column(default=0, server_default="0")
+    cpus: Mapped[int] = mapped_column(default=1, server_default="1")  # that it asks of Ray
+    accelerator: Mapped[str | None] = mapped_column(String(64))
+    """The type that its GPUs must be of, or `any`: it is claimed once so many are free. None: it waits for none."""
+
     cancel_requested_at: Mapped[dt.datetime | None]
     pause_requested_at: Mapped[dt.datetime | None]
     depends_on: Mapped[list[uuid.UUID]] = mapped_column(ARRAY(Uuid), default=list, server_default="{}")

@@ -185,6 +185,8 @@ ACCESS: dict[str, Role | None] = {
     "GET /teams": Role.APPROVER,
     "POST /teams": Role.ADMIN,
     "PATCH /teams/{name}": Role.ADMIN,
+    "GET /teams/{name}/quota": Role.VIEWER,  # why a job waits says as much
+    "PATCH /teams/{name}/quota": Role.ADMIN,
     "PATCH /accounts/{name}": Role.ADMIN,
     "GET /accounts/{name}/limits": Role.VIEWER,  # one's own; others' for approvers
     "GET /tiers": Role.VIEWER,

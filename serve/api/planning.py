@@ -12,6 +12,7 @@ A search stands where training would: its step is called `train` too, and what f
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -21,10 +22,14 @@ from raymill.cluster.kinds import kind_of
 from raymill.evaluate.benchmark_config import BenchmarkTask
 from raymill.evaluate.config import EvaluateConfig, LmEvalTask, Task, file_of, runs_on_files
 from raymill.evaluate.quantize_config import QuantizeConfig
+from raymill.registry import accelerators
 from raymill.registry.artifacts import canonical_json, sha256_file
-from raymill.registry.jobs import StepSpec
+from raymill.registry.jobs import Needs, StepSpec
+from raymill.registry.jobs.model import NOTHING
+from raymill.registry.placement_config import Resources
 from raymill.registry.tables import JsonObject
 from raymill.serve.api.dataset_planning import recipe_dataset
+from raymill.train.config import ClusterUse
 from raymill.tune.config import measured
 
 
@@ -34,15 +39,17 @@ def plan(recipe: Recipe, opened: Session) -> list[StepSpec]:
     Raises:
         NotFound, Invalid: the registered data set that it names is not there, or cannot be used so.
     """
-    steps = [recipe_dataset(opened, recipe), _base(recipe)]
+    there = accelerators.known(opened)
+    steps = [recipe_dataset(opened, recipe), _base(recipe, there)]
     if recipe.evaluate is not None:
         steps.append(evaluate_step("evaluate-base", recipe.evaluate, "base", ("dataset", "base")))
-    steps.append(_train(recipe))
+    steps.append(_train(recipe, there))
     if recipe.evaluate is not None:
         steps.append(evaluate_step("evaluate", recipe.evaluate, "train", ("dataset", "train")))
     if recipe.quantize is not None:
         exact = _with_text_digests(recipe.quantize).model_dump(mode="json")
-        steps.append(_step("quantize", "quantize", exact, ("dataset", "train")))
+        needs = _needs(recipe.quantize.resources)
+        steps.append(_step("quantize", "quantize", exact, ("dataset", "train"), needs))
         tasks = tuple(filter(runs_on_files, recipe.evaluate.tasks)) if recipe.evaluate is not None else ()
         if recipe.evaluate is not None and tasks:
             of_files = recipe.evaluate.model_copy(update={"tasks": tasks})
@@ -60,10 +67,11 @@ def plan(recipe: Recipe, opened: Session) -> list[StepSpec]:
     return steps
 
 
-def _base(recipe: Recipe) -> StepSpec:
+def _base(recipe: Recipe, there: int) -> StepSpec:
     pretrain, imported = recipe.base.pretrain, recipe.base.imported
     if pretrain is not None:
-        return _step("base", "pretrain", _with_digests(pretrain.model_dump(mode="json"), ("text",)), ())
+        config = _with_digests(pretrain.model_dump(mode="json"), ("text",))
+        return _step("base", "pretrain", config, (), training_needs(pretrain, there))
     assert imported is not None
     config = imported.model_dump(mode="json", exclude_none=True)
     if imported.path is not None:
@@ -71,13 +79,15 @@ def _base(recipe: Recipe) -> StepSpec:
     return _step("base", "import_base", config, ())
 
 
-def _train(recipe: Recipe) -> StepSpec:
+def _train(recipe: Recipe, there: int) -> StepSpec:
     config = recipe.train.model_dump(mode="json")
     if recipe.tune is None:
-        return _step("train", "train", config, ("dataset", "base"))
+        return _step("train", "train", config, ("dataset", "base"), training_needs(recipe.train, there))
     config = measured(recipe.train, recipe.tune).model_dump(mode="json")
     search = {"train": config, "tune": recipe.tune.model_dump(mode="json")}
-    return _step("train", "tune", search, ("dataset", "base"))
+    at_once = recipe.tune.concurrent or recipe.tune.size
+    needs = Needs(gpus=at_once * (training_needs(recipe.train, there).gpus > 0), cpus=at_once)
+    return _step("train", "tune", search, ("dataset", "base"), needs)
 
 
 def evaluate_step(step: str, config: EvaluateConfig, of: str, depends_on: tuple[str, ...]) -> StepSpec:
@@ -87,7 +97,12 @@ def evaluate_step(step: str, config: EvaluateConfig, of: str, depends_on: tuple[
         OSError: such a file cannot be read.
     """
     exact = config.model_copy(update={"tasks": tuple(map(with_digest, config.tasks))})
-    return _step(step, "evaluate", {**exact.model_dump(mode="json"), "of": of}, depends_on)
+    needs = _needs(
+        config.resources,
+        gpus=math.ceil(config.actors * config.gpus_per_actor),
+        cpus=math.ceil(config.actors * config.cpus_per_actor),
+    )
+    return _step(step, "evaluate", {**exact.model_dump(mode="json"), "of": of}, depends_on, needs)
 
 
 def with_digest(task: Task) -> Task:
@@ -115,8 +130,24 @@ def _with_text_digests(config: QuantizeConfig) -> QuantizeConfig:
     )
 
 
-def _step(step: str, kind: str, config: JsonObject, depends_on: tuple[str, ...]) -> StepSpec:
-    return StepSpec(step=step, kind=kind, queue=kind_of(kind).queue, config=config, depends_on=depends_on)
+def training_needs(use: ClusterUse, there: int) -> Needs:
+    """What a run holds of a cluster with `there` GPUs. One that leaves `use_gpu` open takes them when there are enough."""
+    gpu = there >= use.least_workers if use.use_gpu is None else use.use_gpu
+    return _needs(use.resources, gpus=use.workers if gpu else 0, cpus=use.workers)
+
+
+def _needs(resources: Resources | None, *, gpus: int = 0, cpus: int = 1) -> Needs:
+    if resources is None:
+        return Needs(gpus=gpus, cpus=cpus)
+    return Needs(gpus=resources.gpus, cpus=cpus, accelerator=resources.accelerator)
+
+
+def _step(
+    step: str, kind: str, config: JsonObject, depends_on: tuple[str, ...], needs: Needs = NOTHING
+) -> StepSpec:
+    return StepSpec(
+        step=step, kind=kind, queue=kind_of(kind).queue, config=config, depends_on=depends_on, needs=needs
+    )
 
 
 def _with_digests(config: JsonObject, keys: tuple[str, ...]) -> JsonObject:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from raymill.client import promotion_types
@@ -14,15 +14,35 @@ from raymill.registry import identity, tables
 from raymill.registry.aliases import aliases_at
 from raymill.registry.archive import is_archived
 from raymill.registry.catalog import scores_of
+from raymill.registry.jobs.waiting import reasons
 from raymill.registry.requests import state_of
 from raymill.serve.api import canary_wire
+from raymill.serve.api.paging import rows_of_page
 
 
-def job(row: tables.Job) -> wire.Job:
-    return wire.Job.model_validate(row, from_attributes=True)
+def job(row: tables.Job, waiting: str | None = None) -> wire.Job:
+    return wire.Job.model_validate(row, from_attributes=True).model_copy(update={"waiting": waiting})
 
 
-def pipeline(row: tables.Pipeline, jobs: Sequence[tables.Job] = ()) -> wire.Pipeline:
+def jobs_with_reasons(opened: Session, rows: Sequence[tables.Job]) -> list[wire.Job]:
+    """With why they wait, asked for all of them at once."""
+    why = reasons(opened, rows)
+    return [job(row, why.get(row.id)) for row in rows]
+
+
+def job_with_reason(opened: Session, row: tables.Job) -> wire.Job:
+    return jobs_with_reasons(opened, [row])[0]
+
+
+def job_page(
+    opened: Session, rows: Select[tables.Job], *, limit: int, cursor: str | None
+) -> wire.Page[wire.Job]:
+    """A page of jobs, newest first, with why they wait."""
+    found, next_cursor = rows_of_page(opened, rows, tables.Job.id, limit=limit, cursor=cursor)
+    return wire.Page(data=jobs_with_reasons(opened, found), next_cursor=next_cursor)
+
+
+def pipeline(row: tables.Pipeline, jobs: Sequence[wire.Job] = ()) -> wire.Pipeline:
     return wire.Pipeline(
         id=row.id,
         name=row.name,
@@ -32,13 +52,13 @@ def pipeline(row: tables.Pipeline, jobs: Sequence[tables.Job] = ()) -> wire.Pipe
         created_at=row.created_at,
         finished_at=row.finished_at,
         recipe=row.recipe,
-        jobs=[job(each) for each in jobs],
+        jobs=list(jobs),
     )
 
 
 def pipeline_with_jobs(opened: Session, row: tables.Pipeline) -> wire.Pipeline:
     jobs = opened.scalars(select(tables.Job).where(tables.Job.pipeline_id == row.id).order_by(tables.Job.id))
-    return pipeline(row, list(jobs))
+    return pipeline(row, jobs_with_reasons(opened, list(jobs)))
 
 
 def event(row: tables.JobEvent) -> wire.JobEvent:

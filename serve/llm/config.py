@@ -5,11 +5,12 @@ Sizes are GiB, lengths are tokens.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raymill.evaluate.quantize_config import GgufType
+from raymill.registry.placement_config import Resources
 
 EngineName = Literal["vllm", "llama_cpp"]
 
@@ -82,6 +83,9 @@ class ServeConfig(BaseModel):
     pipeline_parallel: int = Field(default=1, ge=1)
     """Stages that vLLM cuts the layers into. The GPUs of a stage share each layer's weights (tensor parallel)."""
 
+    resources: Resources | None = None
+    """Which GPUs each replica runs on: `{accelerator: H100, gpus: 2}` sets `gpus` too."""
+
     gpu_memory_share: float = Field(default=0.9, gt=0.0, le=1.0)
     """Share of each GPU's memory that vLLM takes, weights and KV cache together."""
 
@@ -147,6 +151,23 @@ class ServeConfig(BaseModel):
         if self.autoscale is not None and self.replicas != 1:
             raise ValueError(
                 f"replicas {self.replicas} is a fixed number and autoscale is not: leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gpus_of_resources(cls, data: Any) -> Any:
+        asked = data.get("resources") if isinstance(data, dict) else None
+        if not isinstance(asked, dict):
+            return data
+        gpus = asked.get("gpus", data.get("gpus") or 1)
+        return {"gpus": gpus} | data | {"resources": {**asked, "gpus": gpus}}
+
+    @model_validator(mode="after")
+    def _gpus_agree(self) -> ServeConfig:
+        if self.resources is not None and self.gpus != self.resources.gpus:
+            raise ValueError(
+                f"gpus is {self.gpus}, resources.gpus {self.resources.gpus}: both are of each replica, so leave one out"
             )
         return self
 

@@ -15,6 +15,7 @@ from contextlib import aclosing
 
 from ray.serve import Application
 
+from raymill.registry.placement_config import pin
 from raymill.serve.llm.answer import Body, Failure, Reply, encode
 from raymill.serve.llm.llama_cpp_wire import Call, ChatWire, Step, TextWire, Wire, read_call
 from raymill.serve.llm.rollout import application_of
@@ -108,5 +109,11 @@ def build_llama_cpp(spec: DeploySpec) -> Application:
     """The application that serves `spec` by llama.cpp."""
     config = spec.config
     return application_of(
-        LlamaCppEngine, spec, ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus}
+        LlamaCppEngine,
+        spec,
+        ray_actor_options={
+            "num_cpus": config.cpus,
+            "num_gpus": config.gpus,
+            "resources": pin(config.resources),
+        },
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ray.serve import Application
 
 from raymill.cluster import cpu
+from raymill.registry.placement_config import pin
 from raymill.serve.llm.answer import Body, Failure, Reply
 from raymill.serve.llm.rollout import application_of
 from raymill.serve.llm.spec import DeploySpec
@@ -183,7 +184,7 @@ def _dtype(spec: DeploySpec) -> str:
 
 
 def _bundles(spec: DeploySpec) -> list[dict[str, float]]:
-    bundle = {"CPU": spec.config.cpus}
+    bundle = {"CPU": spec.config.cpus, **pin(spec.config.resources)}
     return [bundle | {"GPU": float(spec.config.gpus)}] if spec.config.gpus else [bundle]
 
 

@@ -298,7 +298,7 @@ def test_interrupting_a_run_is_exit_130_and_says_how_to_go_on(
 def test_a_list_is_a_table_or_json(raymill: Command, service: Service, reply: Replies) -> None:
     service.on("GET", "/api/v1/jobs", reply(data={"data": [job("running")], "next_cursor": None}))
     shown = raymill("jobs", "list").stdout.splitlines()
-    assert shown[0].split() == ["ID", "NAME", "STEP", "STATE", "ATTEMPT", "CREATED"]
+    assert shown[0].split() == ["ID", "NAME", "STEP", "STATE", "ATTEMPT", "CREATED", "WAITING"]
     assert shown[1].split()[:5] == [JOB, "tiny", "train", "running", "1/3"]
     assert json.loads(raymill("jobs", "list", "--json").stdout)[0]["id"] == JOB
 

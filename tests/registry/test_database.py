@@ -24,12 +24,14 @@ from tests.registry.making import ADA, World, claim_one, make_pipeline, read_job
 
 from raymill.policies.errors import Invalid, Unavailable
 from raymill.registry import (
+    accelerators,
     audit,
     jobs,
     personal,
     prices,
     provider_keys,
     providers,
+    quotas,
     routes,
     sessions,
     tables,
@@ -179,6 +181,8 @@ def configure_gateway(database: Database, home: Path) -> None:
         routes.set_route(session, "smart", config, ADA)
         routes.set_preset(session, "tutor", ADA, model="smart", system="Be kind.", params={})
         teams.create_team(session, "research", ADA)
+        quotas.set_quota(session, "research", {"max_gpus": 8}, ADA)
+        accelerators.tell(session, {"any": accelerators.Gpus(8, 8)})
         account = session.scalars(select(tables.Account)).first()
         assert account is not None
         session.add(tables.Budget(subject=f"account:{account.id}", period="day", limit_micro_usd=5_000_000))

@@ -85,6 +85,16 @@ def test_a_team_is_made_filled_and_disabled(admin: TestClient, world: World, key
     assert told[::-1] == ["team.create", "account.team", "team.disable", "account.team"]
 
 
+def test_administrators_set_quotas_and_all_see_them(admin: TestClient, keys: dict[Role, str]) -> None:
+    path = f"{API}/teams/ops/quota"
+    ok(admin.post(f"{API}/teams", json={"name": "ops"}))
+    ok(admin.patch(path, json={"max_running": 2, "max_gpus": 8}))
+    quota = wire.TeamQuota.model_validate(ok(admin.patch(path, json={"max_gpus": None})))
+    assert (quota.max_running, quota.max_gpus, quota.max_cpus, quota.running) == (2, None, None, 0)
+    assert ok(admin.get(path, headers=of(keys, Role.VIEWER)))["max_running"] == 2
+    assert "this takes" in refused(admin.patch(path, json={}, headers=of(keys, Role.OPERATOR)), 403)
+
+
 def test_an_account_is_made_in_a_team_with_a_tier(admin: TestClient) -> None:
     ok(admin.post(f"{API}/teams", json={"name": "ops"}))
     body = {"name": "bob", "team": "ops", "tier": "free"}

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from raymill.client import dataset_types, types
 from raymill.cluster.kinds import kind_of
 from raymill.policies.errors import Invalid
-from raymill.registry import audit, jobs, tables
+from raymill.registry import audit, jobs, quotas, tables
 from raymill.registry import datasets as sets
 from raymill.registry.database import clock
 from raymill.registry.jobs import JobSpec
@@ -164,7 +164,14 @@ def _look(
 def _start(
     opened: Session, who: Caller, kind: str, name: str, config: tables.JsonObject, key: str | None
 ) -> types.Job:
-    spec = JobSpec(kind=kind, queue=kind_of(kind).queue, name=name, config=config, idempotency_key=key)
+    spec = JobSpec(
+        kind=kind,
+        queue=kind_of(kind).queue,
+        name=name,
+        config=config,
+        idempotency_key=key,
+        team_id=quotas.team_of(opened, who.actor.name),
+    )
     (job_id,) = jobs.enqueue(jobs.raw(opened), [spec])
     if job_id == spec.id:
         audit.record(opened, who.actor, "job.submit", f"job/{job_id}", kind=kind, queue=spec.queue)

@@ -77,7 +77,7 @@ def deliveries(name: Name, _: Who, opened: SessionDep, limit: Limit = 50, cursor
         tables.Job.name == name,
         tables.Job.idempotency_key.startswith(f"hook/{row.id}/"),  # not those of another that had the name
     )
-    return page(opened, rows, tables.Job.id, job_wire.job, limit=limit, cursor=cursor)
+    return job_wire.job_page(opened, rows, limit=limit, cursor=cursor)
 
 
 def wire(row: tables.Hook) -> types.Hook:

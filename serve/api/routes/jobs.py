@@ -15,13 +15,13 @@ from raymill.cluster.job_logs import job_log
 from raymill.cluster.kinds import Kind, all_kinds, kind_of
 from raymill.cluster.ray_jobs import ray_job_page
 from raymill.policies.errors import Invalid, NotFound
-from raymill.registry import audit, jobs
+from raymill.registry import audit, jobs, quotas
 from raymill.registry.jobs import JobSpec, history
 from raymill.registry.jobs.stats import queue_stats
 from raymill.registry.tables import Job, JobState, Queue
 from raymill.serve.api import control_wire, events, wire
 from raymill.serve.api.context import IdempotencyKey, PartsDep, SessionDep, Who
-from raymill.serve.api.paging import Cursor, Limit, page
+from raymill.serve.api.paging import Cursor, Limit
 from raymill.serve.api.threads import ThreadRoute
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=ThreadRoute)
@@ -50,7 +50,7 @@ def list_(
         Job.name: name,
     }
     rows = select(Job).where(*(column == value for column, value in given.items() if value is not None))
-    return page(opened, rows, Job.id, wire.job, limit=limit, cursor=cursor)
+    return wire.job_page(opened, rows, limit=limit, cursor=cursor)
 
 
 @router.post(
@@ -77,13 +77,14 @@ def submit(
         concurrency_limit=body.concurrency_limit,
         unique_key=body.unique_key,
         idempotency_key=idempotency_key,
+        team_id=quotas.team_of(opened, who.actor.name),
     )
     (job_id,) = jobs.enqueue(jobs.raw(opened), [spec])
     if job_id == spec.id:
         audit.record(opened, who.actor, "job.submit", f"job/{job_id}", kind=spec.kind, queue=spec.queue)
     else:
         response.status_code = 200
-    return wire.job(opened.get_one(Job, job_id))
+    return wire.job_with_reason(opened, opened.get_one(Job, job_id))
 
 
 @router.get("/stats")
@@ -112,33 +113,34 @@ def get(job_id: uuid.UUID, _: Who, opened: SessionDep, found: PartsDep) -> types
     """One job; also one that was moved to the history. Of a heavy one, where Ray's dashboard shows it."""
     moved = None if opened.get(Job, job_id) is not None else history.find(opened, job_id)
     if moved is not None:
-        return wire.job(history.as_job(moved))
+        return wire.job_with_reason(opened, history.as_job(moved))
     row = _row(opened, job_id)
-    return wire.job(row).model_copy(update={"dashboard_url": ray_job_page(found.settings, row.worker)})
+    page = ray_job_page(found.settings, row.worker)
+    return wire.job_with_reason(opened, row).model_copy(update={"dashboard_url": page})
 
 
 @router.post("/{job_id}/cancel")
 def cancel(job_id: uuid.UUID, who: Who, opened: SessionDep) -> types.Job:
     """No effect of it commits once this is answered."""
-    return wire.job(jobs.cancel_job(opened, job_id, who.actor))
+    return wire.job_with_reason(opened, jobs.cancel_job(opened, job_id, who.actor))
 
 
 @router.post("/{job_id}/pause")
 def pause(job_id: uuid.UUID, who: Who, opened: SessionDep) -> types.Job:
     """Let it rest: at once when it waits, else once its worker has stopped."""
-    return wire.job(jobs.pause_job(opened, job_id, who.actor))
+    return wire.job_with_reason(opened, jobs.pause_job(opened, job_id, who.actor))
 
 
 @router.post("/{job_id}/resume")
 def resume(job_id: uuid.UUID, who: Who, opened: SessionDep) -> types.Job:
     """Let it go on, from its last checkpoint where it left one."""
-    return wire.job(jobs.resume_job(opened, job_id, who.actor))
+    return wire.job_with_reason(opened, jobs.resume_job(opened, job_id, who.actor))
 
 
 @router.post("/{job_id}/retry")
 def retry(job_id: uuid.UUID, who: Who, opened: SessionDep) -> types.Job:
     """Run one again that ended badly, with all its tries, and with it the steps that its end had ended."""
-    return wire.job(jobs.redrive(opened, job_id, who.actor))
+    return wire.job_with_reason(opened, jobs.redrive(opened, job_id, who.actor))
 
 
 @router.get("/{job_id}/events", response_class=StreamingResponse)

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Path
 from sqlalchemy.orm import Session
 
 from raymill.client import types, usage_types
-from raymill.registry import budgets, identity, limits, tables, teams
+from raymill.registry import budgets, identity, limits, quotas, tables, teams
 from raymill.registry.tables import BudgetPeriod, Role
 from raymill.serve.api import wire
 from raymill.serve.api.context import SessionDep, Who
@@ -42,6 +42,21 @@ def update_team(name: str, body: usage_types.TeamUpdate, who: Who, opened: Sessi
     """Disable a team, or enable it again. Its accounts are refused within a second."""
     team = teams.set_disabled(opened, name, body.disabled, who.actor)
     return _team(team, teams.members_of(opened, team))
+
+
+@router.get("/teams/{name}/quota", tags=["teams"])
+def team_quota(name: str, _: Who, opened: SessionDep) -> usage_types.TeamQuota:
+    """What the running jobs of a team may hold at once, and hold."""
+    return usage_types.TeamQuota.model_validate(quotas.quota_of(opened, name), from_attributes=True)
+
+
+@router.patch("/teams/{name}/quota", tags=["teams"])
+def set_team_quota(
+    name: str, body: usage_types.TeamQuotaUpdate, who: Who, opened: SessionDep
+) -> usage_types.TeamQuota:
+    """Change a team's quota. What runs goes on, also above a bound that was lowered."""
+    quota = quotas.set_quota(opened, name, body.model_dump(exclude_unset=True), who.actor)
+    return usage_types.TeamQuota.model_validate(quota, from_attributes=True)
 
 
 @router.patch("/accounts/{name}", tags=["identity"])
