@@ -20,6 +20,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from raymill.cluster.applications import FACES, application_name, ours
 from raymill.cluster.service import read_service
 from raymill.cluster.settings import Settings
 from raymill.cluster.wake import Wake
@@ -42,14 +43,12 @@ from raymill.registry.tables import (
 from raymill.serve import faces, triggers
 from raymill.serve.llm.build import build_engine, reason_of
 from raymill.serve.llm.config import ServeConfig
-from raymill.serve.llm.spec import DeploySpec, application_name
+from raymill.serve.llm.spec import DeploySpec
 
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
 SETTLED_POLL_S = 5.0
-FACES = {"api", "gateway"}
-LLM_PREFIX = "llm-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +100,7 @@ class Reconciler:
         for each in wanted:
             self._follow(each, running.get(each.application))
         keep = {each.application for each in wanted} | {each.serving for each in rows}
-        unwanted = [name for name in running if name.startswith(LLM_PREFIX) and name not in keep]
+        unwanted = self._ours(running.keys() - keep - FACES)
         for name in unwanted:
             log.info("nobody wants %s any more: ending it", name)
             serve.delete(name, _blocking=False)
@@ -111,6 +110,9 @@ class Reconciler:
             and needed <= running.keys()
             and all(each.status is ApplicationStatus.RUNNING for each in running.values())
         )
+
+    def _ours(self, names: set[str]) -> set[str]:
+        return self._database.patiently(lambda session: ours(session, names)) if names else set()
 
     def _withdraw(self) -> set[uuid.UUID]:
         """Take back what only a revoked key vouches for. Returns the versions that may not be served."""
