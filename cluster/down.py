@@ -11,7 +11,7 @@ from raymill.cluster.settings import Settings
 from raymill.cluster.supervisor import leftovers
 from raymill.cluster.up import supervisor_pid
 
-STOP_S = 90.0
+STOP_S = 120.0
 
 
 def main() -> None:

@@ -93,6 +93,10 @@ class Front:
         self._taken: Stamp | None = None
         self._started_at = 0.0
 
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
     def start(self, environment: Mapping[str, str] = os.environ) -> None:
         """Raises Invalid: the certificate and its key cannot be used."""
         tls.read_pair(self._cert, self._key)

@@ -10,7 +10,6 @@ Postgres and the same place of artifacts. Nodes that come later are started as t
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
 import sys
@@ -29,7 +28,6 @@ ANSWER_S = 120.0
 """A cluster that starts together with us has this long to answer."""
 
 LOOK_S = 60.0
-LEAVE_S = 45.0
 
 
 class Found(NamedTuple):
@@ -131,25 +129,6 @@ def complaints(settings: Settings, mark: str, found: Iterable[Found]) -> Iterato
             yield f"RAYMILL_ADDRESS is not set on node {node.node}, so no other reaches its replicas: {start}"
 
 
-def leave(settings: Settings) -> None:
-    """End what Serve runs for us there, whose processes are Ray's, and wait until it has. Running heavy jobs go on.
-
-    Raises:
-        Unavailable: the cluster does not answer, or Serve takes longer than `LEAVE_S`.
-    """
-    url = f"{settings.dashboard_url}/api/serve/applications/"
-    headers = {"Authorization": f"Bearer {cluster_token(os.environ)}"}
-    deadline = time.monotonic() + LEAVE_S
-    try:
-        _answer(url, headers, method="DELETE")
-        while json.loads(_answer(url, headers)[1])["applications"]:
-            if time.monotonic() > deadline:
-                raise Unavailable(f"Serve at {settings.dashboard_url} has not ended after {LEAVE_S:.0f} s")
-            time.sleep(0.5)
-    except (urllib.error.URLError, OSError, ValueError, LookupError) as error:
-        raise Unavailable(f"Serve at {settings.dashboard_url} could not be ended: {error!r}") from None
-
-
 def check_nodes(settings: Settings) -> None:
     """Have every living node tell what it was started with.
 
@@ -203,9 +182,9 @@ def _digest(settings: Settings) -> str:
     return hashlib.sha256(settings.database_url.get_secret_value().encode()).hexdigest()
 
 
-def _answer(url: str, headers: dict[str, str], method: str = "GET") -> tuple[int, bytes]:
+def _answer(url: str, headers: dict[str, str]) -> tuple[int, bytes]:
     """Status and body."""
-    request = urllib.request.Request(url, headers=headers, method=method)
+    request = urllib.request.Request(url, headers=headers)
     try:
         with DIRECT.open(request, timeout=ANSWER_S) as answer:
             return int(answer.status), answer.read()

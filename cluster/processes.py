@@ -7,7 +7,7 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -44,6 +44,22 @@ def end_tree(pid: int, *, patience_s: float = 20.0) -> None:
     except psutil.NoSuchProcess:
         return
     end_all(family)
+
+
+def kill_all(family: Iterable[psutil.Process]) -> None:
+    """Kill processes that have nothing left to say, and wait until they are gone."""
+    killed = list(family)
+    for process in killed:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(killed, timeout=10)
+
+
+def descendants(pid: int) -> set[int]:
+    """Process ids of all that a process has started and that is alive; none where it is gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return {each.pid for each in psutil.Process(pid).children(recursive=True)}
+    return set()
 
 
 def end_all(family: list[psutil.Process]) -> None:

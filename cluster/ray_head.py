@@ -74,6 +74,8 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         # A busy machine needs more than the 30 s after which Ray would give up on its own processes.
         "RAY_agent_register_timeout_ms": "180000",
         "RAY_raylet_start_wait_time_s": "60",
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
+        "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "150",
         # A job that is stopped may leave a checkpoint first; Ray would kill it after 3 s.
         "RAY_JOB_STOP_WAIT_TIME_S": str(math.ceil(settings.grace_s) + 5),
         **_serve_ports(settings),

@@ -83,8 +83,9 @@ class Settings(BaseSettings):
     dashboard_url: str = "http://127.0.0.1:8265"
     """Of the Ray cluster; only read when `address` is set."""
 
-    ray_cpus: int = Field(default_factory=lambda: 2 * (os.cpu_count() or 1), ge=2)
-    """Logical CPUs of a head started here. Twice the cores: replicas and drivers mostly wait."""
+    ray_cpus: int = Field(default_factory=lambda: 2 * (os.cpu_count() or 1), ge=0)
+    """Logical CPUs of a head started here. Twice the cores: replicas and drivers mostly wait. 0 leaves all that asks for
+    one to nodes that join it."""
 
     heavy_slots: int = Field(default_factory=lambda: max(1, (os.cpu_count() or 1) // 2), ge=1)
     """Heavy jobs (training, evaluation, quantization) that run at once."""

@@ -27,7 +27,7 @@ import psutil
 from raymill.cluster import logs, processes, tls
 from raymill.cluster.backup.schedule import is_due
 from raymill.cluster.front import Front
-from raymill.cluster.joining import leave, require_database
+from raymill.cluster.joining import require_database
 from raymill.cluster.ray_head import (
     DIRECT,
     RayHead,
@@ -46,8 +46,10 @@ from raymill.registry.signing_keys import KeyRing
 log = logging.getLogger(__name__)
 
 TEND_S = 0.5
-HEAD_START_S = 120.0
+HEAD_START_S = 300.0
+"""A head that gives up ends by itself; one that is slow on a busy machine would be slower yet if it began anew."""
 HEAD_ATTEMPTS = 3
+LEAVE_S = 60.0
 MARK = "RAYMILL_SERVICE"
 """In the environment of all that a service starts, so that what a dead supervisor left can be found."""
 
@@ -78,7 +80,7 @@ class Supervisor:
         self._head: RayHead | None = None
         self._head_process: subprocess.Popen[bytes] | None = None
         self._joined = False
-        """What Serve runs on somebody else's cluster is ours to end."""
+        """Our applications on somebody else's cluster are ours to end."""
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._restarted_at: dict[str, float] = {}
         self._warm = warm_socket(settings)
@@ -117,8 +119,7 @@ class Supervisor:
         self._tend_postgres()
         if self._head_process is not None and self._head_process.poll() is not None:
             log.warning("Ray's head died (exit %s): starting another", self._head_process.returncode)
-            self._stop_children()
-            processes.end_tree(self._head_process.pid)
+            self._clear_head()
             self._start_head()
             for name in CHILDREN:
                 self._start_child(name)
@@ -136,10 +137,7 @@ class Supervisor:
             self._front.stop()
         self._stop_children()
         if self._joined:
-            try:
-                leave(self._settings)
-            except Unavailable as error:
-                log.warning("%s", error)
+            self._leave()
         if self._head_process is not None:
             processes.end_tree(self._head_process.pid)
         # Serve's proxy and replicas are nobody's children once their parent is gone.
@@ -211,6 +209,14 @@ class Supervisor:
             )
         self._joined = True
 
+    def _leave(self) -> None:
+        """End what Serve runs for us there, whose processes are Ray's; in a process of its own, which may import Ray."""
+        command = [sys.executable, "-m", "raymill.cluster.leaving"]
+        try:
+            subprocess.run(command, env=self._environment, timeout=LEAVE_S, check=True)
+        except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
+            log.warning("what Serve runs at %s may not have ended: %s", self._settings.address, error)
+
     def _wait_for_head(self, head: RayHead, process: subprocess.Popen[bytes]) -> bool:
         """Whether the node is up. What needs Ray starts only then: it would slow the head's own start down."""
         deadline = time.monotonic() + HEAD_START_S
@@ -242,6 +248,19 @@ class Supervisor:
             log=self._settings.logs_dir / f"{name}.log",
             env=self._environment,
         )
+
+    def _clear_head(self) -> None:
+        """Kill what a dead head left, and what was tied to it. All of it may be killed at any moment, and asking it to end
+        takes most of a minute: it would tell a head that is not there first."""
+        for name in CHILDREN:
+            self._children.pop(name, None)
+        stay = {child.pid for child in self._children.values()}
+        families = [self._children.get(WAL), self._backup, self._front]
+        for each in families:
+            if each is not None and each.pid is not None:
+                stay |= {each.pid, *processes.descendants(each.pid)}
+        # Not the warm process's family: those are copies, and belong to the head's jobs.
+        processes.kill_all([each for each in leftovers(self._settings) if each.pid not in stay])
 
     def _stop_children(self) -> None:
         for name in CHILDREN.keys() & self._children.keys():

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from raymill.cluster.plain import last_line
 from raymill.cluster.processes import give_way
@@ -104,6 +104,7 @@ class ActorPool:
 
     def _replace(self, actor: Any) -> None:
         self._actors.remove(actor)
+        ray.kill(actor)  # one that is only out of reach would come back and hold its place
         self._start()
 
     def map(
@@ -137,7 +138,7 @@ class ActorPool:
                 actor, position = running.pop(reference)
                 try:
                     result = ray.get(reference)
-                except RayActorError as error:
+                except (RayActorError, ObjectLostError) as error:  # the answer goes with the node that it lies on
                     losses[position] += 1
                     if losses[position] >= MAX_LOSSES:
                         raise ActorLost(

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from raymill.cluster.applications import application_name
 from raymill.cluster.context import JobContext, JsonObject, Outcome
 from raymill.evaluate.prompts import Row, read_rows
 from raymill.evaluate.row_files import check_file
@@ -30,7 +31,6 @@ from raymill.registry.tables import CanaryState, Deployment, DriftWatch, LlmVers
 from raymill.registry.traffic import kept_requests
 from raymill.serve.canary import Ask, Scores, ask_all, ask_engine, judge
 from raymill.serve.drift_features import Sample, sample_of, shifts_of, tell
-from raymill.serve.llm.spec import application_name
 from raymill.serve.traffic_rows import LeftOut
 
 Found = tuple[JsonObject, Severity, list[str]]

@@ -23,6 +23,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from raymill.cluster import logs
+from raymill.cluster.applications import FACES, application_name, ours
 from raymill.cluster.numbers import Publisher
 from raymill.cluster.service import read_service
 from raymill.cluster.settings import Settings
@@ -47,7 +48,7 @@ from raymill.registry.tables import (
 from raymill.serve import faces, triggers
 from raymill.serve.llm.build import build_engine, reason_of
 from raymill.serve.llm.config import ServeConfig
-from raymill.serve.llm.spec import DeploySpec, application_name
+from raymill.serve.llm.spec import DeploySpec
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +56,6 @@ POLL_S = 1.0
 SETTLED_POLL_S = 5.0
 LINGER_S = 5.0
 """An application that nobody wants any more goes on for so long: a gateway replica may not have heard of it yet."""
-
-FACES = {"api", "gateway"}
-LLM_PREFIX = "llm-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +108,7 @@ class Reconciler:
         for each in wanted:
             self._follow(each, running.get(each.application))
         keep = {each.application for each in wanted} | {each.serving for each in rows}
-        unwanted = [name for name in running if name.startswith(LLM_PREFIX) and name not in keep]
+        unwanted = self._ours(running.keys() - keep - FACES)
         self._end(unwanted, time.monotonic())
         needed = FACES | {each.application for each in wanted if not each.has_failed}
         return (
@@ -119,12 +117,15 @@ class Reconciler:
             and all(each.status is ApplicationStatus.RUNNING for each in running.values())
         )
 
-    def _end(self, unwanted: list[str], now: float) -> None:
+    def _end(self, unwanted: set[str], now: float) -> None:
         self._unwanted = {name: self._unwanted.get(name, now) for name in unwanted}
         for name, since in self._unwanted.items():
             if now - since >= LINGER_S:
                 log.info("nobody wants %s any more: ending it", name)
                 serve.delete(name, _blocking=False)
+
+    def _ours(self, names: set[str]) -> set[str]:
+        return self._database.patiently(lambda session: ours(session, names)) if names else set()
 
     def _withdraw(self) -> set[uuid.UUID]:
         """Take back what only a revoked key vouches for. Returns the versions that may not be served."""

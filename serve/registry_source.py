@@ -16,6 +16,7 @@ from sqlalchemy import or_, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from raymill.cluster.applications import application_name
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import RaymillError, Unavailable
 from raymill.registry import canaries, prices, tables
@@ -42,7 +43,6 @@ from raymill.serve.gateway.config import OURS, RouteConfig
 from raymill.serve.gateway.limits import Limit
 from raymill.serve.gateway.snapshot import Caller, Snapshot
 from raymill.serve.llm.config import ServeConfig
-from raymill.serve.llm.spec import application_name
 
 log = logging.getLogger(__name__)
 

@@ -10,16 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from raymill.cluster.applications import application_name
 from raymill.policies.errors import Invalid
 from raymill.serve.llm.config import ServeConfig
 
 ENGINE = "engine"
 """Name of the deployment inside each application."""
-
-
-def application_name(llm: str, version: int) -> str:
-    """Of the Serve application that answers for a version."""
-    return f"llm-{llm}-{version}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,14 @@ import pytest
 from pydantic import SecretStr
 
 from raymill.cluster import processes
+from raymill.cluster.applications import ours
 from raymill.cluster.joining import Found, _digest, cluster_token, complaints, require_database
 from raymill.cluster.ray_head import free_ports, plan_head, ray_environment
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Invalid, Unavailable
+from raymill.registry.database import Database
 from raymill.registry.postgres import EmbeddedPostgres
+from raymill.registry.tables import Llm
 
 PATIENCE_S = 300.0
 
@@ -53,6 +56,15 @@ def test_each_complaint_names_the_node_the_value_and_the_cure(tmp_path: Path) ->
         assert f"node {node.node}" in said
         assert words in said
         assert "secret" not in said
+
+
+def test_applications_of_others_are_not_ours(database: Database) -> None:
+    with database.transaction() as session:
+        session.add(Llm(name="triage-2"))
+        session.flush()
+        names = ["api", "gateway", "llm-triage-2-11", "theirs", "llm-triage-2", "llm-theirs-1", "my-llm-triage-2-1"]
+        assert ours(session, names) == {"api", "gateway", "llm-triage-2-11"}
+        assert ours(session, []) == set()
 
 
 def test_the_token_comes_from_where_ray_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
