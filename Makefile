@@ -80,7 +80,7 @@ down: $(STAMP) ## Stop it
 	@$(BIN)/raymill down
 
 test: $(STAMP) ## Run the tests (ARGS="-k words" picks some)
-	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m tests.halves $(ARGS)
 
 lint: $(STAMP) ## Run ruff, mypy and import-linter
 	@$(BIN)/ruff check .
