@@ -102,7 +102,7 @@ console-pictures: ## Make the pictures of docs/console.md again
 	@$(MAKE) --no-print-directory test-console ARGS=test/every-page.test.ts
 
 test: $(STAMP) ## Run the tests (ARGS="-k words" picks some)
-	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m tests.halves $(ARGS)
 
 lint: $(STAMP) ## Run ruff, mypy and import-linter
 	@$(BIN)/ruff check .

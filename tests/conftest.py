@@ -2,9 +2,6 @@
 
 A service is what `raymill up` starts, under a home of its own in the system's temporary folder. Tests that
 need Ray join its cluster; nothing else of this machine is touched.
-
-`make test` runs in several processes (pytest-xdist). Each has a home and a Postgres of its own; one of them has the
-service and all tests that need it, one after another, while the others go through the rest, file by file.
 """
 
 from __future__ import annotations
@@ -24,8 +21,6 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from sqlalchemy import create_engine, text
-from xdist.remote import Producer
-from xdist.scheduler import LoadGroupScheduling
 
 from raymill.cluster.settings import Settings, secret_file
 from raymill.registry.database import Database
@@ -84,9 +79,13 @@ class RunningService(NamedTuple):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes")
+    parser.addoption(
+        "--half",
+        choices=["service", "rest"],
+        help="run what needs the service alone, or all else (tests/halves.py)",
+    )
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     reasons = {
         "slow": None if config.getoption("--slow") else "takes minutes: run with --slow",
@@ -98,29 +97,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for mark, reason in reasons.items():
             if reason is not None and item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.skip(reason=reason))
-    # Alone, what needs no cluster first: its failures show before the cluster's minutes are spent. In one of several
-    # processes the cluster first, for it takes longest.
-    several = "PYTEST_XDIST_WORKER" in os.environ
-    items.sort(key=lambda item: _needs_service(item) != several)
-    if several:
-        for item in filter(_needs_service, items):
-            item.add_marker(pytest.mark.xdist_group("service"))
+    half = config.getoption("--half")
+    if half is not None:
+        others = [item for item in items if needs_service(item) != (half == "service")]
+        items[:] = [item for item in items if needs_service(item) == (half == "service")]
+        config.hook.pytest_deselected(items=others)
+    # What needs no cluster first: its failures show before the cluster's minutes are spent.
+    items.sort(key=needs_service)
 
 
-def _needs_service(item: pytest.Item) -> bool:
-    return "service" in getattr(item, "fixturenames", ())
-
-
-class ByFile(LoadGroupScheduling):  # type: ignore[misc]  # xdist has no types
-    """Gives out a group at once, and of what is in none a whole file, whose fixtures are then made once."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        group = super()._split_scope(nodeid)
-        return nodeid.partition("::")[0] if group == nodeid else group
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
-    return ByFile(config, log)
+def needs_service(item: pytest.Item) -> bool:
+    return "whole_service" in getattr(item, "fixturenames", ())
 
 
 def pytest_unconfigure() -> None:
@@ -167,8 +154,10 @@ def world(database: Database, tmp_path: Path) -> World:
 
 
 @pytest.fixture(scope="session")
-def service() -> Iterator[RunningService]:
-    """The whole service, started as a user starts it."""
+def whole_service() -> Iterator[RunningService]:
+    """The whole service, started as a user starts it. Asked for by the name `service`, as the client's tests ask for
+    their stand-in; this name tells the two apart.
+    """
     settings = Settings()
     started = subprocess.run(
         [sys.executable, "-m", "raymill.cluster.up"], capture_output=True, text=True, check=False
@@ -177,6 +166,11 @@ def service() -> Iterator[RunningService]:
     key = (settings.keys_dir / "admin.key").read_text().strip()
     yield RunningService(url=f"http://127.0.0.1:{settings.port}", api_key=key, home=settings.home)
     subprocess.run([sys.executable, "-m", "raymill.cluster.down"], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def service(whole_service: RunningService) -> RunningService:
+    return whole_service
 
 
 @pytest.fixture(scope="session")
