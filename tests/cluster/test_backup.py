@@ -267,9 +267,9 @@ def test_artifacts_at_a_url_are_copied_into_a_backup(home: Home, folder: Path) -
 
     damaged = next((folder / "store").rglob("*.safetensors"))
     damaged.write_bytes(b"others")
-    _, there, lost = artifacts.take(backup.manifest.artifacts, store, folder / "taken", artifacts.Pool(()))
+    _, whole, lost = artifacts.take(backup.manifest.artifacts, store, folder / "taken", artifacts.Pool(()))
     assert [name.split("/")[0] for name in lost] == [damaged.relative_to(folder / "store").parts[0]]
-    assert len(there) == proof.artifacts - 1
+    assert len(whole) == proof.artifacts - 1
 
 
 def test_a_backup_that_was_killed_does_not_count_and_is_cleared_away_by_the_next(home: Home) -> None:
