@@ -23,6 +23,7 @@ from raymill.registry.artifacts import (
     check_name,
     compare_files,
     digest_files,
+    flush,
     tree_digest,
 )
 from raymill.registry.object_files import NAME_PARTS, ObjectFiles, at_once
@@ -46,6 +47,8 @@ class ObjectStore:
             raise Invalid(f"{name} has no files: nothing of it would be found at {self.objects.url}")
         published = Published(name=name, files=files, digest=tree_digest(files))
         self.objects.put(name, published.digest, directory, files)
+        for file in files:
+            flush(directory / file.path)
         if not self._cache.add(_key(name, published.digest), published.size_bytes, directory):
             shutil.rmtree(directory)
         return published

@@ -23,7 +23,10 @@ from raymill.registry import promotion, samples
 from raymill.registry.artifacts import Tampered
 from raymill.registry.database import Database
 from raymill.registry.object_store import ObjectStore
+from raymill.registry.signing_keys import KeyRing
 from raymill.registry.tables import Artifact, Evaluation, JobState
+from raymill.serve.llm.config import ServeConfig
+from raymill.serve.llm.spec import DeploySpec
 
 Work = Callable[[JobContext], Outcome]
 
@@ -89,8 +92,8 @@ def test_a_job_reads_on_another_node_what_one_has_published(
     assert (job_of(database, pipeline, "b").result or {})["read"] == "triage"
 
 
-def test_a_version_is_promoted_by_what_lies_at_the_url(
-    database: Database, settings: Settings, store: ObjectStore
+def test_a_version_is_promoted_and_served_by_what_lies_at_the_url(
+    database: Database, settings: Settings, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(database, settings.home)
     first = world.make_version(right=[True] * 20)
@@ -112,7 +115,29 @@ def test_a_version_is_promoted_by_what_lies_at_the_url(
         assert evaluated is not None
         where = samples.file_of(session, evaluated, "it")
         model = session.scalars(select(Artifact).where(Artifact.name.like("model/%"))).one()
+        attestation = promotion.attestation_of(session, model.name)
+        assert attestation is not None
     assert len(samples.read(store, where).scores) == 20
+
+    # As a replica does on a node that has nothing of it yet.
+    monkeypatch.setenv("RAYMILL_ARTIFACTS_URL", str(settings.artifacts_url))
+    monkeypatch.setenv("RAYMILL_CACHE", str(settings.cache))
+    spec = DeploySpec(
+        name="support-triage",
+        version=first,
+        artifact=model.name,
+        directory=store.place(model.name, model.digest),
+        envelope=attestation.envelope,
+        public_keys=KeyRing(world.keys_dir).public_keys(),
+        config=ServeConfig(engine="vllm"),
+    )
+    assert not spec.directory.exists()
+    spec.verify()
+    weights = spec.directory / "model.safetensors"
+    weights.write_bytes(b"spoiled")
+    spec.verify()
+    assert weights.read_bytes().startswith(b"tuned")
+
     tampered_with(store, model, "model.safetensors", b"others")
     with pytest.raises(Tampered, match=r"model\.safetensors in artifact"):
         promote(first)
