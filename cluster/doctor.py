@@ -35,6 +35,7 @@ from raymill.cluster.settings import Settings
 from raymill.cluster.supervisor import leftovers
 from raymill.cluster.tls_checks import check_tls
 from raymill.policies.errors import NotFound, RaymillError
+from raymill.registry.database import known_revisions
 
 LOW_DISK_BYTES = 5 << 30
 TIMEOUT_S = 10.0
@@ -173,7 +174,9 @@ def check_postgres(settings: Settings, *, running: bool) -> Iterator[Check]:
         return
     if current != newest:
         found = f"the schema is at {current or 'nothing'}, this release needs {newest}"
-        yield Check("postgres", "fail", found, "`raymill up` migrates it")
+        newer = current is not None and current not in known_revisions()
+        cure = "run the release that made it" if newer else "`raymill up` migrates it"
+        yield Check("postgres", "fail", found, cure)
     else:
         yield Check("postgres", "ok", f"{version}, schema {current}")
 

@@ -15,7 +15,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import cast
 
 import psutil
 from prometheus_client import CollectorRegistry, generate_latest
@@ -75,7 +74,7 @@ def exposition(families: Iterable[Metric]) -> str:
     """The text of a scrape."""
     registry = CollectorRegistry()
     registry.register(_Collected(list(families)))
-    return cast(bytes, generate_latest(registry)).decode()
+    return bytes(generate_latest(registry)).decode()
 
 
 class _Collected:

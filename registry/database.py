@@ -24,7 +24,7 @@ from sqlalchemy import URL, Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
-from raymill.policies.errors import Invalid, Unavailable
+from raymill.policies.errors import Conflict, Invalid, Unavailable
 
 T = TypeVar("T")
 
@@ -80,7 +80,11 @@ class Database:
             held.close()
 
     def migrate(self, revision: str = "head") -> None:
-        """Bring the schema to `revision`; one process at a time, the others wait for it."""
+        """Bring the schema to `revision`; one process at a time, the others wait for it.
+
+        Raises:
+            Conflict: the schema is of a newer release than this one. Nothing was changed.
+        """
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
         with self.engine.connect() as connection:
@@ -90,6 +94,12 @@ class Database:
             connection.commit()
             config.attributes["connection"] = connection
             try:
+                current = MigrationContext.configure(connection).get_current_revision()
+                if current is not None and current not in known_revisions():
+                    raise Conflict(
+                        f"the schema is at {current}, which is newer than this release: run the release that made it, "
+                        "or restore a backup that was taken before"
+                    )
                 if revision == "base":
                     command.downgrade(config, revision)
                 else:
@@ -108,6 +118,11 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def known_revisions() -> set[str]:
+    """The schemas that this release can bring to its own."""
+    return {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
 
 
 BY_INDEX = "-c plan_cache_mode=force_generic_plan " + " ".join(

@@ -17,12 +17,13 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import func, inspect, select, text
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, func, inspect, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 from tests.registry.making import ADA, World, claim_one, make_pipeline, read_job, step
 
-from raymill.policies.errors import Invalid, Unavailable
+from raymill.policies.errors import Conflict, Invalid, Unavailable
 from raymill.registry import (
     accelerators,
     audit,
@@ -37,7 +38,8 @@ from raymill.registry import (
     tables,
     teams,
 )
-from raymill.registry.database import Database, normal_url
+from raymill.registry.database import MIGRATIONS, Database, normal_url
+from raymill.registry.jobs import Done, JobSpec
 from raymill.registry.postgres import EmbeddedPostgres
 from raymill.registry.secrets import SecretBox
 from raymill.registry.sessions import Lifetimes
@@ -294,6 +296,67 @@ def test_a_migration_that_fails_lets_the_next_one_in(database: Database) -> None
     other = Database(database.url.render_as_string(hide_password=False))
     other.migrate()  # would wait for ever if the lock were still held
     other.close()
+
+
+def test_work_of_the_release_before_goes_on_after_the_newest_migration(postgres: EmbeddedPostgres) -> None:
+    scripts = ScriptDirectory(str(MIGRATIONS))
+    before = scripts.get_revision("head").down_revision
+    name = f"test_{new_id().hex}"
+    admin = create_engine(normal_url(postgres.url()).set(database="postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    admin.dispose()
+    old = Database(normal_url(postgres.url()).set(database=name).render_as_string(hide_password=False))
+    old.migrate(str(before))
+    assert old.revisions()[0] == before
+    with old.transaction() as session:
+        session.execute(
+            text(
+                "INSERT INTO job (id, step, kind, queue, name, config) VALUES (:id, 'note', 'note', 'short', 'n', '{}')"
+            ),
+            {"id": new_id()},
+        )
+    old.migrate()
+    assert old.revisions() == (scripts.get_current_head(),) * 2
+    job = claim_one(old)
+    with old.transaction() as session:
+        assert jobs.complete(jobs.raw(session), [Done(job.id, job.epoch, {})]) == {job.id}
+    old.close()
+
+
+def test_a_schema_of_a_newer_release_is_refused_and_left_as_it_is(database: Database) -> None:
+    with database.transaction() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(
+        Conflict, match="at 9999, which is newer than this release: run the release that made it"
+    ):
+        database.migrate()
+    assert database.revisions()[0] == "9999"
+
+
+def test_workers_go_on_over_a_schema_that_was_expanded_meanwhile(database: Database) -> None:
+    held = database.hold()
+    with database.transaction() as session:
+        jobs.enqueue(jobs.raw(session), [JobSpec(kind="note") for _ in range(20)])
+
+    def work(connection: jobs.Connection) -> None:
+        (job,) = jobs.claim(connection, "short", "w1", limit=1, lease_s=30)
+        assert jobs.beat(connection, [(job.id, job.epoch)], lease_s=30)[0].owned
+        assert jobs.complete(connection, [Done(job.id, job.epoch, {})]) == {job.id}
+        with database.transaction() as session:
+            assert session.get_one(Job, job.id).state is JobState.SUCCEEDED
+
+    for _ in range(7):  # often enough for the driver to have prepared the statements
+        held.run(work)
+    with database.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE job ADD COLUMN note text"))
+        connection.execute(text("ALTER TABLE job ADD COLUMN weight int NOT NULL DEFAULT 1"))
+        connection.execute(text("CREATE INDEX job_weight_idx ON job (weight)"))
+    for _ in range(7):
+        held.run(work)
+    with database.transaction() as session:
+        jobs.enqueue(jobs.raw(session), [JobSpec(kind="note")])
+    held.close()
 
 
 # --- what the database itself refuses ---------------------------------------------------------------------
