@@ -31,7 +31,7 @@ endif
 LLAMA_CPP := $(if $(word 2,$(CURDIR)),,-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/constraints/llama-cpp.cmake)
 export CMAKE_ARGS ?= $(LLAMA_CPP)$(if $(PORTABLE), -DGGML_NATIVE=OFF)$(if $(filter gpu,$(DEVICE)),$(if $(shell command -v nvcc 2>/dev/null), -DGGML_CUDA=on))
 
-.PHONY: help setup links packages bytecode converter operators demo up down console test-console console-pictures test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads bench-train bench-evaluate bench-governance bench-code chaos
+.PHONY: help setup links packages bytecode converter operators demo up down console test-console console-pictures test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads bench-train bench-evaluate bench-governance bench-code simulate chaos
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -130,6 +130,9 @@ bench-evaluate: $(STAMP) ## Measure evaluation beside the lm_eval command (ARGS=
 
 bench-governance: $(STAMP) ## Measure the audit log, the policy and signing, and tamper with a log (ARGS=--quick)
 	@$(BIN)/python -m benchmarks.governance $(ARGS)
+
+simulate: $(STAMP) ## Simulate the scheduler and the gateway at 1,000 nodes from recorded times
+	@$(BIN)/python -m benchmarks.simulate
 
 bench-code: $(STAMP) ## Measure what the code analysers find of labelled weaknesses (ARGS="--quick --data FILE")
 	@$(BIN)/python -m benchmarks.code $(ARGS)
