@@ -10,7 +10,7 @@ UV_VERSION := 0.13.8
 ROOMS := $(notdir $(wildcard src/raymill/*))
 
 # One stamp for each state of what set-up reads: a second `make` finds it and does nothing.
-INPUTS := pyproject.toml constraints/$(DEVICE).txt constraints/overrides-$(DEVICE).txt constraints/llama-cpp.cmake Makefile
+INPUTS := pyproject.toml constraints/$(DEVICE).txt constraints/overrides-$(DEVICE).txt constraints/compressor.txt constraints/llama-cpp.cmake Makefile
 STAMP := $(VENV)/.ready-$(DEVICE)-$(shell cat $(INPUTS) 2>/dev/null | sha256sum | cut -c1-12)
 
 # 1: what is compiled runs on other machines too, and what DeepSpeed compiles for one is left to it. For images.
@@ -31,7 +31,7 @@ endif
 LLAMA_CPP := $(if $(word 2,$(CURDIR)),,-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/constraints/llama-cpp.cmake)
 export CMAKE_ARGS ?= $(LLAMA_CPP)$(if $(PORTABLE), -DGGML_NATIVE=OFF)$(if $(filter gpu,$(DEVICE)),$(if $(shell command -v nvcc 2>/dev/null), -DGGML_CUDA=on))
 
-.PHONY: help setup links packages bytecode converter operators demo up down console test-console console-pictures test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads bench-train bench-evaluate bench-governance bench-code simulate chaos
+.PHONY: help setup links packages bytecode converter compressor operators demo up down console test-console console-pictures test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads bench-train bench-evaluate bench-governance bench-code simulate chaos
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,7 +46,7 @@ $(STAMP): $(INPUTS)
 	@$(MAKE) --no-print-directory links packages
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@echo "set-up: bytecode, llama.cpp's converter$(if $(PORTABLE),,, DeepSpeed's CPU operators)"
-	@$(MAKE) --no-print-directory -j3 bytecode converter $(if $(PORTABLE),,operators)
+	@$(MAKE) --no-print-directory -j3 bytecode converter compressor $(if $(PORTABLE),,operators)
 	@rm -f $(VENV)/.ready-* && touch $@
 
 # All but our own: an image keeps them as a layer while our files change.
@@ -65,6 +65,10 @@ bytecode:
 # From llama-cpp-python's own source archive.
 converter:
 	@$(BIN)/python -m raymill.evaluate.fetch_converter
+
+# In a folder apart: it asks for versions that vLLM does not run with.
+compressor:
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target $(VENV)/compressor -r constraints/compressor.txt
 
 # Compiled once for each machine.
 operators:

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from raymill.client.types import JsonObject
 from raymill.client.validation import MISFIT, checked
 from raymill.evaluate.benchmark_config import BenchmarkTask
+from raymill.evaluate.compress_config import COMPRESSED_TYPES, CompressConfig
 from raymill.evaluate.config import (
     KINDS,
     EvaluateConfig,
@@ -135,6 +136,9 @@ class Recipe(Section):
     quantize: QuantizeConfig | None = None
     """None: no GGUF file is made."""
 
+    compress: CompressConfig | None = None
+    """None: no weights in fewer bits are made for vLLM."""
+
     promote: PromoteConfig | None = None
     """None: no alias moves."""
 
@@ -151,12 +155,15 @@ class Recipe(Section):
             raise misfit(
                 "serve", "needs promote: what is served is what an alias names, and promote moves it"
             )
-        made = self.quantize.types if self.quantize else ()
+        made: tuple[str, ...] = self.quantize.types if self.quantize else ()
+        compressed: tuple[str, ...] = self.compress.types if self.compress else ()
         wanted = self.serve.quantization if self.serve else None
-        if wanted is not None and wanted not in made:
-            raise misfit("serve.quantization", f"{wanted} is not made: add it to quantize")
-        if (self.evaluate or self.quantize) and not self.dataset.holds_out:
-            section = "evaluate" if self.evaluate else "quantize"
+        if wanted is not None and wanted not in (*made, *compressed):
+            section = "compress" if wanted in COMPRESSED_TYPES else "quantize"
+            raise misfit("serve.quantization", f"{wanted} is not made: add it to {section}")
+        sections = {"evaluate": self.evaluate, "quantize": self.quantize, "compress": self.compress}
+        if any(sections.values()) and not self.dataset.holds_out:
+            section = next(name for name, given in sections.items() if given)
             raise misfit(section, "needs held-out rows: give dataset.test, or dataset.split: {test: 0.1}")
         if self.promote is not None:
             self._gates_are_measured(self.promote)
@@ -250,11 +257,11 @@ def _paths(recipe: Recipe) -> list[tuple[str, str, bool]]:
         found.append(("base.path", recipe.base.path, True))
     if recipe.evaluate is not None:
         found += [(f"evaluate.{param}", path, False) for param, path in task_files(recipe.evaluate.tasks)]
-    if recipe.quantize is not None:
-        for key in ("importance", "verify"):
-            section = getattr(recipe.quantize, key)
+    for name, given in (("quantize", recipe.quantize), ("compress", recipe.compress)):
+        for key in ("importance", "calibration", "verify"):
+            section = getattr(given, key, None)
             if section is not None and section.file is not None:
-                found.append((f"quantize.{key}.file", section.file, False))
+                found.append((f"{name}.{key}.file", section.file, False))
     return found
 
 
@@ -297,13 +304,14 @@ def _anchored(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         copy["base"] = {**base, "pretrain": _with_paths(base["pretrain"], ("text",), folder)}
     if isinstance(evaluate := data.get("evaluate"), dict) and isinstance(evaluate.get("tasks"), list):
         copy["evaluate"] = {**evaluate, "tasks": [task_at(task, folder) for task in evaluate["tasks"]]}
-    if isinstance(quantize := data.get("quantize"), dict):
-        files = {
-            key: _with_paths(quantize[key], ("file",), folder)
-            for key in ("importance", "verify")
-            if key in quantize
-        }
-        copy["quantize"] = {**quantize, **files}
+    for section in ("quantize", "compress"):
+        if isinstance(given := data.get(section), dict):
+            files = {
+                key: _with_paths(given[key], ("file",), folder)
+                for key in ("importance", "calibration", "verify")
+                if key in given
+            }
+            copy[section] = {**given, **files}
     return {key: value for key, value in copy.items() if key in data}
 
 

@@ -93,6 +93,11 @@ KINDS: dict[str, Kind] = {
         effects=catalog.register_quantizations,
         in_driver=True,
     ),
+    "compress": Kind(
+        queue="heavy",
+        work="raymill.evaluate.compress_job:run_compress",
+        effects=catalog.register_quantizations,
+    ),
     "export_gguf": Kind(queue="heavy", work="raymill.evaluate.quantize_job:run_export_gguf"),
     "export_adapter": Kind(queue="heavy", work="raymill.evaluate.adapter_gguf:run_export_adapter"),
     "promote": Kind(

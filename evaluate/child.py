@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from raymill.policies.errors import RaymillError
@@ -45,15 +45,21 @@ def module_command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
-def environment() -> dict[str, str]:
+def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """For children: they ask no hub, and know whose children they are."""
     # OpenMP's threads spin while they wait for each other: on a busy machine, three times the processor time.
     usual = {"OMP_WAIT_POLICY": "PASSIVE"}
     ours = {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return {**usual, **os.environ, **ours, PARENT: str(os.getpid())}
+    return {**usual, **os.environ, **ours, **(more or {}), PARENT: str(os.getpid())}
 
 
-def run_child(command: Sequence[str], what: str, log: Path, check: Callable[[], None]) -> None:
+def run_child(
+    command: Sequence[str],
+    what: str,
+    log: Path,
+    check: Callable[[], None],
+    more_environment: Mapping[str, str] | None = None,
+) -> None:
     """Run `command` to its end; its output goes to `log`. `check` is called while it runs and may raise.
 
     Raises:
@@ -62,7 +68,11 @@ def run_child(command: Sequence[str], what: str, log: Path, check: Callable[[], 
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment()
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment(more_environment),
         )
         try:
             while process.poll() is None:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from raymill.cluster.context import JobContext, JsonObject, Outcome
+from raymill.evaluate.compress_config import COMPRESSED_TYPES
 from raymill.evaluate.config import EvaluateConfig, label_of
 from raymill.evaluate.endpoint import Asker, Endpoint
 from raymill.evaluate.endpoint_tasks import run_on_endpoint
@@ -83,7 +84,8 @@ def measure_version(context: JobContext, config: EvaluateConfig, rows: list[Row]
     version: JsonObject = context.config["version"]
     directory = context.verified(version["tokenizer"])
     if not version["file"]:
-        return "train", measure_model(context, config, rows, context.verified(version["artifact"]))
+        variant = version["variant"] if version["variant"] in COMPRESSED_TYPES else "train"
+        return variant, measure_model(context, config, rows, context.verified(version["artifact"]))
     kind: str = version["variant"]
     file = context.verified(version["artifact"]) / version["file"]
     return kind, measure_files(context, config, rows, directory, {kind: file})[kind]

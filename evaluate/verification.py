@@ -20,7 +20,7 @@ from typing import Any
 
 from raymill.evaluate.child import module_command, run_child
 from raymill.evaluate.quantize import Metadata, QuantizedFile
-from raymill.evaluate.quantize_config import Bounds, GgufType
+from raymill.evaluate.quantize_config import Bounds
 from raymill.policies.errors import Invalid
 
 Report = dict[str, Any]
@@ -126,8 +126,11 @@ def check_template(file: Path, template: str | None) -> None:
         )
 
 
-def require_within(kind: GgufType, report: Report, bounds: Bounds) -> None:
+def require_within(kind: str, report: Report, bounds: Bounds, section: str = "quantize") -> None:
     """Hold what was measured against the bounds of a type. What was not measured is not held.
+
+    Args:
+        section: of the recipe, where the bounds stand.
 
     Raises:
         OutOfBounds: the message has the numbers, their bounds, and what can be done.
@@ -143,11 +146,16 @@ def require_within(kind: GgufType, report: Report, bounds: Bounds) -> None:
         and not (values[name] >= bound if least else values[name] <= bound)
     ]
     if broken:
+        origin, more = ORIGINS[section]
         raise OutOfBounds(
-            f"{kind} is too far from F16: {', '.join(broken)}: take a larger type, give quantize.importance, or widen "
-            f"quantize.verify.bounds.{kind}",
-            param=f"quantize.verify.bounds.{kind}",
+            f"{kind} is too far from {origin}: {', '.join(broken)}: take a larger type, give {section}.{more}, or widen "
+            f"{section}.verify.bounds.{kind}",
+            param=f"{section}.verify.bounds.{kind}",
         )
+
+
+ORIGINS = {"quantize": ("F16", "importance"), "compress": ("the model", "calibration")}
+"""Section of a recipe -> what its weights are held against, and what makes them better."""
 
 
 LEAST = {"kl_mean": False, "kl_p99": False, "same_top": True, "perplexity_ratio": False, "agreement": True}

@@ -28,6 +28,9 @@ from raymill.registry.tables import (
     TrainingRun,
 )
 
+BASE = "base"
+"""What a version's base is called where variants of the version stand."""
+
 
 def register_dataset(session: Session, job: Job, result: JsonObject) -> None:
     """A name's next data set version; the same content under the same name is the same version."""
@@ -159,7 +162,7 @@ def register_target_scores(session: Session, job: Job, result: JsonObject) -> No
                 job_id=job.id,
                 artifact_name=version["artifact"] if version else None,
                 target=None if version else config["target"],
-                variant=version["variant"] if version and version["file"] else "",
+                variant=_variant(version),
                 dataset_id=uuid.UUID(dataset["dataset_id"]) if dataset else None,
                 task=task,
                 score=score,
@@ -170,6 +173,11 @@ def register_target_scores(session: Session, job: Job, result: JsonObject) -> No
                 cost_micro_usd=used.get("cost_micro_usd"),
             )
         )
+
+
+def _variant(version: JsonObject | None) -> str:
+    """Of a row: empty for the weights and the base, whose artifact says which."""
+    return "" if version is None or version["variant"] == BASE else str(version["variant"])
 
 
 def register_judgement(session: Session, job: Job, result: JsonObject) -> None:
@@ -195,18 +203,19 @@ def register_judgement(session: Session, job: Job, result: JsonObject) -> None:
 
 
 def register_quantizations(session: Session, job: Job, result: JsonObject) -> None:
-    """One row for each GGUF file."""
+    """One row for each GGUF file, or for each folder of compressed weights, which are artifacts of their own."""
     version = version_of_artifact(session, parent_results(session, job)["train"]["artifact"])
-    known = set(
-        session.scalars(select(Quantization.type).where(Quantization.artifact_name == result["artifact"]))
-    )
+    names = {file.get("artifact") or result["artifact"] for file in result["files"]}
+    rows = select(Quantization.artifact_name, Quantization.type).where(Quantization.artifact_name.in_(names))
+    known = {tuple(row) for row in session.execute(rows)}
     for file in result["files"]:
-        if file["type"] in known:
+        name = file.get("artifact") or result["artifact"]
+        if (name, file["type"]) in known:
             continue  # it was gone from the store, and came out the same again
         session.add(
             Quantization(
                 version_id=version.id,
-                artifact_name=result["artifact"],
+                artifact_name=name,
                 type=file["type"],
                 file=file["file"],
                 size_bytes=file["size_bytes"],

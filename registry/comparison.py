@@ -18,7 +18,7 @@ from raymill.policies.errors import Invalid, NotFound, RaymillError
 from raymill.policies.statistics import Interval, score_interval, standard_error
 from raymill.registry import samples
 from raymill.registry.artifact_access import Artifacts
-from raymill.registry.catalog import find_version, of_recipes
+from raymill.registry.catalog import BASE, find_version, of_recipes
 from raymill.registry.samples import Paired, SampleFile
 from raymill.registry.tables import (
     Alias,
@@ -34,7 +34,6 @@ from raymill.registry.tables import (
 TARGET = re.compile(
     r"(?P<llm>[a-z0-9][a-z0-9._-]{0,63})@(?P<version>[a-z0-9][a-z0-9._-]{0,63})(:(?P<variant>\w{1,16}))?"
 )
-BASE = "base"
 REMOTE = ("gateway:", "http://", "https://")
 """How targets begin that are no artifact of ours."""
 

@@ -172,17 +172,19 @@ class Reconciler:
         policy_rows.check_in_force(session, wanted.llm_id, wanted.alias)
         config = ServeConfig.model_validate(wanted.config)
         artifact_name, gguf_file = version.artifact_name, None
-        if config.engine == "llama_cpp":
+        if config.quantization is not None:
             file = session.scalar(
                 select(Quantization).where(
                     Quantization.version_id == version.id, Quantization.type == config.quantization
                 )
             )
             if file is None:
+                section = "quantize" if config.engine == "llama_cpp" else "compress"
                 raise Unsigned(
-                    f"{wanted.llm} {wanted.number} has no {config.quantization} file: add it to `quantize`"
+                    f"{wanted.llm} {wanted.number} has nothing of type {config.quantization}: add it to `{section}`"
                 )
-            artifact_name, gguf_file = file.artifact_name, file.file
+            artifact_name = file.artifact_name
+            gguf_file = file.file if config.engine == "llama_cpp" else None
         attestation = attestation_of(session, artifact_name)
         if attestation is None:
             raise Unsigned(f"{artifact_name} carries no signature: promote it again")

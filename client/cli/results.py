@@ -162,6 +162,7 @@ SUMMARIES: dict[str, Callable[[JsonObject], str]] = {
     "evaluate_target": _target,
     "judge": _judge,
     "quantize": _quantize,
+    "compress": _quantize,
     "promote": _promotion,
 }
 """Kind of job -> what is told of its result; for other kinds the plain values."""

@@ -41,10 +41,10 @@ def recipe_dataset(opened: Session, recipe: Recipe) -> StepSpec:
             f"data set {row.name} is there to be measured with: name one that was added for training",
             param="dataset.name",
         )
-    if not row.test_rows and (recipe.evaluate or recipe.quantize):
+    if not row.test_rows and (recipe.evaluate or recipe.quantize or recipe.compress):
         raise Invalid(
             f"data set {row.name} version {row.number} holds no rows out: add it with --test or --split, or leave "
-            "evaluate and quantize out",
+            "evaluate, quantize and compress out",
             param="dataset.name",
         )
     return _step({"registered": datasets.result_of(row)})

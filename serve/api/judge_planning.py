@@ -14,7 +14,8 @@ from raymill.evaluate.target_config import remote_of
 from raymill.policies.errors import Invalid, NotFound
 from raymill.registry import comparison, samples
 from raymill.registry.artifacts import sha256_file
-from raymill.registry.comparison import BASE, RemoteTarget, Target
+from raymill.registry.catalog import BASE
+from raymill.registry.comparison import RemoteTarget, Target
 from raymill.registry.jobs import StepSpec
 from raymill.registry.tables import JsonObject
 from raymill.serve.api.target_planning import Plan, name_of

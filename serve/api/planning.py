@@ -4,7 +4,8 @@ What a step's result depends on stands in its configuration or comes from its pa
 its address is made of: files by their sha256, a base directory by names, sizes and times of its files.
 
       dataset ─┬──────────────> train ──┬─> evaluate ───────────┐
-      base ────┴─> evaluate-base        └─> quantize ─> evaluate-quantized ─> promote ─> serve
+      base ────┴─> evaluate-base        ├─> quantize ─> evaluate-quantized ─> promote ─> serve
+                                        └─> compress ───────────────────────┘
 
 A search stands where training would: its step is called `train` too, and what follows goes on from its best trial.
 """
@@ -20,6 +21,7 @@ from sqlalchemy.orm import Session
 from raymill.client.recipe import Recipe
 from raymill.cluster.kinds import kind_of
 from raymill.evaluate.benchmark_config import BenchmarkTask
+from raymill.evaluate.compress_config import CompressConfig
 from raymill.evaluate.config import EvaluateConfig, LmEvalTask, Task, file_of, runs_on_files
 from raymill.evaluate.quantize_config import QuantizeConfig
 from raymill.registry import accelerators
@@ -56,6 +58,9 @@ def plan(recipe: Recipe, opened: Session) -> list[StepSpec]:
             steps.append(
                 evaluate_step("evaluate-quantized", of_files, "quantize", ("dataset", "train", "quantize"))
             )
+    if recipe.compress is not None:
+        exact = _with_text_digests(recipe.compress).model_dump(mode="json")
+        steps.append(_step("compress", "compress", exact, ("dataset", "train")))
     if recipe.promote is not None:
         config = recipe.promote.model_dump(mode="json", exclude_defaults=True) | {"to": recipe.promote.to}
         config.setdefault("require", {})
@@ -119,13 +124,13 @@ def with_digest(task: Task) -> Task:
     return task.model_copy(update={"sha256": sha256_file(Path(named[1]))})
 
 
-def _with_text_digests(config: QuantizeConfig) -> QuantizeConfig:
+def _with_text_digests(config: QuantizeConfig | CompressConfig) -> QuantizeConfig | CompressConfig:
     """With the sha256 of the files that texts come from. Raises OSError: such a file cannot be read."""
     return config.model_copy(
         update={
             key: section.model_copy(update={"sha256": sha256_file(Path(section.file))})
-            for key in ("importance", "verify")
-            if (section := getattr(config, key)) is not None and section.file and section.sha256 is None
+            for key in ("importance", "calibration", "verify")
+            if (section := getattr(config, key, None)) is not None and section.file and section.sha256 is None
         }
     )
 

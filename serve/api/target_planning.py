@@ -15,12 +15,13 @@ from sqlalchemy.orm import Session
 
 from raymill.client.recipe import check_task_files
 from raymill.cluster.kinds import kind_of
+from raymill.evaluate.compress_config import COMPRESSED_TYPES
 from raymill.evaluate.config import EvaluateConfig, is_heldout, label_of, runs_on_files
 from raymill.evaluate.target_config import TargetEvaluation, remote_of
 from raymill.policies.errors import Invalid
 from raymill.registry import datasets
-from raymill.registry.catalog import find_version
-from raymill.registry.comparison import BASE, find_version_target
+from raymill.registry.catalog import BASE, find_version
+from raymill.registry.comparison import find_version_target
 from raymill.registry.jobs import StepSpec
 from raymill.registry.provider_settings import checked_base_url
 from raymill.registry.tables import Dataset, JsonObject, LlmVersion, Quantization
@@ -73,7 +74,7 @@ def _version(opened: Session, asked: TargetEvaluation) -> tuple[JsonObject | Non
     target = find_version_target(opened, asked.target)
     row = find_version(opened, target.llm, target.number)
     file = ""
-    if target.variant not in {"", BASE}:
+    if target.variant not in {"", BASE, *COMPRESSED_TYPES}:
         file = _file(opened, row, target.variant)
         for task in asked.tasks:
             if not runs_on_files(task):

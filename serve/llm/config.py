@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from raymill.evaluate.compress_config import COMPRESSED_TYPES, CompressedType
 from raymill.evaluate.quantize_config import GgufType
 from raymill.registry.placement_config import Resources
 
@@ -74,8 +75,9 @@ class ServeConfig(BaseModel):
     """What vLLM computes in; auto follows the weights, but computes bf16 weights in float32 on a CPU without
     instructions for bf16. llama_cpp ignores it: its file says."""
 
-    quantization: GgufType | None = None
-    """Which GGUF file llama_cpp serves, such as Q8_0. Required for llama_cpp, refused for vllm."""
+    quantization: GgufType | CompressedType | None = None
+    """What was made of the weights: a GGUF file for llama_cpp, such as Q8_0, which needs one; FP8, AWQ or GPTQ for vllm,
+    on a GPU. None: vllm serves the weights themselves."""
 
     gpus: int = Field(default=0, ge=0)
     """GPUs of each replica, all of one machine; the model is split across them. 0 runs on the CPU."""
@@ -173,9 +175,10 @@ class ServeConfig(BaseModel):
 
     @model_validator(mode="after")
     def _engine_and_file_agree(self) -> ServeConfig:
-        if self.engine == "llama_cpp" and self.quantization is None:
+        compressed = self.quantization in COMPRESSED_TYPES
+        if self.engine == "llama_cpp" and (self.quantization is None or compressed):
             raise ValueError("engine llama_cpp serves a GGUF file: say which, such as quantization: Q8_0")
-        if self.engine == "vllm" and self.quantization is not None:
+        if self.engine == "vllm" and self.quantization is not None and not compressed:
             raise ValueError(
                 f"quantization {self.quantization} is a GGUF file, which vllm does not serve here: "
                 "use engine llama_cpp or leave quantization out"

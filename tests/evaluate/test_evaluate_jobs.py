@@ -12,6 +12,8 @@ import pytest
 from tests.lines import write_lines
 
 from raymill.cluster.context import JsonObject, LocalContext
+from raymill.evaluate.compress import FOLDER
+from raymill.evaluate.compress_job import run_compress
 from raymill.evaluate.exact_match import record_of
 from raymill.evaluate.hf_model import HfModel
 from raymill.evaluate.jobs import run_evaluate
@@ -155,3 +157,18 @@ def test_a_model_without_a_chat_template_is_refused(store: Path) -> None:
     )
     with pytest.raises(Invalid, match=r"has no chat template: add chat_template\.jinja"):
         run_evaluate(context)
+
+
+@pytest.mark.slow  # llm-compressor's imports, half a minute
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="llm-compressor is not installed: run `make setup`")
+def test_compressed_weights_are_artifacts_of_their_own(store: Path) -> None:
+    config = {"types": ["FP8"], "verify": {"tokens": 300, "bounds": {"FP8": {"kl_mean": 0.5, "kl_p99": 5}}}}
+    context = context_for(store, "compress", config)
+    outcome = run_compress(context)
+    (made,) = outcome.result["files"]
+    (published,) = outcome.artifacts
+    assert (made["type"], made["artifact"], made["sha256"]) == ("FP8", published.name, published.digest)
+    assert published.name.startswith("fp8/tiny/")
+    assert made["verification"]["tokens"] == 300
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.path for file in published.files}
+    assert run_compress(context).artifacts[0].digest == published.digest  # after a kill, at the very end
