@@ -74,7 +74,7 @@ def exposition(families: Iterable[Metric]) -> str:
     """The text of a scrape."""
     registry = CollectorRegistry()
     registry.register(_Collected(list(families)))
-    return bytes(generate_latest(registry)).decode()
+    return generate_latest(registry).decode()
 
 
 class _Collected:

@@ -68,7 +68,11 @@ def _sections(answer: Status, url: str) -> Iterator[str]:
     served = [
         (d.llm, d.alias, d.version, d.state, _replicas(d.config), d.message) for d in answer.deployments
     ]
-    yield table(["MODEL", "ALIAS", "VERSION", "STATE", "REPLICAS", "MESSAGE"], served) if served else "Nothing is served."
+    yield (
+        table(["MODEL", "ALIAS", "VERSION", "STATE", "REPLICAS", "MESSAGE"], served)
+        if served
+        else "Nothing is served."
+    )
     if answer.canaries:
         rows = [
             (c.llm, c.alias, c.version, c.state, f"{c.share:.0%}", duration(c.age_s)) for c in answer.canaries

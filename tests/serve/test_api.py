@@ -8,7 +8,7 @@ from sqlalchemy import text
 from tests.registry.making import World, claim_one, job_of, make_pipeline, step, succeed
 from tests.serve.api_lab import API, NOBODY, admin, count, error_of, stranger
 
-from raymill.client import types
+from raymill.client import status_types, types
 from raymill.registry.tables import Account
 
 __all__ = ["admin", "stranger"]  # fixtures
@@ -114,7 +114,7 @@ def test_lists_can_be_narrowed(admin: TestClient, world: World) -> None:
 def test_the_status_counts_jobs(admin: TestClient, world: World) -> None:
     pipeline = make_pipeline(world.database, step("a"), step("b", "a"))
     claim_one(world.database)
-    found = types.Status.model_validate(admin.get(f"{API}/status").json())
+    found = status_types.Status.model_validate(admin.get(f"{API}/status").json())
     assert found.jobs == {"queued": 1, "running": 1}
     assert found.database.startswith("18")
     assert job_of(world.database, pipeline, "b").attempt == 0

@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from tests.registry.making import ADA, World, claim_one, make_pipeline, step, succeed
-from tests.serve.api_lab import error_of
+from tests.serve.control_lab import error_of
 
 from raymill.registry import identity, jobs, passwords
 from raymill.registry.jobs import ErrorClass
