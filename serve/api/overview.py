@@ -33,7 +33,7 @@ from raymill.registry.usage_filters import Filters
 from raymill.serve.api import runs, wire
 from raymill.serve.api.context import Caller
 from raymill.serve.api.scope import only_own
-from raymill.serve.gateway.scrape import living
+from raymill.serve.operating.scrape import living
 
 SHOWN = 10
 """Of each kind."""
