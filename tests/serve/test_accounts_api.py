@@ -12,7 +12,7 @@ from tests.registry.making import World
 from tests.serve.api_lab import API, admin, error_of, stranger
 
 from raymill.client import types
-from raymill.cluster.settings import Settings
+from raymill.cluster.settings import FRONT_HEADER, Settings
 from raymill.registry.audit_chain import verify_lines
 from raymill.registry.audit_roots import verify_root
 from raymill.serve.registry_source import RegistrySource
@@ -91,6 +91,7 @@ def test_the_log_is_exported_with_a_signed_root_that_outlives_a_rotation(
     admin: TestClient, world: World
 ) -> None:
     told = {"x-request-id": "r-8", "x-forwarded-for": "10.0.0.1, 192.0.2.7"}
+    told[FRONT_HEADER] = Settings(home=world.home).front_key
     old = types.SigningKey.model_validate(admin.get(f"{API}/signing/keys").json()["data"][0])
     envelope = types.AuditRoot.model_validate(admin.post(f"{API}/audit/roots").json()).envelope
     new = admin.post(f"{API}/signing/rotate", json={"algorithm": "ecdsa-p256"}, headers=told).json()

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -21,6 +22,7 @@ from raymill.client.cli.main import run
 from raymill.client.sdk import AsyncRaymill, Raymill
 from raymill.client.session_auth import stored
 from raymill.client.session_file import FILE, SessionFile, StoredSession
+from raymill.cluster.settings import FRONT_HEADER
 from raymill.registry import identity, passwords
 from raymill.registry.secrets import SecretBox
 from raymill.registry.tables import AuditEvent, Role
@@ -41,7 +43,9 @@ def stranger(app: FastAPI, world: World) -> Iterator[TestClient]:
 
 
 def log_in(client: TestClient, account: str = "bob", password: str = PASSWORD, address: str = "") -> Response:
-    headers = {"x-forwarded-for": address} if address else {}
+    app: Any = client.app
+    front = {FRONT_HEADER: app.state.parts.settings.front_key}
+    headers = {"x-forwarded-for": address, **front} if address else {}
     return client.post(f"{API}/sessions", json={"account": account, "password": password}, headers=headers)
 
 

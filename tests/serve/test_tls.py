@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -31,7 +31,7 @@ from raymill.client.sdk import AsyncRaymill, Raymill
 from raymill.cluster import tls
 from raymill.cluster.front import Front
 from raymill.cluster.ray_head import free_ports
-from raymill.cluster.settings import Settings
+from raymill.cluster.settings import FRONT_HEADER, Settings
 from raymill.cluster.tls_checks import check_tls
 from raymill.policies.errors import Invalid, Unavailable
 from raymill.registry.database import Database
@@ -50,7 +50,7 @@ class Behind(NamedTuple):
 
 
 @pytest.fixture
-def behind(app: FastAPI, tmp_path: Path) -> Iterator[Behind]:
+def behind(app: FastAPI, world: World, tmp_path: Path) -> Iterator[Behind]:
     folder = Path(tempfile.mkdtemp())
     (port,) = free_ports(1)
     with listening(app) as url:
@@ -61,6 +61,7 @@ def behind(app: FastAPI, tmp_path: Path) -> Iterator[Behind]:
             host="127.0.0.1",
             port=port,
             service=url.removeprefix("http://"),
+            front_key=Settings(home=world.home).front_key,
             folder=folder / "tls",
             log_file=tmp_path / "tls.log",
         )
@@ -132,14 +133,21 @@ def test_what_a_client_says_of_its_address_is_not_believed_and_tls_is_told(
 ) -> None:
     context = ssl.create_default_context(cafile=behind.made.authority)
     forged = {"authorization": f"Bearer {key}", "x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "http"}
-    answer = httpx.post(
-        f"{behind.url}/api/v1/jobs", json={"kind": "greet"}, headers=forged, verify=context, trust_env=False
-    )
+    # From another address than the listener's own, which the service sees on its connection.
+    elsewhere = httpx.HTTPTransport(local_address="127.0.0.9", verify=context, trust_env=False)
+    with httpx.Client(transport=elsewhere, base_url=behind.url, headers=forged) as client:
+        answer = client.post("/api/v1/jobs", json={"kind": "greet"})
     assert answer.is_success
     assert answer.headers["strict-transport-security"]
+    for secret in ("", "guessed"):  # on the plain port nobody is believed
+        headers = {**forged, FRONT_HEADER: secret}
+        url = f"{behind.plain_url}/api/v1/jobs"
+        assert httpx.post(url, json={"kind": "greet"}, headers=headers, trust_env=False).is_success
     with world.database.engine.connect() as connection:
-        rows = connection.exec_driver_sql("SELECT DISTINCT address FROM audit_event WHERE actor = 'operator'")
-        assert [str(row[0]) for row in rows] == ["127.0.0.1"]
+        rows = connection.exec_driver_sql(
+            "SELECT address FROM audit_event WHERE action = 'job.submit' ORDER BY seq"
+        )
+        assert [str(row[0]) for row in rows] == ["127.0.0.9", "127.0.0.1", "127.0.0.1"]
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
@@ -259,3 +267,11 @@ def test_the_command_makes_what_the_service_and_its_clients_need(tmp_path: Path)
         each.verify_directly_issued_by(tls.read_certificates(files["ca.pem"])[0])
     with pytest.raises(ValueError, match="belong together"):
         Settings(home=tmp_path, tls_cert=files["server.pem"])
+    pair: dict[str, Any] = {"home": tmp_path, "tls_cert": files["server.pem"], "tls_key": files["server.key"]}
+    for host in ("0.0.0.0", "::", "mill.example"):
+        with pytest.raises(ValueError, match="with TLS the plain port stays on loopback"):
+            Settings(host=host, **pair)
+    hosts = [Settings(host=host, **pair).http_host for host in ("127.0.0.1", "::1", "localhost")]
+    assert hosts == ["127.0.0.1", "::1", "localhost"]
+    assert Settings(address="head:6379", **pair).http_host == "127.0.0.1"
+    assert Settings(address="head:6379", home=tmp_path).http_host == "0.0.0.0"
