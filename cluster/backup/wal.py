@@ -16,6 +16,7 @@ from typing import LiteralString, NamedTuple
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Conninfo
 
 from raymill.policies.errors import Denied, Invalid, RaymillError, Unavailable
 from raymill.registry.postgres_host import MAJOR, telling_line
@@ -134,9 +135,15 @@ def _one(
 
 
 def without_password(dsn: str) -> tuple[str, dict[str, str]]:
-    """An address that others may read, and the environment that holds the rest."""
+    """An address that others may read, and the environment that holds the password.
+
+    Other secrets, such as a client key's (`sslpassword`), are left out: libpq has no variable for them, and the programs
+    here speak no TLS, so they have no use for them.
+    """
     parts = {key: str(value) for key, value in conninfo_to_dict(dsn).items() if value is not None}
-    password = parts.pop("password", None)
+    password = parts.get("password")
+    secret = {option.keyword.decode() for option in Conninfo.get_defaults() if option.dispchar == b"*"}
+    parts = {key: value for key, value in parts.items() if key not in secret}
     return make_conninfo("", **parts), {
         **os.environ,
         "LC_ALL": "C",

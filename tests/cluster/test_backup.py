@@ -284,6 +284,8 @@ def test_a_backup_that_will_not_fit_or_may_not_be_taken_is_refused_with_a_cure(
         'FATAL:  no pg_hba.conf entry for replication connection from host "10.0.0.7", user "app"', "app"
     )
     assert isinstance(told, Denied)
+    address, environment = wal.without_password("postgresql://app:one@db/raymill?sslpassword=two")
+    assert (address, environment["PGPASSWORD"]) == ("user=app dbname=raymill host=db", "one")
     assert "add `host replication app ADDRESS scram-sha-256` to the server's pg_hba.conf" in str(told)
     older = dataclasses.replace(
         home.first, manifest=dataclasses.replace(home.first.manifest, postgres_major=16)
