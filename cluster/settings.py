@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -272,6 +273,11 @@ class Settings(BaseSettings):
         from raymill.registry.audit_export import Roots
 
         return Roots(self.audit_dir or self.home / "audit", self.signing_dir)
+
+    @property
+    def home_id(self) -> str:
+        """Of this home alone: one that was restored has another."""
+        return secret_file(self.home / "home.id", uuid.uuid4().hex)
 
     @property
     def backups_dir(self) -> Path:

@@ -123,6 +123,7 @@ def _create(settings: Settings, folder: Path) -> Backup:
             lsn=seen.moment.lsn,
             system=seen.server.system,
             timeline=seen.server.timeline,
+            home=settings.home_id,
             database=str(database.url.database),
             role=str(database.url.username),
             external=settings.embedded_postgres is None,

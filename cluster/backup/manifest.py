@@ -77,6 +77,9 @@ class Manifest:
     """PostgreSQL's own identifier of the data."""
 
     timeline: int
+    home: str = ""
+    """Of the service (`Settings.home_id`): two that were restored from one backup have the same system and timeline."""
+
     database: str
     role: str
     external: bool

@@ -38,14 +38,13 @@ def take_next(settings: Settings) -> tuple[Backup, Proof, list[str]]:
 
 
 def prune(folder: Path, keep: int) -> list[str]:
-    """Delete the backups that are older than the newest `keep` proven ones. Returns their names."""
+    """Delete the backups that are older than the newest `keep` proven ones, and the WAL that none needs. Returns their names."""
     with alone(folder):
         there = manifest.kept(folder)
         proven = [backup.path.name for backup in there if backup.proof is not None]
-        if len(proven) <= keep:
-            return []
-        going = [backup for backup in there if backup.path.name < proven[-keep]]
+        oldest = proven[-keep] if len(proven) > keep else ""
+        going = [backup for backup in there if backup.path.name < oldest]
         for backup in going:
             manifest.delete(backup)
-        stream.forget_before(next(each for each in there if each not in going))
+        stream.forget(folder, [backup for backup in there if backup not in going])
         return [backup.path.name for backup in going]

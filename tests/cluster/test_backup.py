@@ -177,6 +177,7 @@ def test_a_second_backup_copies_no_artifact_again_and_a_restored_home_that_was_c
     restore(backup, target, passphrase=PASSPHRASE)
 
     restored = Settings(home=target)
+    assert restored.home_id != settings.home_id
     assert restored.secret_box.current_id() == settings.secret_box.current_id()
     assert (target / "keys" / "signing" / "signing.key").stat().st_mode & 0o777 == 0o600
     with pytest.raises(Conflict, match="is not empty: name a folder"):
@@ -252,6 +253,24 @@ def test_the_received_wal_brings_a_backup_to_the_last_commit(home: Home, folder:
         throw_away(server)
 
 
+def test_the_wal_of_a_service_that_was_restored_from_the_same_backup_is_not_mixed_in(
+    home: Home, folder: Path
+) -> None:
+    dsn = SecretStr(home.settings.postgres_dsn)
+    twin = Settings.model_validate(
+        {"home": folder / "twin", "backup_dir": home.settings.backup_dir, "database_url": dsn}
+    )
+    (owner,) = home.settings.backups_dir.glob("wal/*/owner")
+    there = sorted(path.name for path in owner.parent.iterdir())
+    with pytest.raises(Conflict, match=rf"of another service, at {home.settings.home}, .* of its own"):
+        stream.receive(twin)
+    assert sorted(path.name for path in owner.parent.iterdir()) == there
+    assert stream.segments_after(home.first)
+    other = dataclasses.replace(home.first.manifest, home=twin.home_id)
+    with pytest.raises(Conflict, match="restore that to its own moment"):
+        stream.segments_after(dataclasses.replace(home.first, manifest=other))
+
+
 def test_a_backup_that_was_killed_does_not_count_and_is_cleared_away_by_the_next(home: Home) -> None:
     settings = home.settings
     before = names(settings)
@@ -304,7 +323,29 @@ def test_old_backups_go_once_enough_newer_ones_were_proven(home: Home, tmp_path:
             (made / manifest.PROOF).write_text('{"at": "2020-01-01T00:00:00+00:00"}')
     assert schedule.is_due(tmp_path, 3600)
     assert not schedule.is_due(tmp_path, 1e9)
+    written = home.first.manifest
+    first = min(path.name for path in (home.first.path / "wal").glob("0*"))
+    for backup in manifest.kept(tmp_path):
+        (backup.path / "wal").mkdir()
+        (backup.path / "wal" / first).touch()
+    day_ago = time.time() - 86_400
+    for timeline, names_there in (
+        (written.timeline, ["0" * 24, first]),
+        (8, [f"{8:08X}{0:016X}"]),  # a former one: no backup is of it any more
+        (9, [f"{9:08X}{0:016X}", f"{9:08X}{1:016X}.partial"]),  # one that a service receives
+    ):
+        received = tmp_path / "wal" / f"{written.system}-{timeline}"
+        received.mkdir(parents=True)
+        for name in names_there:
+            (received / name).touch()
+            if timeline == 8:
+                os.utime(received / name, (day_ago, day_ago))
     assert schedule.prune(tmp_path, 3) == []
+    assert sorted(str(path.relative_to(tmp_path / "wal")) for path in tmp_path.glob("wal/*/*")) == [
+        f"{written.system}-{written.timeline}/{first}",
+        f"{written.system}-9/{9:08X}{1:016X}.partial",
+    ]
+    assert not (tmp_path / "wal" / f"{written.system}-8").exists()
     assert schedule.prune(tmp_path, 2) == ["20200101T000000Z"]
     assert schedule.prune(tmp_path, 1) == ["20200102T000000Z", "20200103T000000Z"]
     assert names(home.settings.model_copy(update={"backup_dir": tmp_path})) == [
