@@ -67,6 +67,8 @@ class DriftRun(Wire):
     reasons: list[str]
     version: int | None
     """Of the target, when it was asked."""
+    promotion_id: uuid.UUID | None = None
+    """Of the canary that was asked beside it; null: the target itself was."""
     canary: JsonObject | None
     """measure, prompts, mean, interval; compared: with the baseline, as versions are compared."""
     traffic: JsonObject | None

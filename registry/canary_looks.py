@@ -23,7 +23,7 @@ from raymill.policies import canary as rule
 from raymill.policies.canary import LATENCY_QUANTILE, Bounds, Side
 from raymill.policies.drift import RANK
 from raymill.policies.errors import Conflict
-from raymill.registry import aliases, audit, canaries, deployments, promotion, requests, triggers
+from raymill.registry import aliases, audit, canaries, deployments, drift, promotion, requests, triggers
 from raymill.registry.audit import SYSTEM, Actor
 from raymill.registry.canary_config import CanaryConfig
 from raymill.registry.database import Database, clock
@@ -230,9 +230,12 @@ def report(
     if state is DeploymentState.FAILED:
         _go_back(session, row, f"version {row.version.number} cannot be served: {message}", SYSTEM)
         return
+    waited = row.step_at is None
     canaries.report(
         session, row, CanaryState.RUNNING if state is DeploymentState.READY else CanaryState.STARTING
     )
+    if waited and row.step_at is not None:
+        drift.look_at_canary(session, row.llm.name, row.alias)
     _tell(session, row)
 
 

@@ -3,6 +3,9 @@
 A look is a job (`serve/drift.py`). Its result becomes a row here in the transaction that ends the job, and when it is
 worse than the look before, in the same transaction an event that triggers wait for (`drift/NAME`), an audit row, and what
 the watch says should follow: the alias is frozen, or a job is written that rolls it back.
+
+Where the target is an alias that a version tries itself at, each look is two jobs, so that the load of the questions is the
+same on both sides. Of the canary nothing follows here: `canary_looks.py` takes it back.
 """
 
 from __future__ import annotations
@@ -24,7 +27,16 @@ from raymill.registry.database import clock
 from raymill.registry.drift_config import DriftConfig
 from raymill.registry.jobs import JobSpec, enqueue, raw
 from raymill.registry.named import NAME
-from raymill.registry.tables import DriftRun, DriftWatch, Job, JsonObject, new_id
+from raymill.registry.tables import (
+    Canary,
+    CanaryState,
+    DriftRun,
+    DriftWatch,
+    Job,
+    JsonObject,
+    Llm,
+    new_id,
+)
 
 KIND = "drift"
 ROLLBACK = "drift_rollback"
@@ -91,17 +103,44 @@ def remove(session: Session, name: str, actor: Actor) -> DriftWatch:
 
 
 def look(session: Session, row: DriftWatch, *, baseline: bool = False) -> uuid.UUID:
-    """Write the job of a look; the id of the one of its kind that has not ended yet where there is one.
+    """Write the job of a look, and that of one at the target's canary; the id of the first, or of the one of its kind that
+    has not ended yet where there is one.
 
     Args:
         baseline: later canary scores are held against those of this look.
     """
-    config = {"watch_id": str(row.id), "baseline": baseline}
+    config: JsonObject = {"watch_id": str(row.id), "baseline": baseline}
     key = f"drift/{row.id}/baseline" if baseline else f"drift/{row.id}"
-    spec = JobSpec(kind=KIND, name=row.name, config=config, unique_key=key)
-    (row.last_job_id,) = enqueue(raw(session), [spec])
+    specs = [JobSpec(kind=KIND, name=row.name, config=config, unique_key=key)]
+    trial = None if baseline else _trial_of(session, row)
+    if trial is not None:
+        of_canary = {**config, "promotion_id": str(trial.promotion_id)}
+        key = f"drift/{row.id}/{trial.promotion_id}"
+        specs.append(JobSpec(kind=KIND, name=row.name, config=of_canary, unique_key=key))
+    row.last_job_id = enqueue(raw(session), specs)[0]
     session.flush()
     return row.last_job_id
+
+
+def look_at_canary(session: Session, llm: str, alias: str) -> int:
+    """Have the watches of an alias look at it, and at its canary, which is ready. Returns how many there are."""
+    rows = select(DriftWatch).where(
+        DriftWatch.enabled, DriftWatch.config["target"].astext == f"{llm}@{alias}"
+    )
+    watching = [row for row in session.scalars(rows.order_by(DriftWatch.id)) if _trial_of(session, row)]
+    for row in watching:
+        look(session, row)
+    return len(watching)
+
+
+def _trial_of(session: Session, row: DriftWatch) -> Canary | None:
+    """The canary that takes its share at the target, where there are scores that its own can be held against."""
+    config = config_of(row)
+    if config.canary is None or config.target is None or baseline_of(session, row.id) is None:
+        return None
+    llm, _, alias = config.target.partition("@")
+    rows = select(Canary).join(Llm, Llm.id == Canary.llm_id).where(Llm.name == llm, Canary.alias == alias)
+    return session.scalar(rows.where(Canary.state == CanaryState.RUNNING))
 
 
 def due(session: Session) -> int:
@@ -137,12 +176,15 @@ def baseline_of(session: Session, watch_id: uuid.UUID) -> DriftRun | None:
 
 
 def last_run(session: Session, watch_id: uuid.UUID) -> DriftRun | None:
-    rows = select(DriftRun).where(DriftRun.watch_id == watch_id)
+    """The newest look at the target itself."""
+    rows = select(DriftRun).where(DriftRun.watch_id == watch_id, DriftRun.promotion_id.is_(None))
     return session.scalar(rows.order_by(DriftRun.id.desc()).limit(1))
 
 
 def register(session: Session, job: Job, result: JsonObject) -> None:
     """Effects of a look: its row and, where it is worse than the look before, the event and what follows."""
+    if "skipped" in result:  # the canary had ended
+        return
     scores = result.pop("scores")
     watch = session.get(DriftWatch, uuid.UUID(job.config["watch_id"]), with_for_update=True)
     if watch is None:  # it was deleted meanwhile
@@ -150,7 +192,8 @@ def register(session: Session, job: Job, result: JsonObject) -> None:
     severity: Severity = result["severity"]
     before = last_run(session, watch.id)
     usual = cast(Severity, before.severity) if before is not None else "none"
-    news = RANK[severity] > RANK[usual]
+    of_canary = job.config.get("promotion_id")
+    news = of_canary is None and RANK[severity] > RANK[usual]
     config = config_of(watch)
     follows: dict[Severity, str] = {"none": "", "minor": config.on_minor, "major": config.on_major}
     row = DriftRun(
@@ -166,10 +209,11 @@ def register(session: Session, job: Job, result: JsonObject) -> None:
         traffic=result["traffic"],
         baseline=result["baseline"],
         scores=scores,
+        promotion_id=uuid.UUID(of_canary) if of_canary is not None else None,
     )
     session.add(row)
     session.flush()
-    if severity != usual:
+    if of_canary is None and severity != usual:
         audit.record(
             session,
             SYSTEM,

@@ -26,6 +26,7 @@ from raymill.registry import canaries, datasets, drift
 from raymill.registry.artifacts import address_of
 from raymill.registry.comparison import find_version_target
 from raymill.registry.drift_config import Canary, DriftConfig, Traffic
+from raymill.registry.tables import Canary as CanaryRow
 from raymill.registry.tables import CanaryState, Deployment, DriftWatch, LlmVersion
 from raymill.registry.traffic import kept_requests
 from raymill.serve.canary import Ask, Scores, ask_all, ask_engine, judge
@@ -64,9 +65,16 @@ def run_drift(context: JobContext) -> Outcome:
 
 def look(context: JobContext, ask: Ask) -> Outcome:
     """As `run_drift`, with whatever answers."""
-    watch_id = uuid.UUID(context.config["watch_id"])
-    watch = context.database.patiently(lambda session: _read(session, watch_id))
+    watch_id, trial = uuid.UUID(context.config["watch_id"]), context.config.get("promotion_id")
+    watch = context.database.patiently(lambda session: _read(session, watch_id, trial))
+    if watch is None:
+        digest = address_of("drift", context.config, {})
+        return Outcome(
+            result={"digest": digest, "skipped": f"the canary of promotion {trial} takes no share"}
+        )
     canary, traffic = watch.config.canary, watch.config.traffic
+    if trial is not None:
+        traffic = None  # what a route is asked is no version's doing
     baseline = None if context.config["baseline"] else watch.baseline
     scores: Scores | None = None
     told: dict[str, Found] = {}
@@ -87,7 +95,7 @@ def look(context: JobContext, ask: Ask) -> Outcome:
             "version": watch.served[1] if watch.served is not None else None,
             "canary": told["canary"][0] if canary is not None else None,
             "traffic": told["traffic"][0] if traffic is not None else None,
-            "baseline": scores is not None and baseline is None,
+            "baseline": scores is not None and baseline is None and trial is None,
             "scores": list(scores.items()) if scores is not None else None,
         }
     )
@@ -153,7 +161,8 @@ def _rows(context: JobContext, canary: Canary, artifact: str | None) -> list[Row
     return read_rows(path, canary.limit)
 
 
-def _read(session: Session, watch_id: uuid.UUID) -> Watch:
+def _read(session: Session, watch_id: uuid.UUID, trial: str | None) -> Watch | None:
+    """None: it is to look at a canary, the one of promotion `trial`, that takes no share any more."""
     row = session.get(DriftWatch, watch_id)
     if row is None:
         raise NotFound(f"watch {watch_id} was deleted: there is nothing to look at")
@@ -162,11 +171,19 @@ def _read(session: Session, watch_id: uuid.UUID) -> Watch:
     if config.canary is not None and config.canary.dataset is not None:
         name, _, number = config.canary.dataset.partition("@")
         artifact = datasets.find(session, name, int(number)).artifact_name
+    served = None
+    if trial is not None:
+        tried = session.get(CanaryRow, uuid.UUID(trial))
+        if tried is None or tried.state is not CanaryState.RUNNING:
+            return None
+        served = tried.llm.name, tried.version.number
+    elif config.target is not None and config.canary:
+        served = _served(session, config.target)
     baseline = drift.baseline_of(session, row.id)
     return Watch(
         config=config,
         artifact=artifact,
-        served=_served(session, config.target) if config.target is not None and config.canary else None,
+        served=served,
         baseline=dict(baseline.scores or []) if baseline is not None else None,
     )
 

@@ -52,4 +52,7 @@ class DriftRun(Base):
     traffic: Mapped[JsonObject | None]
     baseline: Mapped[bool]  # later canary scores are held against these
     scores: Mapped[list[Any] | None] = mapped_column(JSONB)  # [hash of the row, score] of each canary
+    promotion_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("promotion.id")
+    )  # whose canary was looked at
     at: Mapped[CreatedAt]

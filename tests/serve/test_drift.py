@@ -14,14 +14,28 @@ from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from sqlalchemy import select, update
 from tests.lines import write_lines
-from tests.registry.making import World, claim
+from tests.registry.making import ADA, World, claim
 from tests.registry.using import make_account, usage
 from tests.serve.dataset_lab import API, connected, error_of
 
 from raymill.cluster.attempt import open_attempt
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Conflict
-from raymill.registry.tables import Alias, AuditEvent, Deployment, DriftWatch, Job, Role, Trace, TriggerEvent
+from raymill.registry import canary_looks, promotion
+from raymill.registry.canary_config import CanaryConfig
+from raymill.registry.tables import (
+    Alias,
+    AuditEvent,
+    Deployment,
+    DeploymentState,
+    DriftWatch,
+    Job,
+    Promotion,
+    PromotionState,
+    Role,
+    Trace,
+    TriggerEvent,
+)
 from raymill.serve import drift
 from raymill.serve.canary import is_away
 from raymill.serve.llm.answer import Reply, encode
@@ -36,12 +50,15 @@ class Model:
 
     def __init__(self) -> None:
         self.right = 1.0
+        self.worse: dict[str, float] = {}
+        """Of single applications."""
         self.asked: list[dict[str, Any]] = []
 
     def __call__(self, application: str, body: dict[str, Any]) -> Reply:
         self.asked.append({"application": application, **body})
         number = int(body["messages"][-1]["content"].split()[0])
-        said = body["messages"][-1]["content"].split()[-1] if number < 60 * self.right else "no idea"
+        right = self.worse.get(application, self.right)
+        said = body["messages"][-1]["content"].split()[-1] if number < 60 * right else "no idea"
         return encode({"choices": [{"message": {"role": "assistant", "content": said}}]})
 
 
@@ -198,6 +215,43 @@ def test_drift_rolls_the_alias_back_through_policy_and_signature(
         assert job.result is not None
         assert job.result["reason"].startswith("major drift by watch: canary f1 is 0.000 and was 1.000")
         assert job.result["promotion_id"]
+
+
+def test_a_canary_is_asked_beside_its_alias_and_taken_back_when_it_does_worse(
+    client: TestClient, served: World, model: Model, canaries: Path
+) -> None:
+    add(client, target=f"{NAME}@production", canary={"file": str(canaries)}, on_major="freeze")
+    look(client, served)
+    number = served.make_version()
+    model.worse[f"llm-{NAME}-{number}"] = 0.2
+    asked = promotion.promote(
+        served.database,
+        served.store,
+        served.keys_dir,
+        llm=NAME,
+        number=number,
+        alias="production",
+        require={},
+        actor=ADA,
+        canary=CanaryConfig(share=0.1),
+    )
+    with served.database.transaction() as session:
+        canary_looks.report(session, asked.id, DeploymentState.STARTING, "")
+        canary_looks.report(session, asked.id, DeploymentState.READY, "")
+    run_all(served)
+    tried, present, _ = client.get(f"{API}/drift/watch/runs").json()["data"]
+    if tried["version"] == 2:  # they run side by side
+        tried, present = present, tried
+    assert (present["version"], present["severity"], present["promotion_id"]) == (2, "none", None)
+    assert (tried["version"], tried["severity"], tried["promotion_id"]) == (number, "major", str(asked.id))
+    assert (tried["news"], tried["action"], tried["baseline"]) == (False, "", False)
+    assert production(served) == (2, None)  # not frozen: the alias is at the version that does well
+    canary_looks.due(served.database)
+    with served.database.transaction() as session:
+        row = session.get_one(Promotion, asked.id)
+        assert row.state is PromotionState.ABORTED
+        assert (row.note or "").startswith("major drift by watch: canary f1 is 0.200 and was 1.000")
+    assert look(client, served)["promotion_id"] is None  # the alias alone is asked now
 
 
 def keep(key: Any, at: dt.datetime, asked: str, said: str, tokens: int) -> tuple[Any, Trace]:
