@@ -1,4 +1,5 @@
-"""Promotions of one alias against a plain-Python model of them: any order of what can happen gives the same history."""
+"""Promotions of one alias, and their canaries, against a plain-Python model of them: any order of what can happen gives the
+same history."""
 
 from __future__ import annotations
 
@@ -17,17 +18,38 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sqlalchemy import select, update
-from tests.registry.making import World
+from tests.registry.making import ADA, World
+from tests.registry.using import usage
 
 from raymill.policies.errors import Conflict, Denied, NotFound
-from raymill.registry import aliases, audit, environments, promotion, requests
+from raymill.registry import (
+    aliases,
+    audit,
+    canaries,
+    canary_looks,
+    deployments,
+    environments,
+    identity,
+    promotion,
+    requests,
+)
 from raymill.registry.audit import Actor
-from raymill.registry.tables import AliasMove, LlmVersion, Promotion, Role
+from raymill.registry.canary_config import CanaryConfig
+from raymill.registry.tables import (
+    AliasMove,
+    ApiKey,
+    Canary,
+    DeploymentState,
+    LlmVersion,
+    Promotion,
+    Role,
+)
 
 LLM = "support-triage"
 WHO = st.sampled_from(["ada", "grace", "linus"])
 PICK = st.integers(0, 99)
 NUMBER = itertools.count(1)
+TRIAL = CanaryConfig(share=0.1, for_s=0, min_requests=20)
 
 
 @dataclass
@@ -38,6 +60,7 @@ class Asked:
     by: str
     needed: int
     state: str = "waiting"
+    canary: bool = False
     approved: set[str] = field(default_factory=set)
 
     @property
@@ -51,6 +74,7 @@ class PromotionMachine(RuleBasedStateMachine):
     """Each run has an alias of its own. Every rule does the same to the registry and to the model."""
 
     world: World
+    key: ApiKey
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,6 +83,10 @@ class PromotionMachine(RuleBasedStateMachine):
         self.moves: list[tuple[int | None, int]] = []
         self.frozen = False
         self.needed = 0
+        self.serving: int | None = None
+        self.trial: uuid.UUID | None = None
+        """The promotion whose canary runs."""
+        self.ready = False
         self.ask_for(1)
 
     @property
@@ -70,7 +98,31 @@ class PromotionMachine(RuleBasedStateMachine):
         return next((start for start, end in self.moves if end == self.at), None)
 
     def move(self, version: int) -> None:
+        self.end()
         self.moves.append((self.at, version))
+
+    def end(self, state: str = "aborted") -> None:
+        """Its canary, if there is one."""
+        if self.trial is not None:
+            self.asked[self.trial].state = state
+        self.trial, self.ready = None, False
+
+    def carry_out(self, row_id: uuid.UUID) -> None:
+        asked = self.asked[row_id]
+        if asked.canary and self.can_try(asked.version):
+            self.end()
+            self.trial, asked.state = row_id, "canary"
+        else:
+            asked.state = "executed"
+            self.move(asked.version)
+
+    def can_try(self, version: int) -> bool:
+        """Whether a canary has something to be compared with."""
+        return self.at is not None and self.at != version and self.serving == self.at
+
+    def is_ahead(self, version: int) -> bool:
+        """Whether something answers that the alias has moved on from: a canary waits then."""
+        return self.at is not None and self.at != version and self.serving not in {None, self.at}
 
     def pick(self, number: int) -> tuple[uuid.UUID, Asked]:
         return list(self.asked.items())[number % len(self.asked)]
@@ -89,18 +141,103 @@ class PromotionMachine(RuleBasedStateMachine):
             )
         self.needed = needed
 
-    @rule(version=st.sampled_from([1, 2, 3]), who=WHO)
-    def request(self, version: int, who: str) -> None:
+    @rule(version=st.sampled_from([1, 2, 3]), who=WHO, canary=st.booleans())
+    def request(self, version: int, who: str, canary: bool) -> None:
+        world = self.world
         try:
-            row = self.world.promote(version, to=self.alias, actor=Actor(name=who))
+            row = promotion.promote(
+                world.database,
+                world.store,
+                world.keys_dir,
+                llm=LLM,
+                number=version,
+                alias=self.alias,
+                require={},
+                actor=Actor(name=who),
+                canary=TRIAL if canary else None,
+            )
         except Conflict:
-            assert self.frozen
+            assert self.frozen or (canary and not self.can_try(version))
             return
         assert not self.frozen
-        made = self.asked[row.id] = Asked(version=version, by=who, needed=self.needed)
+        assert not canary or self.can_try(version)
+        self.asked[row.id] = Asked(version=version, by=who, needed=self.needed, canary=canary)
         if not self.needed:
-            made.state = "executed"
-            self.move(version)
+            self.carry_out(row.id)
+
+    @precondition(lambda self: self.at is not None)
+    @rule()
+    def answer(self) -> None:
+        """The version that the alias is at is served."""
+        self.world.serve(alias=self.alias)
+        with self.world.database.transaction() as session:
+            at = aliases.find_alias(session, LLM, self.alias)
+            deployments.report(session, at.llm_id, at.name, DeploymentState.READY, at.version_id, "")
+        self.serving = self.at
+
+    @precondition(lambda self: self.trial)
+    @rule(state=st.sampled_from([DeploymentState.STARTING, DeploymentState.READY, DeploymentState.FAILED]))
+    def deploy_the_canary(self, state: DeploymentState) -> None:
+        with self.world.database.transaction() as session:
+            canary_looks.report(session, self.running, DeploymentState.STARTING, "")
+            canary_looks.report(session, self.running, state, "out of memory")
+        if state is DeploymentState.FAILED:
+            self.end()
+        else:
+            self.ready = state is DeploymentState.READY
+
+    @property
+    def running(self) -> uuid.UUID:
+        assert self.trial is not None
+        return self.trial
+
+    @precondition(lambda self: self.trial and self.ready)
+    @rule(found=st.sampled_from(["as good", "worse", "too few"]))
+    def look(self, found: str) -> None:
+        """At 20 requests of each version, or of none for so long that the canary ends."""
+        tried = self.asked[self.running]
+        with self.world.database.transaction() as session:
+            changes: dict[str, dt.datetime | None] = {"looked_at": None}
+            if found == "too few":
+                changes["step_at"] = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=TRIAL.max_s)
+            session.execute(update(Canary).where(Canary.promotion_id == self.trial).values(changes))
+            for number in range(0 if found == "too few" else 40):
+                of_canary = number % 2 == 0
+                values = {
+                    "at": dt.datetime.now(dt.UTC),
+                    "provider": "raymill",
+                    "model": f"{LLM}@{tried.version if of_canary else self.at}",
+                    "canary_id": self.trial,
+                    "arm": "canary" if of_canary else "current",
+                    "latency_ms": 100.0,
+                }
+                if of_canary and found == "worse":
+                    values |= {"outcome": "error", "status": 503}
+                session.add(usage(self.key, **values))
+        canary_looks.due(self.world.database)
+        if found == "as good":
+            self.advanced()
+        else:
+            self.end()
+
+    def advanced(self) -> None:
+        version, ready = self.asked[self.running].version, self.ready
+        self.end("executed")
+        self.move(version)
+        self.serving = version if ready else self.serving
+
+    @precondition(lambda self: self.trial)
+    @rule(advance=st.booleans())
+    def decide_by_hand(self, advance: bool) -> None:
+        with self.world.database.transaction() as session:
+            if advance:
+                canary_looks.advance(session, self.running, Actor(name="ada"))
+            else:
+                canary_looks.abort(session, self.running, Actor(name="ada"))
+        if advance:
+            self.advanced()
+        else:
+            self.end()
 
     @precondition(lambda self: self.asked)
     @rule(number=PICK, who=WHO)
@@ -152,12 +289,12 @@ class PromotionMachine(RuleBasedStateMachine):
                 actor=Actor(name="ada"),
             )
         except Conflict:
-            assert asked.told not in {"approved", "executed"} or self.frozen
+            waits = asked.canary and self.is_ahead(asked.version)
+            assert asked.told not in {"approved", "executed", "canary"} or self.frozen or waits
             return
-        assert asked.told in {"approved", "executed"}
+        assert asked.told in {"approved", "executed", "canary"}
         if asked.state == "waiting":
-            asked.state = "executed"
-            self.move(asked.version)
+            self.carry_out(row_id)
 
     @rule(freeze=st.booleans())
     def hold(self, freeze: bool) -> None:
@@ -171,6 +308,8 @@ class PromotionMachine(RuleBasedStateMachine):
                 assert self.at is None
                 return
         self.frozen = freeze
+        if freeze:
+            self.end()
 
     @rule()
     def roll_back(self) -> None:
@@ -189,6 +328,10 @@ class PromotionMachine(RuleBasedStateMachine):
         except Conflict:
             assert self.frozen or self.before() is None
         else:
+            if self.trial is not None:  # that is what is taken back
+                assert row.id == self.trial
+                self.end()
+                return
             before = self.before()
             assert before is not None
             assert not self.frozen
@@ -211,7 +354,11 @@ class PromotionMachine(RuleBasedStateMachine):
             ]
             assert told == self.moves
             if self.at is not None:
-                assert aliases.find_alias(session, LLM, self.alias).version.number == self.at
+                at = aliases.find_alias(session, LLM, self.alias)
+                assert at.version.number == self.at
+                running = canaries.running_at(session, at.llm_id, self.alias)
+                assert (running.promotion_id if running else None) == self.trial
+                assert running is None or running.current.number == self.at
             for row in session.scalars(select(Promotion).where(Promotion.alias == self.alias)):
                 assert requests.state_of(row, dt.datetime.now(dt.UTC)) == self.asked[row.id].told
 
@@ -219,6 +366,9 @@ class PromotionMachine(RuleBasedStateMachine):
 def test_requests_approvals_executions_and_roll_backs_agree_with_a_model(world: World) -> None:
     for _ in range(3):
         world.make_version()
+    with world.database.transaction() as session:
+        identity.create_account(session, "user", Role.VIEWER, ADA)
+        PromotionMachine.key = identity.create_key(session, "user", "laptop", ADA)[0]
     PromotionMachine.world = world
     run_state_machine_as_test(
         PromotionMachine,
