@@ -136,7 +136,10 @@ class ActorPool:
                 actor, position = running.pop(reference)
                 try:
                     result = ray.get(reference)
-                except (RayActorError, ObjectLostError) as error:  # the answer goes with the node that it lies on
+                except (
+                    RayActorError,
+                    ObjectLostError,
+                ) as error:  # the answer goes with the node that it lies on
                     losses[position] += 1
                     if losses[position] >= MAX_LOSSES:
                         raise ActorLost(

@@ -62,7 +62,15 @@ def test_applications_of_others_are_not_ours(database: Database) -> None:
     with database.transaction() as session:
         session.add(Llm(name="triage-2"))
         session.flush()
-        names = ["api", "gateway", "llm-triage-2-11", "theirs", "llm-triage-2", "llm-theirs-1", "my-llm-triage-2-1"]
+        names = [
+            "api",
+            "gateway",
+            "llm-triage-2-11",
+            "theirs",
+            "llm-triage-2",
+            "llm-theirs-1",
+            "my-llm-triage-2-1",
+        ]
         assert ours(session, names) == {"api", "gateway", "llm-triage-2-11"}
         assert ours(session, []) == set()
 
