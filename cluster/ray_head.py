@@ -115,9 +115,11 @@ def plan_head(settings: Settings) -> RayHead:
     """Choose ports and directories for a head."""
     temp_dir = ray_temp_dir(settings)
     gcs, dashboard, client, agent, agent_grpc, runtime_env, metrics = free_ports(7)
-    warm = (sys.executable, "-m", "raymill.cluster.warm.head")
+    program = "raymill.cluster.ray_start" if warm_socket(settings) is None else "raymill.cluster.warm.head"
     arguments = (
-        *(warm if warm_socket(settings) is not None else (str(Path(sys.executable).with_name("ray")),)),
+        sys.executable,
+        "-m",
+        program,
         "start",
         "--head",
         "--block",

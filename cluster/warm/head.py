@@ -8,15 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from ray._private import ray_constants
-from ray.scripts.scripts import main as ray_main
 
+from raymill.cluster.ray_start import main as ray_start
 from raymill.cluster.warm import setup_worker
 
 
 def main() -> None:
     # Joined to the folder of Ray's own, which an absolute path replaces.
     ray_constants.SETUP_WORKER_FILENAME = str(Path(setup_worker.__file__).resolve())
-    ray_main()
+    ray_start()
 
 
 if __name__ == "__main__":
