@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import ray
@@ -118,7 +119,7 @@ class Reconciler:
         )
 
     def _end(self, unwanted: set[str], now: float) -> None:
-        self._unwanted = {name: self._unwanted.get(name, now) for name in unwanted}
+        self._unwanted = unwanted_since(self._unwanted, unwanted, now)
         for name, since in self._unwanted.items():
             if now - since >= LINGER_S:
                 log.info("nobody wants %s any more: ending it", name)
@@ -218,6 +219,11 @@ class Reconciler:
                 session, wanted.llm_id, wanted.alias, state, wanted.version_id, message, wanted.config
             )
         )
+
+
+def unwanted_since(before: Mapping[str, float], unwanted: Iterable[str], now: float) -> dict[str, float]:
+    """Since when nobody wants each application, seconds on a clock; one that was wanted between begins anew."""
+    return {name: before.get(name, now) for name in unwanted}
 
 
 def wanted_now(session: Session) -> list[Wanted]:

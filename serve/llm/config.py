@@ -58,9 +58,6 @@ class ServeConfig(BaseModel):
     autoscale: AutoscaleConfig | None = None
     """None: always as many as `replicas` says."""
 
-    route_by_prefix: bool = False
-    """Requests that begin alike go to the same replica, whose KV cache holds their beginning."""
-
     drain_s: float = Field(default=60.0, ge=0.0)
     """How long a replica that is replaced or ended may go on with the answers it has begun."""
 
@@ -125,15 +122,6 @@ class ServeConfig(BaseModel):
     def wake_s(self) -> float | None:
         """Longest wait for a first replica; None where there always is one."""
         return self.autoscale.wake_s if self.autoscale and self.autoscale.min_replicas == 0 else None
-
-    @model_validator(mode="after")
-    def _prefixes_have_a_choice(self) -> ServeConfig:
-        most = self.autoscale.max_replicas if self.autoscale is not None else self.replicas
-        if self.route_by_prefix and most == 1:
-            raise ValueError(
-                "route_by_prefix chooses among replicas, and there is one: raise replicas or leave it out"
-            )
-        return self
 
     @model_validator(mode="after")
     def _gpus_make_whole_stages(self) -> ServeConfig:

@@ -14,12 +14,12 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.serve.config import AutoscalingConfig
 
 from raymill.serve.llm.config import ServeConfig
 from raymill.serve.llm.spec import ENGINE, DeploySpec
 
-IN_PLACE = {"replicas", "autoscale", "route_by_prefix", "drain_s", "surge_percent"}
+IN_PLACE = {"replicas", "autoscale", "drain_s", "surge_percent"}
 """Settings that Serve changes under running replicas."""
 
 
@@ -41,7 +41,6 @@ def application_of(engine: Callable[..., Any], spec: DeploySpec, **options: Any)
         health_check_period_s=10,
         health_check_timeout_s=30,
         **_how_many(config),
-        **_routing(config),
         **options,
     )
     return deployment.options(version=code_version(spec), _internal=True).bind(spec)
@@ -81,12 +80,5 @@ def _how_many(config: ServeConfig) -> dict[str, Any]:
     }
 
 
-def _routing(config: ServeConfig) -> dict[str, Any]:
-    if not config.route_by_prefix:
-        return {}
-    return {"request_router_config": RequestRouterConfig(request_router_class=PREFIX_ROUTER)}
-
-
-PREFIX_ROUTER = "raymill.serve.llm.prefix_router.PrefixRouter"
-LOOK_BACK_S = 10.0
-"""Requests at once are averaged over this long."""
+LOOK_BACK_S = 15.0
+"""Requests at once are averaged over this long; longer than the 10 s at which they are told of."""

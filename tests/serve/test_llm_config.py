@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from raymill.policies.errors import Invalid
 from raymill.serve.llm.build import reason_of
 from raymill.serve.llm.config import AutoscaleConfig, ServeConfig
-from raymill.serve.llm.prefix_router import beginning, ranked
 from raymill.serve.llm.rollout import code_version
 from raymill.serve.llm.spec import DeploySpec
+from raymill.serve.reconciler import unwanted_since
 
 
 def test_llama_cpp_needs_a_file_and_vllm_takes_none() -> None:
@@ -65,22 +65,6 @@ def test_gpus_are_cut_into_stages_and_asked_of_one_machine() -> None:
         ServeConfig(engine="llama_cpp", quantization="Q8_0", gpus=2, pipeline_parallel=2)
 
 
-def test_turns_of_a_conversation_go_to_one_replica_and_stay_when_others_come_and_go() -> None:
-    def turns(number: int, *more: str) -> dict[str, Any]:
-        said = [("system", "Be kind."), ("user", f"I am {number}."), *(("assistant", text) for text in more)]
-        return {"messages": [{"role": role, "content": content} for role, content in said]}
-
-    heads = [beginning(turns(number)) for number in range(3000)]
-    assert heads == [beginning(turns(number, "Hello.", "And?")) for number in range(3000)]
-    three = [ranked(head, ["a", "b", "c"])[0] for head in heads]
-    assert all(900 < three.count(name) < 1100 for name in "abc")
-    four = [ranked(head, ["d", "c", "b", "a"])[0] for head in heads]
-    assert all(now in (before, "d") for before, now in zip(three, four, strict=True))
-    assert beginning({"prompt": "x" * 600 + "y"}) == beginning({"prompt": "x" * 600 + "z"})
-    with pytest.raises(ValidationError, match="chooses among replicas, and there is one"):
-        ServeConfig(route_by_prefix=True)
-
-
 @pytest.mark.parametrize(
     ("change", "restarts"),
     [
@@ -106,6 +90,12 @@ def test_replicas_are_replaced_where_what_they_were_started_with_has_changed(
         config=ServeConfig(),
     )
     assert (code_version(replace(spec, **change)) != code_version(spec)) == restarts
+
+
+def test_an_application_lingers_from_when_nobody_wants_it() -> None:
+    since = unwanted_since({}, ["llm-a-1", "llm-b-1"], now=1.0)
+    since = unwanted_since(since, ["llm-a-1"], now=2.0)  # b is wanted again
+    assert unwanted_since(since, ["llm-a-1", "llm-b-1"], now=3.0) == {"llm-a-1": 1.0, "llm-b-1": 3.0}
 
 
 def test_the_reason_of_a_failed_deployment_is_its_last_exception() -> None:

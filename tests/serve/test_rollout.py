@@ -174,23 +174,6 @@ def test_replicas_are_replaced_only_where_they_must_and_no_request_fails() -> No
     asyncio.run(steps())
 
 
-def test_turns_of_a_conversation_meet_one_replica() -> None:
-    async def steps() -> None:
-        engines = ServeEngines()
-        deploy(with_(replicas=3, route_by_prefix=True), engine(0))
-        await asyncio.sleep(0.5)
-        await until(lambda: status() == "RUNNING" and replicas() == 3)
-        met: list[set[int]] = []
-        for number in range(12):
-            said = [{"role": "user", "content": f"I am {number}."}]
-            more = [[*said, {"role": "assistant", "content": str(turn)}] for turn in range(4)]
-            met.append({(await ask(engines, messages=each, takes_s=0))["process"] for each in more})
-        assert all(len(each) == 1 for each in met)
-        assert len(set.union(*met)) > 1
-
-    asyncio.run(steps())
-
-
 def test_an_idle_version_ends_its_replicas_and_the_next_request_wakes_it() -> None:
     scale = AutoscaleConfig(
         min_replicas=0, max_replicas=3, target_ongoing_requests=2, scale_up_delay_s=1, scale_down_delay_s=2
@@ -210,7 +193,7 @@ def test_an_idle_version_ends_its_replicas_and_the_next_request_wakes_it() -> No
         await asyncio.gather(*(engines.wake(SERVED, 60) for _ in range(50)))
         assert (await ask(engines))["length"] == 16
         say(f"awake {time.monotonic() - started:.1f} s later, of which it loads 3 s")
-        many = asyncio.gather(*(ask(engines, takes_s=15) for _ in range(6)))
+        many = asyncio.gather(*(ask(engines, takes_s=60) for _ in range(6)))
         say(f"3 replicas {await until(lambda: replicas() == 3):.1f} s after 6 requests at once")
         await many
         say(f"none again after {await until(lambda: replicas() == 0):.1f} s")
