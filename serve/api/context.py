@@ -85,10 +85,6 @@ class Parts:
     def front_key(self) -> bytes:
         return self.settings.front_key.encode()
 
-    @cached_property
-    def front_key(self) -> bytes:
-        return self.settings.front_key.encode()
-
 
 @dataclass(frozen=True)
 class Caller:
