@@ -75,7 +75,7 @@ def _count(session: Session, statement: object) -> int:
 def _waiting(session: Session, rows: Sequence[Job], now: dt.datetime) -> list[Waiting]:
     queues = {queue.name: queue for queue in session.scalars(select(Queue))}
     counts = select(Job.queue, func.count()).where(Job.state == JobState.RUNNING).group_by(Job.queue)
-    busy = {name: count for name, count in session.execute(counts)}
+    busy = dict(list(session.execute(counts)))
     keys = {row.concurrency_key for row in rows if row.concurrency_key is not None}
     held = (
         set(
