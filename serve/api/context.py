@@ -146,7 +146,8 @@ async def _known(
     reads = request.method in READS
     key, by_cookie = _shown(request, authorization)
     request_id, address = request.state.request_id, address_of(request)
-    if reads and (known := found.keys.get(key)) is not None:
+    shown = f"{COOKIE}={key}" if by_cookie else key  # what opens as a cookie opens nothing as a bearer token
+    if reads and (known := found.keys.get(shown)) is not None:
         return replace(known, actor=replace(known.actor, request_id=request_id, address=address))
     proof: ApiKey | LoginSession
     if by_cookie:
@@ -166,7 +167,7 @@ async def _known(
     session_id = proof.id if isinstance(proof, LoginSession) else None
     who = Caller(actor=actor, role=account.role, session_id=session_id)
     if reads:
-        found.keys.add(key, who)
+        found.keys.add(shown, who)
     return who
 
 

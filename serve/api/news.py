@@ -37,6 +37,7 @@ REST_S = 0.05
 """Between two readings, however often the bell rings."""
 
 PING_S = 10.0
+READY_S = 10.0
 LOOK_AGAIN_S = 30.0
 """How soon a login that has ended is noticed."""
 
@@ -98,6 +99,7 @@ class News:
         self._bell = bell
         self._queues: set[asyncio.Queue[Change]] = set()
         self._task: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
         self._seen: set[int] = set()
         self._alone: frozenset[tuple[uuid.UUID, int]] | None = None
         self._deployments: object = None
@@ -107,6 +109,11 @@ class News:
     ) -> AsyncGenerator[str, None]:
         """Frames of server-sent events; the first tells where it begins."""
         with self._listening() as queue:
+            # What is committed after this, the watch tells; what was before, `_begin` reads.
+            try:
+                await asyncio.wait_for(self._ready.wait(), READY_S)
+            except TimeoutError:
+                return  # the database is away: whoever listens comes again
             began = await asyncio.to_thread(self._begin, since)
             yield f"id: {began.cursor}\nevent: begin\ndata: {{}}\n\n"
             for change in began.changes:
@@ -130,6 +137,7 @@ class News:
         queue: asyncio.Queue[Change] = asyncio.Queue(WAITING)
         self._queues.add(queue)
         if self._task is None or self._task.done():
+            self._ready = asyncio.Event()
             self._task = asyncio.create_task(self._watch())
         try:
             yield queue
@@ -153,6 +161,7 @@ class News:
                 try:
                     if cursor is None:
                         cursor = await asyncio.to_thread(self._now)
+                        self._ready.set()
                     found = await asyncio.to_thread(self._read, cursor)
                     cursor = found.cursor
                     self._tell(found.changes)
@@ -193,7 +202,7 @@ class News:
                 .order_by(JobEvent.id)
                 .limit(BATCH)
             )
-            return [row._tuple() for row in audit], [row._tuple() for row in events]
+            return list(audit), list(events)
 
     def _read(self, cursor: Cursor) -> Found:
         audit, events = self._rows(cursor, OVERLAP)
@@ -213,7 +222,7 @@ class News:
             running = select(Job.id, Job.epoch).where(
                 Job.state == JobState.RUNNING, Job.lease_until.is_not(None), Job.pipeline_id.is_(None)
             )
-            alone = frozenset(row._tuple() for row in session.execute(running.limit(BATCH)))
+            alone = frozenset((job_id, epoch) for job_id, epoch in session.execute(running.limit(BATCH)))
             deployments = session.execute(
                 select(func.max(Deployment.updated_at), func.count()).select_from(Deployment)
             ).one()

@@ -74,13 +74,8 @@ def _count(session: Session, statement: object) -> int:
 
 def _waiting(session: Session, rows: Sequence[Job], now: dt.datetime) -> list[Waiting]:
     queues = {queue.name: queue for queue in session.scalars(select(Queue))}
-    busy = dict(
-        session.execute(
-            select(Job.queue, func.count()).where(Job.state == JobState.RUNNING).group_by(Job.queue)
-        )
-        .tuples()
-        .all()
-    )
+    counts = select(Job.queue, func.count()).where(Job.state == JobState.RUNNING).group_by(Job.queue)
+    busy = dict(list(session.execute(counts)))
     keys = {row.concurrency_key for row in rows if row.concurrency_key is not None}
     held = (
         set(
@@ -176,7 +171,7 @@ def _drift(session: Session, now: dt.datetime) -> list[Need]:
         .join(newest, (newest.c.watch_id == DriftRun.watch_id) & (newest.c.at == DriftRun.at))
         .where(DriftRun.severity != "none", DriftRun.at > now - DRIFT_FOR)
         .limit(SHOWN)
-    ).tuples()
+    )
     return [
         Need(kind="drift", name=name, text=f"{row.severity} drift: {'; '.join(row.reasons)}"[:300], at=row.at)
         for name, row in rows

@@ -6,7 +6,8 @@ from tests.console import seed_work
 from tests.registry.making import World
 
 PARTS = (seed_work.seed,)
-"""Each makes its things and returns an address for each route with a parameter that shows one of them."""
+"""Each makes its things and returns an address for each route with a parameter that shows one of them, and whatever else
+its tests have to know."""
 
 one_step = seed_work.one_step
 

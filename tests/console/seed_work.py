@@ -6,7 +6,7 @@ import math
 import time
 import uuid
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 from tests.registry.making import ADA, STEPS, World, job_of, make_pipeline
 
 from raymill.registry import jobs
@@ -31,7 +31,17 @@ def seed(world: World) -> dict[str, str]:
     world.make_version("support-triage", 0.95)
     _failed(world)
     run = _running(world)
-    return {"/jobs/:id": f"/jobs/{run}", "/runs/:id": f"/runs/{run}"}
+    corpus, rows = world.home / "corpus.txt", world.home / "train.jsonl"
+    corpus.write_text("A parcel is late.\n\nThe screen is broken.\n")
+    rows.write_text('{"prompt": "late", "completion": "parcel"}\n' * 64)
+    with world.database.transaction() as session:
+        waits = session.scalars(select(Job.id).where(Job.name == "waiting")).one()
+    return {
+        "/jobs/:id": f"/jobs/{waits}",
+        "/runs/:id": f"/runs/{run}",
+        "corpus": str(corpus),
+        "rows": str(rows),
+    }
 
 
 def one_step(world: World) -> JsonObject:

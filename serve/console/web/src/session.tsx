@@ -56,6 +56,7 @@ export function useSignIn() {
   const client = useQueryClient();
   return async (account: string, password: string) => {
     await api.POST("/api/v1/browser/session", { body: { account, password } });
+    client.removeQueries({ predicate: (query) => query.queryKey[0] !== KEY[0] }); // it may be somebody else's
     await client.resetQueries({ queryKey: KEY });
   };
 }
