@@ -54,13 +54,6 @@ class Change(Wire):
     """Of a job what it said: state, step, validation, phase, …"""
 
 
-class Waiting(Wire):
-    """A job that waits, and for what."""
-
-    job: Job
-    why: str
-
-
 class Need(Wire):
     """Something that somebody has to look at."""
 
@@ -80,7 +73,7 @@ class Overview(Wire):
     """Training runs that go on."""
 
     running_jobs: int
-    waiting: list[Waiting]
+    waiting: list[Job]
     """The next ones."""
 
     waiting_jobs: int

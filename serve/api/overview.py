@@ -1,19 +1,15 @@
-"""The one screen that somebody looks at in the morning. Reads only, each part from an index of what it shows.
-
-Why a job waits is read from the rows that the engine's claim reads: its queue, its parents, its key's other jobs.
-"""
+"""The one screen that somebody looks at in the morning. Reads only, each part from an index of what it shows."""
 
 from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from raymill.client.console_types import Need, Overview, Waiting
+from raymill.client.console_types import Need, Overview
 from raymill.client.usage_types import UsageGroup
 from raymill.cluster.settings import Settings
 from raymill.registry import usage
@@ -27,7 +23,6 @@ from raymill.registry.tables import (
     JobState,
     Promotion,
     PromotionState,
-    Queue,
 )
 from raymill.registry.usage_filters import Filters
 from raymill.serve.api import runs, wire
@@ -56,7 +51,7 @@ def read(session: Session, who: Caller, settings: Settings) -> Overview:
     return Overview(
         running=runs.as_runs(session, trained),
         running_jobs=_count(session, going.with_only_columns(func.count())),
-        waiting=_waiting(session, waiting, now),
+        waiting=wire.jobs_with_reasons(session, waiting),
         waiting_jobs=_count(session, queued.with_only_columns(func.count())),
         served=[
             wire.deployment(session, row)
@@ -70,44 +65,6 @@ def read(session: Session, who: Caller, settings: Settings) -> Overview:
 def _count(session: Session, statement: object) -> int:
     found: int | None = session.scalar(statement)  # type: ignore[call-overload]
     return found or 0
-
-
-def _waiting(session: Session, rows: Sequence[Job], now: dt.datetime) -> list[Waiting]:
-    queues = {queue.name: queue for queue in session.scalars(select(Queue))}
-    counts = select(Job.queue, func.count()).where(Job.state == JobState.RUNNING).group_by(Job.queue)
-    busy = dict(list(session.execute(counts)))
-    keys = {row.concurrency_key for row in rows if row.concurrency_key is not None}
-    held = (
-        set(
-            session.scalars(
-                select(Job.concurrency_key).where(
-                    Job.state == JobState.RUNNING, Job.concurrency_key.in_(keys)
-                )
-            )
-        )
-        if keys
-        else set()
-    )
-    return [
-        Waiting(job=wire.job(row), why=_why(row, queues.get(row.queue), busy.get(row.queue, 0), held, now))
-        for row in rows
-    ]
-
-
-def _why(job: Job, queue: Queue | None, busy: int, held: set[str | None], now: dt.datetime) -> str:
-    if queue is not None and queue.paused_at is not None:
-        return f"queue {queue.name} is paused"
-    if job.waiting_on > 0:
-        steps = "step" if job.waiting_on == 1 else "steps"
-        return f"waits for {job.waiting_on} {steps} before it"
-    if job.run_at > now:
-        when = f"{job.run_at:%Y-%m-%d %H:%M:%S} UTC"
-        return f"next try at {when}" if job.attempt else f"not before {when}"
-    if job.concurrency_key in held:
-        return f"another job of {job.concurrency_key} runs"
-    if queue is not None and queue.max_running is not None and busy >= queue.max_running:
-        return f"queue {queue.name} runs its {queue.max_running}"
-    return "next for a free worker"
 
 
 def _needs(session: Session, metrics_dir: Path, now: dt.datetime) -> list[Need]:

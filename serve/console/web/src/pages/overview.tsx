@@ -56,8 +56,8 @@ export default function Overview() {
                 caption="What waits, and for what"
                 columns={WAITING}
                 rows={data.waiting}
-                rowKey={(each) => each.job.id}
-                href={(each) => `/jobs/${each.job.id}`}
+                rowKey={(each) => each.id}
+                href={(each) => `/jobs/${each.id}`}
                 empty={<Empty title="Nothing waits" />}
               />
             </Panel>
@@ -153,11 +153,11 @@ const NEEDS: Column<Need>[] = [
   { id: "at", label: "Since (UTC)", num: true, cell: (need) => when(need.at), sort: (need) => need.at },
 ];
 
-const WAITING: Column<Schemas["Waiting"]>[] = [
-  { id: "name", label: "Job", cell: ({ job }) => `${job.name} ${job.step}` },
-  { id: "queue", label: "Queue", cell: ({ job }) => job.queue },
-  { id: "why", label: "Waits because", cell: ({ why }) => why },
-  { id: "for", label: "For", num: true, cell: ({ job }) => duration(since(job.created_at)) },
+const WAITING: Column<Schemas["Job"]>[] = [
+  { id: "name", label: "Job", cell: (job) => `${job.name} ${job.step}` },
+  { id: "queue", label: "Queue", cell: (job) => job.queue },
+  { id: "why", label: "Waits because", cell: (job) => job.waiting ?? DASH },
+  { id: "for", label: "For", num: true, cell: (job) => duration(since(job.created_at)) },
 ];
 
 const SERVED: Column<Schemas["Deployment"]>[] = [
