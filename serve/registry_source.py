@@ -53,6 +53,9 @@ SELECT (SELECT max(seq) FROM audit_event),
        (SELECT string_agg(concat_ws(' ', promotion_id, state, step), ',' ORDER BY promotion_id)
         FROM canary WHERE ended_at IS NULL)
 """)
+TAKE_S = 5.0
+"""Within which a canary's engine takes a request: nobody waits for one that has died, for the present version is there."""
+
 CHANNELS = (ALIAS_CHANNEL, KEY_CHANNEL, CONFIG_CHANNEL)
 
 
@@ -259,7 +262,7 @@ def _served(session: Session, overrides: prices.Overrides) -> list[Served]:
             served.append(tried)
             canary = Canary(
                 id=trial.promotion_id,
-                target=served_target(tried.exact_name, tried),
+                target=served_target(tried.exact_name, replace(tried, take_s=TAKE_S)),
                 share=canaries.share_of(trial),
             )
         served.append(replace(_one(version, (row.alias,), row.config, overrides), canary=canary))

@@ -77,6 +77,9 @@ class Served:
     canary: Canary | None = None
     """Of the aliases: who answers a share of their requests. A request for the exact name never meets it."""
 
+    take_s: float | None = None
+    """Within which a replica must take a request, or another target is asked. None: it waits, for a lost one comes back."""
+
     @property
     def exact_name(self) -> str:
         return f"{self.name}@{self.version}"

@@ -198,6 +198,9 @@ class ServeEngines:
         response = None
         try:
             response = (await self._handle(served.application, operation, stream=False)).remote(body)
+            if served.take_s is not None:
+                async with asyncio.timeout(served.take_s):
+                    await response._to_object_ref()  # which is there once a replica has taken it
             reply: Reply = await response
         except asyncio.CancelledError:
             if response is not None:
@@ -214,6 +217,9 @@ class ServeEngines:
             response = (await self._handle(served.application, f"{operation}_stream", stream=True)).remote(
                 body
             )
+            if served.take_s is not None:
+                async with asyncio.timeout(served.take_s):
+                    await response._to_object_ref_gen()
             async for piece in response:
                 yield piece
             finished = True

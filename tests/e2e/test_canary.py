@@ -1,7 +1,10 @@
-"""A canary of real engines: two versions answer beside each other, and the new one takes over by itself."""
+"""Canaries of real engines: two versions answer beside each other, one takes over by itself, one is taken back."""
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +20,7 @@ from raymill.client.sdk import Raymill
 from raymill.client.types import Canary, Promotion
 from raymill.cluster.settings import Settings
 
-# Slow: trains two versions on Ray, and starts two engines.
+# Slow: trains two versions on Ray, and starts three engines.
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("service"), pytest.mark.timeout(900)]
 
 NAME = "tried"
@@ -134,3 +137,38 @@ def test_a_canary_that_does_as_well_takes_over_by_itself(
     until("all are answered by the new version", lambda: {gateway.ask(user) for user in USERS} == {2})
     until("the old version's engine ends", lambda: not engines(1))
     assert engines(2) == [engine]  # it was not started anew
+
+
+def test_a_canary_whose_engine_breaks_goes_back_by_itself(
+    asked: Promotion, client: Raymill, gateway: Gateway
+) -> None:
+    assert client.llms.get(NAME).aliases == {asked.alias: 2}
+    again = client.promotions.create(NAME, 1, canary={"share": 0.5, "for_s": 600, "min_requests": 1000})
+    until("it answers", lambda: running(client, again))
+    over = threading.Event()
+
+    def break_it() -> None:
+        while not over.is_set():
+            for pid in engines(1):
+                os.kill(pid, signal.SIGKILL)
+            over.wait(0.2)
+
+    breaking = threading.Thread(target=break_it)
+    breaking.start()
+
+    def done() -> Promotion | None:
+        for user in USERS:
+            gateway.ask(user)  # the present version answers for it
+        row = client.promotions.get(again.id)
+        return row if row.state != "canary" else None
+
+    try:
+        ended = until("the canary is taken back", done, 240)
+    finally:
+        over.set()
+        breaking.join()
+    assert (ended.state, canary_of(ended).state) == ("aborted", "ended")
+    assert "requests failed, at most 50% may" in (ended.note or "")
+    assert client.llms.get(NAME).aliases == {"production": 2}
+    until("nobody meets it any more", lambda: {gateway.ask(user) for user in USERS} == {2})
+    until("its engine ends", lambda: not engines(1))
