@@ -58,10 +58,12 @@ const strict: Middleware = {
     request.headers.set("x-raymill-console", "1");
     return request;
   },
-  async onResponse({ response }) {
+  async onResponse({ response, schemaPath }) {
     if (response.ok) return undefined;
     const error = await errorOf(response);
-    if (error.status === 401) signedOut.dispatchEvent(new Event("signedout"));
+    // These two ask whether there is a session: their callers tell what follows.
+    const asks = schemaPath === "/api/v1/access" || schemaPath === "/api/v1/browser/session";
+    if (error.status === 401 && !asks) signedOut.dispatchEvent(new Event("signedout"));
     throw error;
   },
   onError({ error }) {

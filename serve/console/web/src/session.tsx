@@ -65,7 +65,7 @@ export function useSignOut() {
   const client = useQueryClient();
   return async () => {
     await api.DELETE("/api/v1/browser/session");
-    client.clear();
+    client.removeQueries({ predicate: (query) => query.queryKey[0] !== KEY[0] });
     await client.resetQueries({ queryKey: KEY });
   };
 }

@@ -30,6 +30,6 @@ promote:
   require: {}
 `);
   expect(yaml({ lr: 2e-7, off: "off", n: "12", empty: "" })).toBe(
-    'lr: 2.0e-7\n"off": "off"\nn: "12"\nempty: ""\n',
+    'lr: 2.0e-7\n"off": "off"\n"n": "12"\nempty: ""\n',
   );
 });

@@ -120,7 +120,7 @@ export async function picture(tab: Tab, name: string) {
   if (!folder) return;
   const { writeFileSync } = await import("node:fs");
   const session = await tab.context().newCDPSession(tab);
-  const { data } = await session.send("Page.captureScreenshot", { format: "webp", quality: 70 });
+  const { data } = await session.send("Page.captureScreenshot", { format: "webp", quality: 50 });
   writeFileSync(`${folder}/${name}.webp`, Buffer.from(data, "base64"));
 }
 

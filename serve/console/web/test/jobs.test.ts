@@ -117,7 +117,7 @@ test("the form checks while it is typed, names the wrong field, and starts the r
   await tab.getByText("which 256 does not divide", { exact: false }).first().waitFor();
   await tab.getByLabel("Width").fill("256");
   await tab.getByText("What it takes, about").waitFor();
-  expect(await tab.getByLabel("The recipe as YAML").textContent()).toContain("hidden: 256");
+  expect(await tab.getByLabel("YAML, text").textContent()).toContain("hidden: 256");
   await tab.getByRole("button", { name: "Start" }).dblclick();
   await tab.waitForURL("**/runs/*");
   await settled(tab);

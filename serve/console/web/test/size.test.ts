@@ -12,6 +12,8 @@ test("the first load is at most 150 kB of scripts and styles", () => {
   const pages = readdirSync(ASSETS).filter((name) => name.endsWith(".js") && !document_.includes(name));
   const largest = Math.max(...pages.map(size));
   const total = named.reduce((sum, each) => sum + each, 0) + largest;
-  console.log(`first load: ${Math.round(total / 1000)} kB gzipped, of it the largest page ${Math.round(largest / 1000)} kB`);
+  console.log(
+    `first load: ${Math.round(total / 1000)} kB gzipped, of it the largest page ${Math.round(largest / 1000)} kB`,
+  );
   expect(total).toBeLessThan(150_000);
 });

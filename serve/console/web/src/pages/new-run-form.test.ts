@@ -40,6 +40,7 @@ test("what the service refuses is told at its field", () => {
   expect(fieldOf("train.epochs")).toBe("epochs");
   expect(fieldOf("base.pretrain.hidden")).toBe("hidden");
   expect(fieldOf("base.path")).toBe("base");
+  expect(fieldOf("base.pretrain")).toBe(null); // several of its fields together
   expect(fieldOf("serve.quantization")).toBe("engine");
   expect(fieldOf("tune.trials")).toBe(null);
 });

@@ -251,7 +251,7 @@ function NewRunForm() {
             </Button>
           }
         >
-          <Pre label="The recipe as YAML">{yaml(recipe)}</Pre>
+          <Pre label="YAML">{yaml(recipe)}</Pre>
           <p className="small">
             The same in a terminal: <code>raymill run {form.model || "recipe"}.yaml</code>
           </p>

@@ -1,5 +1,5 @@
 /** Curves over numbers (uPlot), with a sentence, a table and a CSV file of the same. */
-import { useEffect, useId, useMemo, useRef, useState } from "react";
+import { useEffect, useMemo, useRef, useState } from "react";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { sig } from "../fmt";
@@ -30,7 +30,6 @@ export function Chart({ title, sentence, xLabel, curves, height = 220, time = fa
   const [log, setLog] = useState(false);
   const [smooth, setSmooth] = useState(0);
   const [dressed, redress] = useState(0);
-  const id = useId();
   const shown = curves.slice(0, SERIES);
   const names = shown.map((curve) => curve.label).join("\u0000");
   const data = useMemo(
@@ -104,7 +103,7 @@ export function Chart({ title, sentence, xLabel, curves, height = 220, time = fa
   return (
     <figure className="chart">
       <figcaption>
-        <h3 id={id}>{title}</h3>
+        <h2>{title}</h2>
         <div className="actions">
           {tools && (
             <>

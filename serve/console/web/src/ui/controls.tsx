@@ -218,7 +218,7 @@ export function Pre({
 }) {
   return (
     // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard
-    <section className="log" ref={ref} tabIndex={0} aria-label={label}>
+    <section className="log" ref={ref} tabIndex={0} aria-label={`${label}, text`}>
       <pre>{children}</pre>
     </section>
   );
