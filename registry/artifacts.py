@@ -15,10 +15,12 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -68,6 +70,27 @@ def sha256_file(path: Path) -> str:
     """sha256 of one file, hex, read in pieces of 1 MiB."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_known(path: Path) -> str:
+    """As `sha256_file`, but a file that has the same size, times and place as at an earlier call is not read again.
+
+    For plans, which are made again at each edit of a form; the step itself reads the bytes. Callers that ask for the same
+    file at once wait for the first.
+    """
+    found = path.stat()
+    with _READING[found.st_ino % len(_READING)]:
+        return _sha256_at(
+            str(path), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        )
+
+
+_READING = tuple(threading.Lock() for _ in range(16))
+
+
+@lru_cache(maxsize=4096)
+def _sha256_at(path: str, *_: int) -> str:
+    return sha256_file(Path(path))
 
 
 def digest_files(directory: Path) -> tuple[FileDigest, ...]:

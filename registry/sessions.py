@@ -12,6 +12,7 @@ import datetime as dt
 import hashlib
 import secrets
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +21,11 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from raymill.policies.errors import NotFound, RaymillError
-from raymill.registry import audit
+from raymill.registry import audit, identity
 from raymill.registry.audit import Actor
 from raymill.registry.identity import is_live
 from raymill.registry.secrets import SecretBox
-from raymill.registry.tables import Account, LoginSession, SpentRefresh, new_id
+from raymill.registry.tables import Account, ApiKey, LoginSession, SpentRefresh, new_id
 
 ALGORITHM = "HS256"
 TYPE = "at+jwt"
@@ -177,6 +178,7 @@ def revoke_all(session: Session, account: Account, actor: Actor, *, but: uuid.UU
         .values(revoked_at=dt.datetime.now(dt.UTC))
         .returning(LoginSession.id)
     ).all()
+    _end_keys(session, [row.id for row in ended], actor)
     if ended:
         audit.record(session, actor, "session.revoke_all", f"account/{account.name}", sessions=len(ended))
     return len(ended)
@@ -186,6 +188,19 @@ def _end(session: Session, row: LoginSession, action: str, actor: Actor) -> None
     if row.revoked_at is None:
         row.revoked_at = dt.datetime.now(dt.UTC)
         audit.record(session, actor, action, f"session/{row.id}", account=row.account.name)
+        _end_keys(session, [row.id], actor)
+
+
+def key_name(session_id: uuid.UUID) -> str:
+    """Of the key for models that a browser's session may have; it ends with the session."""
+    return f"console-{session_id}"
+
+
+def _end_keys(session: Session, session_ids: Sequence[uuid.UUID], actor: Actor) -> None:
+    names = [key_name(session_id) for session_id in session_ids]
+    alive = select(ApiKey.id).where(ApiKey.name.in_(names), ApiKey.revoked_at.is_(None))
+    for key_id in session.scalars(alive).all():
+        identity.revoke_key(session, key_id, actor)
 
 
 def _tokens(

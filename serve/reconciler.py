@@ -17,10 +17,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import ray
+from pydantic import ValidationError
 from ray import serve
 from ray.serve import RunTarget
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from sqlalchemy import select
+from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
 from raymill.cluster import logs
@@ -159,8 +161,8 @@ class Reconciler:
         attempt = uuid.uuid4().hex if failed else ""
         try:
             spec = self._database.patiently(lambda session: self._spec(session, wanted, attempt))
-        except RaymillError as error:
-            self._report(wanted, DeploymentState.FAILED, str(error))
+        except (RaymillError, ValidationError, NoResultFound) as error:  # of one; the others are followed
+            self._report(wanted, DeploymentState.FAILED, str(error)[:1000])
             return
         log.info("starting %s for %s@%s", spec.application, wanted.llm, wanted.alias)
         self._report(wanted, DeploymentState.STARTING, "")
@@ -231,7 +233,7 @@ def wanted_now(session: Session) -> list[Wanted]:
     from one snapshot, or a move that commits between them would look like a version that is new."""
     session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
     found = []
-    for row in session.scalars(select(Deployment)):
+    for row in session.scalars(select(Deployment).order_by(Deployment.updated_at)):
         version = session.get_one(Alias, (row.llm_id, row.alias)).version
         serving = session.get(LlmVersion, row.serving_version_id) if row.serving_version_id else None
         found.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections import defaultdict
 from dataclasses import replace
 from functools import partial
@@ -251,21 +252,32 @@ def _served(session: Session, overrides: prices.Overrides) -> list[Served]:
         for row in canaries.running(session)
         if row.state is tables.CanaryState.RUNNING
     }
-    rows = session.scalars(select(tables.Deployment).where(tables.Deployment.serving_version_id.is_not(None)))
+    rows = list(
+        session.scalars(select(tables.Deployment).where(tables.Deployment.serving_version_id.is_not(None)))
+    )
+    # An application is shared by the aliases of a version, and sleeps by the settings that any of them asked for last.
+    wakes: dict[uuid.UUID, float] = {}
+    for row in rows:
+        wake_s = _wake_s(row.config)
+        for version_id in {row.serving_version_id, row.version_id} - {None}:
+            if wake_s is not None:
+                wakes[version_id] = max(wake_s, wakes.get(version_id, 0.0))
     served = []
     for row in rows:
         version = session.get_one(tables.LlmVersion, row.serving_version_id)
         trial = trials.get((row.llm_id, row.alias, version.id))
         canary = None
         if trial is not None:
-            tried = _one(trial.version, (), canaries.serving_of(session, trial), overrides)
+            asked = _wake_s(canaries.serving_of(session, trial))
+            tried = replace(_one(trial.version, (), overrides), wake_s=wakes.get(trial.version.id, asked))
             served.append(tried)
             canary = Canary(
                 id=trial.promotion_id,
                 target=served_target(tried.exact_name, replace(tried, take_s=TAKE_S)),
                 share=canaries.share_of(trial),
             )
-        served.append(replace(_one(version, (row.alias,), row.config, overrides), canary=canary))
+        mine = _one(version, (row.alias,), overrides)
+        served.append(replace(mine, wake_s=wakes.get(version.id), canary=canary))
     return served
 
 
@@ -279,7 +291,6 @@ def _wake_s(config: tables.JsonObject) -> float | None:
 def _one(
     version: tables.LlmVersion,
     aliases: tuple[str, ...],
-    config: tables.JsonObject,
     overrides: prices.Overrides,
 ) -> Served:
     name = version.llm.name
@@ -287,7 +298,6 @@ def _one(
         name=name,
         version=version.number,
         application=application_name(name, version.number),
-        wake_s=_wake_s(config),
         aliases=aliases,
         created=int(version.created_at.timestamp()),
         price=prices.price_of(overrides, OURS, "", name) or FREE,

@@ -146,7 +146,7 @@ async def _known(
     reads = request.method in READS
     key, by_cookie = _shown(request, authorization)
     request_id, address = request.state.request_id, address_of(request)
-    shown = f"{COOKIE}={key}" if by_cookie else key  # what opens as a cookie opens nothing as a bearer token
+    shown = f"{COOKIE}\0{key}" if by_cookie else key  # what opens as a cookie opens nothing as a bearer token
     if reads and (known := found.keys.get(shown)) is not None:
         return replace(known, actor=replace(known.actor, request_id=request_id, address=address))
     proof: ApiKey | LoginSession

@@ -16,7 +16,7 @@ from raymill.client.recipe import Recipe
 from raymill.cluster.kinds import kind_of
 from raymill.policies.errors import Invalid
 from raymill.registry import datasets
-from raymill.registry.artifacts import sha256_file
+from raymill.registry.artifacts import sha256_known
 from raymill.registry.jobs import StepSpec
 from raymill.registry.tables import JsonObject
 from raymill.train.dataset_config import DatasetSource, files_of
@@ -79,7 +79,7 @@ def job_config(opened: Session, name: str, asked: JsonObject, digests: Mapping[s
     config = {key: value for key, value in asked.items() if value is not None and usual.get(key) != value}
 
     def digest(path: str) -> str:
-        return digests.get(path) or sha256_file(Path(path))
+        return digests.get(path) or sha256_known(Path(path))
 
     train = files_of(asked.get("train"))
     if train:

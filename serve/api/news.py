@@ -211,9 +211,12 @@ class News:
         reached = Cursor(
             audit[-1][0] if audit else cursor.audit, max(cursor.event, events[-1][0] if events else 0)
         )
-        self._seen = {row[0] for row in events}
         changes = _changes(reached, audit, fresh)
+        if not first and fresh and fresh[0][0] <= cursor.event - OVERLAP // 2:
+            # A long transaction has just committed; of what it wrote, older rows may lie below what is read again.
+            changes.append(Change(id=str(reached), topic="all"))
         changes += self._others(reached)
+        self._seen = {row[0] for row in events}  # at the end: what could not be read is read again
         return Found(reached, changes)
 
     def _others(self, cursor: Cursor) -> list[Change]:
@@ -222,7 +225,10 @@ class News:
             running = select(Job.id, Job.epoch).where(
                 Job.state == JobState.RUNNING, Job.lease_until.is_not(None), Job.pipeline_id.is_(None)
             )
-            alone = frozenset((job_id, epoch) for job_id, epoch in session.execute(running.limit(BATCH)))
+            alone = frozenset(
+                (job_id, epoch)
+                for job_id, epoch in session.execute(running.order_by(Job.id.desc()).limit(BATCH))
+            )
             deployments = session.execute(
                 select(func.max(Deployment.updated_at), func.count()).select_from(Deployment)
             ).one()

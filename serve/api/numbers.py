@@ -69,8 +69,12 @@ class Counted:
                 method = scope["method"] if route != "unknown" else "other"
                 status, took_s = message["status"], time.perf_counter() - started
                 numbers.answered(method, route, status, took_s)
-                if scope["method"] not in QUIET or status >= 500:
-                    log.info("%s %s %d in %.0f ms", method, scope["path"], status, took_s * 1000)
+                known = (
+                    route != "unknown" and status != 401
+                )  # others may send what they like, as often as they like
+                if status >= 500 or (scope["method"] not in QUIET and known):
+                    path = scope.get("raw_path", b"").decode("latin-1")[:300]  # encoded: no line ends within
+                    log.info("%s %s %d in %.0f ms", method, path, status, took_s * 1000)
             await send(message)
 
         numbers.open += 1

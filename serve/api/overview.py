@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -28,15 +27,12 @@ from raymill.registry.usage_filters import Filters
 from raymill.serve.api import runs, wire
 from raymill.serve.api.context import Caller
 from raymill.serve.api.scope import only_own
-from raymill.serve.operating.scrape import living
+from raymill.serve.operating import facts
 
 SHOWN = 10
 """Of each kind."""
 
 DRIFT_FOR = dt.timedelta(days=7)
-BREAKER = re.compile(
-    r'^raymill_gateway_breaker\{.*target="(?P<target>(?:[^"\\]|\\.)*)".*\} (?P<state>[12])\.0$'
-)
 
 
 def read(session: Session, who: Caller, settings: Settings) -> Overview:
@@ -119,14 +115,18 @@ def _badly_ended(session: Session) -> list[Need]:
 
 
 def _drift(session: Session, now: dt.datetime) -> list[Need]:
+    of_target = DriftRun.promotion_id.is_(None)  # looks at canaries are told with their promotion
     newest = (
-        select(DriftRun.watch_id, func.max(DriftRun.at).label("at")).group_by(DriftRun.watch_id).subquery()
+        select(DriftRun.watch_id, func.max(DriftRun.at).label("at"))
+        .where(of_target)
+        .group_by(DriftRun.watch_id)
+        .subquery()
     )
     rows = session.execute(
         select(DriftWatch.name, DriftRun)
         .join(DriftRun, DriftRun.watch_id == DriftWatch.id)
         .join(newest, (newest.c.watch_id == DriftRun.watch_id) & (newest.c.at == DriftRun.at))
-        .where(DriftRun.severity != "none", DriftRun.at > now - DRIFT_FOR)
+        .where(of_target, DriftWatch.enabled, DriftRun.severity != "none", DriftRun.at > now - DRIFT_FOR)
         .limit(SHOWN)
     )
     return [
@@ -145,20 +145,13 @@ def _deployments(session: Session) -> list[Need]:
 
 def _breakers(metrics_dir: Path) -> list[Need]:
     """Of the gateway's replicas on this machine, as they wrote them last."""
-    if not metrics_dir.is_dir():
-        return []
-    found: dict[str, bool] = {}
-    for text in living(metrics_dir):
-        for line in text.split("\n"):
-            if told := BREAKER.match(line):
-                found[told["target"]] = found.get(told["target"], False) or told["state"] == "2"
     return [
         Need(
             kind="breaker",
             name=target,
-            text="gets no requests: too many failed" if is_open else "is tried again after failures",
+            text="gets no requests: too many failed" if state == "open" else "is tried again after failures",
         )
-        for target, is_open in sorted(found.items())
+        for target, state in facts.parts_of(metrics_dir).breakers.items()
     ]
 
 

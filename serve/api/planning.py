@@ -25,7 +25,7 @@ from raymill.evaluate.compress_config import CompressConfig
 from raymill.evaluate.config import EvaluateConfig, LmEvalTask, Task, file_of, runs_on_files
 from raymill.evaluate.quantize_config import QuantizeConfig
 from raymill.registry import accelerators
-from raymill.registry.artifacts import canonical_json, sha256_file
+from raymill.registry.artifacts import canonical_json, sha256_known
 from raymill.registry.jobs import Needs, StepSpec
 from raymill.registry.jobs.model import NOTHING
 from raymill.registry.placement_config import Resources
@@ -117,18 +117,18 @@ def with_digest(task: Task) -> Task:
         missing = {
             key: path for key, path in files.items() if path is not None and getattr(task, key) is None
         }
-        return task.model_copy(update={key: sha256_file(Path(path)) for key, path in missing.items()})
+        return task.model_copy(update={key: sha256_known(Path(path)) for key, path in missing.items()})
     named = file_of(task)
     if named is None or isinstance(task, str | LmEvalTask) or task.sha256 is not None:
         return task
-    return task.model_copy(update={"sha256": sha256_file(Path(named[1]))})
+    return task.model_copy(update={"sha256": sha256_known(Path(named[1]))})
 
 
 def _with_text_digests(config: QuantizeConfig | CompressConfig) -> QuantizeConfig | CompressConfig:
     """With the sha256 of the files that texts come from. Raises OSError: such a file cannot be read."""
     return config.model_copy(
         update={
-            key: section.model_copy(update={"sha256": sha256_file(Path(section.file))})
+            key: section.model_copy(update={"sha256": sha256_known(Path(section.file))})
             for key in ("importance", "calibration", "verify")
             if (section := getattr(config, key, None)) is not None and section.file and section.sha256 is None
         }
@@ -156,7 +156,7 @@ def _step(
 
 
 def _with_digests(config: JsonObject, keys: tuple[str, ...]) -> JsonObject:
-    return config | {f"{key}_sha256": sha256_file(Path(config[key])) for key in keys}
+    return config | {f"{key}_sha256": sha256_known(Path(config[key])) for key in keys}
 
 
 def _fingerprint(directory: Path) -> str:

@@ -57,8 +57,12 @@ class Site:
         path = scope["path"].removeprefix(scope.get("root_path", "")).removeprefix(PREFIX)
         if path == "":
             return RedirectResponse(f"{prefix}{PREFIX}/", 308)
-        file = (self._directory / path.lstrip("/")).resolve()
-        if path != "/" and file.is_relative_to(self._directory) and file.is_file() and file.suffix != ".html":
+        try:
+            file = (self._directory / path.lstrip("/")).resolve()
+            there = file.is_relative_to(self._directory) and file.is_file()
+        except (OSError, ValueError):  # a name that no file can have
+            there = False
+        if path != "/" and there and file.suffix != ".html":
             kept = FOR_EVER if path.startswith("/assets/") else HEADERS["cache-control"]
             return FileResponse(file, headers={**HEADERS, "cache-control": kept})
         if path.startswith("/assets/"):

@@ -144,7 +144,7 @@ class HealthBook:
 
     def states(self) -> dict[str, State]:
         now = time.monotonic()
-        return {name: health.state(now) for name, health in self._by_target.items()}
+        return {name: health.state(now) for name, health in list(self._by_target.items())}
 
     def pick_secret(self, secrets: Sequence[ProviderSecret], tried: set[str]) -> ProviderSecret | None:
         """The next key in turn that was not tried and is not resting; a resting one when no other is left."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,8 @@ from raymill.cluster.service import write_atomically
 if TYPE_CHECKING:
     from raymill.serve.gateway.health import State
     from raymill.serve.gateway.spool import UsageRecord
+
+log = logging.getLogger(__name__)
 
 OVERHEAD = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 BREAKER = {"closed": 0, "half_open": 1, "open": 2}
@@ -154,8 +156,12 @@ async def write_forever(text: Callable[[], str], directory: Path, replica: str) 
     try:
         while True:
             await asyncio.sleep(WRITE_S)
-            data = await asyncio.to_thread(text)
-            with contextlib.suppress(OSError):  # a full disk takes the numbers, not the service
+            try:
+                data = await asyncio.to_thread(text)
                 await asyncio.to_thread(write_atomically, path, data)
+            except (
+                Exception
+            ):  # broad: a full disk, or whatever is wrong with numbers, takes them and not the service
+                log.warning("the gateway's numbers could not be written", exc_info=True)
     finally:
         path.unlink(missing_ok=True)

@@ -202,6 +202,7 @@ class ServeEngines:
                 async with asyncio.timeout(served.take_s):
                     await response._to_object_ref()  # which is there once a replica has taken it
             reply: Reply = await response
+            self._awake_at[served.application] = time.monotonic()
         except asyncio.CancelledError:
             if response is not None:
                 response.cancel()
@@ -221,6 +222,7 @@ class ServeEngines:
                 async with asyncio.timeout(served.take_s):
                     await response._to_object_ref_gen()
             async for piece in response:
+                self._awake_at[served.application] = time.monotonic()
                 yield piece
             finished = True
         except Exception as error:  # broad, as above

@@ -9,6 +9,7 @@ import datetime as dt
 from collections.abc import Callable, Iterator
 
 from raymill.client.status_types import Alert
+from raymill.registry.provider_settings import OURS
 from raymill.registry.sizes import size
 from raymill.registry.tables import DeploymentState
 from raymill.serve.operating.facts import Facts
@@ -49,6 +50,13 @@ def _parts(facts: Facts) -> Iterator[Alert]:
         )
 
 
+def _cure_of(target: str) -> str:
+    provider = target.partition("/")[0]
+    return (
+        "`raymill status` and logs/gateway.log" if provider == OURS else f"`raymill provider test {provider}`"
+    )
+
+
 def _breakers(facts: Facts) -> Iterator[Alert]:
     for target, state in facts.parts.breakers.items():
         yield Alert(
@@ -56,7 +64,7 @@ def _breakers(facts: Facts) -> Iterator[Alert]:
             name="breaker_open",
             subject=target,
             message=f"the breaker of {target} is {state.replace('_', '-')}: it fails too often",
-            cure=f"`raymill provider test {target.partition('/')[0]}`; requests go to the route's next target",
+            cure=f"{_cure_of(target)}; requests go to the route's next target",
         )
 
 

@@ -213,7 +213,7 @@ def read(session: Session, settings: Settings) -> Facts:
         audit=_audit(session, settings),
         disks=list(_disks(settings)),
         nodes=list(_nodes()),
-        parts=_parts(settings.metrics_dir),
+        parts=parts_of(settings.metrics_dir),
     )
 
 
@@ -302,7 +302,8 @@ def _countable(resources: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _parts(directory: Path) -> Parts:
+def parts_of(directory: Path) -> Parts:
+    """What the processes of this machine wrote last."""
     breakers: dict[str, str] = {}
     for labels, value in scrape.samples(directory, "raymill_gateway_breaker"):
         if value and breakers.get(labels["target"]) != "open":

@@ -25,7 +25,6 @@ from raymill.serve.api.threads import ThreadRoute
 
 router = APIRouter(tags=["sessions"], route_class=ThreadRoute)
 
-KEY_NAME = "console"
 KEY_LASTS = dt.timedelta(hours=1)
 
 
@@ -99,7 +98,7 @@ def key(who: Who, opened: SessionDep) -> GatewayKey:
     if who.session_id is None:
         raise Invalid("the caller has an API key already: use that at /v1")
     account = identity.find_account(opened, who.actor.name)
-    name = f"{KEY_NAME}-{who.session_id}"
+    name = sessions.key_name(who.session_id)
     before = select(ApiKey.id).where(
         ApiKey.account_id == account.id, ApiKey.name == name, ApiKey.revoked_at.is_(None)
     )
