@@ -14,9 +14,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from raymill.cluster.settings import Settings
-from raymill.policies.errors import RaymillError
 from raymill.registry.database import Database
-from raymill.registry.object_files import ObjectFiles, Tree
+from raymill.registry.object_files import OWNER, ObjectFiles, Tree
 from raymill.registry.object_store import ObjectStore
 from raymill.registry.tables import Artifact, Job, JobState
 
@@ -31,7 +30,7 @@ def start(database: Database, settings: Settings) -> None:
     store = settings.artifacts
     if isinstance(store, ObjectStore):
         threading.Thread(
-            target=_run, args=(database, store.objects), name="artifact-sweep", daemon=True
+            target=_run, args=(database, store.objects, settings.home_id), name="artifact-sweep", daemon=True
         ).start()
 
 
@@ -65,14 +64,25 @@ def _is_wanted(session: Session, tree: Tree) -> bool:
     return session.scalar(found) is not None
 
 
-def _run(database: Database, objects: ObjectFiles) -> None:
+def _run(database: Database, objects: ObjectFiles, home_id: str) -> None:
     wait = threading.Event()
     while True:
         try:
-            for tree in sweep(database, objects):
-                log.info(
-                    "deleted an upload that was never registered: %s, digest %s", tree.name, tree.digest[:12]
-                )
-        except RaymillError as error:
+            _sweep_ours(database, objects, home_id)
+        except Exception as error:  # noqa: BLE001 (whatever it was, the next hour tries again)
             log.warning("uploads could not be swept: %s", error)
         wait.wait(HOUR_S)
+
+
+def _sweep_ours(database: Database, objects: ObjectFiles, home_id: str) -> None:
+    """Another service's rows are not here: what it registered would look like uploads that nobody wants."""
+    owner = objects.owner(home_id)
+    if owner != home_id:
+        whose = "another service's" if owner else "nobody's yet"
+        log.warning(
+            "%s is %s: nothing is deleted there; if it is this one's alone, write %s into its file %s",
+            *(objects.url, whose, home_id, OWNER),
+        )
+        return
+    for tree in sweep(database, objects):
+        log.info("deleted an upload that was never registered: %s, digest %s", tree.name, tree.digest[:12])

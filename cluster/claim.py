@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 
 from sqlalchemy.orm import Session
@@ -25,6 +27,9 @@ from raymill.registry.jobs import Claimed, Done, ErrorClass, Floors
 from raymill.registry.tables import Artifact
 
 log = logging.getLogger(__name__)
+
+LOOK_S = 5.0
+"""For an answer of the store of artifacts."""
 
 
 class Claimer:
@@ -151,14 +156,15 @@ def _reused(session: Session, store: Artifacts, job: Claimed) -> bool:
     made = jobs.reusable(session, address=job.address, name=job.name, kind=job.kind, but=job.id)
     if made is None or made.result is None:
         return False
-    artifact_name = made.result.get("artifact")
-    if artifact_name and not _present(session, store, artifact_name):
+    names = [made.result.get("artifact"), *(made.result.get("artifacts") or {}).values()]
+    gone = [name for name in names if name and not _present(session, store, name)]
+    if gone:
         log.warning(
-            "artifact %s of job %s is not found in the store: making it again", artifact_name, made.id
+            "artifact %s of job %s is not found in the store: making it again", ", ".join(gone), made.id
         )
         return False
     jobs.succeed(session, job.id, job.epoch, result=made.result, reused_job_id=made.id)
-    log.info("job %s (%s) reuses %s of job %s", job.id, job.step, artifact_name or job.address, made.id)
+    log.info("job %s (%s) reuses %s of job %s", job.id, job.step, names[0] or job.address, made.id)
     return True
 
 
@@ -167,7 +173,28 @@ def _present(session: Session, store: Artifacts, name: str) -> bool:
     if row is None:
         return False
     try:
-        return store.holds(name, digests_of(row.files))
-    except RaymillError as error:  # the attempt that is made instead meets the same, and is tried again
+        return _within(LOOK_S, partial(store.holds, name, digests_of(row.files)))
+    except (
+        RaymillError,
+        TimeoutError,
+    ) as error:  # the attempt that is made instead meets the same, and is tried again
         log.warning("whether %s is in the store is not known: %s", name, error)
         return False
+
+
+def _within(seconds: float, look: Callable[[], bool]) -> bool:
+    """A store that does not answer must not hold up claims until the leases of what was claimed run out.
+
+    Raises:
+        TimeoutError: it took longer. The thread goes on, and ends with the process.
+    """
+    found: Future[bool] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(look())
+        except Exception as error:  # noqa: BLE001 (it is raised where it is asked for)
+            found.set_exception(error)
+
+    threading.Thread(target=run, name="store-look", daemon=True).start()
+    return found.result(seconds)

@@ -128,6 +128,9 @@ class Dispatcher:
                 info = self._client.get_job_info(submission_id(job.id, job.epoch))
             except (RuntimeError, requests.RequestException):
                 continue  # not submitted yet, or another cluster's: the lease decides
+            if info.status is JobStatus.PENDING and job.worker == WORKER:
+                self._wait_for_room(job)
+                continue
             if info.status not in {JobStatus.FAILED, JobStatus.STOPPED, JobStatus.SUCCEEDED}:
                 continue
             error = f"its process ended without finishing the job ({info.status.value.lower()})"
@@ -137,6 +140,15 @@ class Dispatcher:
                 continue  # it had ended the job after all
             self._numbers.lost(job.queue, job.kind)
             log.warning("job %s (%s): %s", job.id, job.step, error)
+
+    def _wait_for_room(self, job: Job) -> None:
+        """Ray has no room for its driver yet, so nobody else says that the job is not lost."""
+        if job.cancel_requested_at is not None:
+            self._stop(submission_id(job.id, job.epoch))
+            return
+        lease_s = max(START_LEASE_S, self._settings.lease_s)
+        beat = [(job.id, job.epoch)]
+        self._database.hold_once(lambda connection: jobs.beat(connection, beat, lease_s=lease_s))
 
     def _count_ended(self, running: list[Job]) -> None:
         """Their processes end them; that they did is seen here, where somebody reads the numbers."""

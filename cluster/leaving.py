@@ -12,8 +12,9 @@ import time
 
 import ray
 from ray import serve
+from sqlalchemy.exc import DBAPIError
 
-from raymill.cluster.applications import ours
+from raymill.cluster.applications import FACES, ours
 from raymill.cluster.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,8 +26,13 @@ def leave(settings: Settings) -> None:
         address=settings.address, namespace="raymill", log_to_driver=False, logging_level=logging.WARNING
     )
     database = settings.open_database(pool_size=1)
-    with database.transaction() as session:
-        mine = ours(session, serve.status().applications)
+    names = set(serve.status().applications)
+    try:
+        with database.transaction() as session:
+            mine = ours(session, names)
+    except DBAPIError as error:
+        log.warning("Postgres is away (%s): applications of models stay", type(error).__name__)
+        mine = names & FACES
     database.close()
     for name in sorted(mine):
         serve.delete(name, _blocking=False)

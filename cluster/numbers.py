@@ -190,7 +190,7 @@ class Publisher:
             try:
                 self.write()
                 self._refused = False
-            except OSError as error:  # a full disk takes the numbers, not the service
+            except Exception as error:  # noqa: BLE001 (a full disk, or a wrong number, takes the numbers and not the service)
                 if not self._refused:
                     log.warning("the numbers of this process cannot be written: %s", error)
                 self._refused = True

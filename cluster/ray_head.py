@@ -76,6 +76,8 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         "RAY_raylet_start_wait_time_s": "60",
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
         "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "150",
+        # A driver that waits for a GPU waits as long as it takes.
+        "RAY_JOB_START_TIMEOUT_SECONDS": str(7 * 24 * 3600),
         # A job that is stopped may leave a checkpoint first; Ray would kill it after 3 s.
         "RAY_JOB_STOP_WAIT_TIME_S": str(math.ceil(settings.grace_s) + 5),
         **_serve_ports(settings),

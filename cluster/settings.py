@@ -49,8 +49,9 @@ class Settings(BaseSettings):
     )
     """Postgres 15 or newer. When unset, an embedded one runs under `home`."""
 
-    artifacts_url: str | None = Field(default=None, pattern=r"^[a-z0-9]+://.+")
-    """Where artifacts lie: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `file:///FOLDER`. When unset, under `home`."""
+    artifacts_url: str | None = Field(default=None, pattern=r"^[a-z0-9]+://[^@]+$")
+    """Where artifacts lie: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `file:///FOLDER`. When unset, under `home`.
+    Keys and passwords are no part of it: errors tell it."""
 
     cache: Path | None = None
     """Where a node keeps its copies of artifacts that lie at a URL, `home/cache` by default."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from raymill.cluster.settings import Settings
 from raymill.evaluate.child import module_command, run_child
 from raymill.evaluate.compress_config import CompressedType
 from raymill.evaluate.sizes import shapes_of
@@ -61,6 +62,7 @@ class Compressor:
         place, partial = Path(target), Path(f"{target}.partial")
         if place.is_dir():
             return
+        Settings().artifacts.here(Path(source))
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         order = {"source": source, "target": str(partial), "type": kind, "rows": rows}
@@ -76,6 +78,7 @@ class Compressor:
         """Keep what the model predicts in the folder `base` (`divergence.Base`). Raises ChildFailed."""
         if Path(base).is_dir():
             return
+        Settings().artifacts.here(Path(model))
         partial = f"{base}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         command = module_command("raymill.evaluate.hf_divergence_process", "base", model, texts, partial)

@@ -171,7 +171,7 @@ class Cache:
         path = self.root / folder / _flat(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            with path.open("a") as file:
+            with path.open("a+") as file:  # NFS takes a shared lock only where one may read
                 fcntl.flock(file, how)
                 if not _is(path, file):
                     continue

@@ -10,6 +10,7 @@ are taken from where the store's own library takes them. Every method raises as 
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +29,12 @@ TRANSFERS = 4
 
 READ_BYTES = 16 << 20
 """Asked for at once where a file is read without a copy."""
+
+DRAFT = ".draft-"
+"""How files at the root of a folder begin that are being written."""
+
+OWNER = ".owner"
+"""File at the root: the id of the home whose engine deletes what nobody registered."""
 
 NAME_PARTS = 3
 """Of an artifact's name; the digest is the next one."""
@@ -50,14 +57,21 @@ class ObjectFiles:
         """Upload `files` of `directory`. They are in the store for good when this returns."""
         with told(self.url):
             fs, tree = self._at(name, digest)
+            _, root = self._at()
             local = "file" in fs.protocol
 
             def put(file: FileDigest) -> None:
                 failpoint("upload:before")
                 target = f"{tree}/{file.path}"
-                fs.put_file(str(directory / file.path), target)
-                if local:
-                    flush(Path(target))
+                if not local:
+                    fs.put_file(str(directory / file.path), target)
+                    return
+                # A copy would be written over what may be registered already, and a kill would leave it cut short.
+                draft = Path(root) / f"{DRAFT}{uuid.uuid4().hex}"
+                fs.put_file(str(directory / file.path), str(draft))
+                flush(draft)
+                Path(target).parent.mkdir(parents=True, exist_ok=True)
+                draft.replace(target)
 
             at_once(put, files)
             if local:
@@ -118,17 +132,42 @@ class ObjectFiles:
             if now and max(map(_written, now.values())) == tree.newest:
                 fs.rm(list(now))
 
+    def owner(self, mine: str) -> str:
+        """Which service may delete here: `mine` from the first time on that nothing lies here yet; empty: nobody said."""
+        with told(self.url):
+            fs, place = self._at(OWNER)
+            if fs.exists(place):
+                return str(fs.cat_file(place).decode()).strip()
+        if self.trees():
+            return ""
+        with told(self.url):
+            fs.pipe_file(place, mine.encode())
+        return mine
+
     def drop_unfinished(self, before: dt.datetime) -> int:
-        """Give up uploads in parts that were begun before then, which S3 keeps and charges for. Returns how many."""
+        """Give up uploads that were begun before then and not ended: drafts in a folder, parts that S3 keeps and charges for.
+        Returns how many.
+        """
         with told(self.url):
             fs, root = self._at()
+            if "file" in fs.protocol:
+                old = [
+                    draft
+                    for draft in Path(root).glob(f"{DRAFT}*")
+                    if draft.stat().st_mtime < before.timestamp()
+                ]
+                for draft in old:
+                    draft.unlink(missing_ok=True)
+                return len(old)
             if not hasattr(fs, "list_multipart_uploads"):
                 return 0
             bucket, _, prefix = root.partition("/")
+            if not prefix:
+                return 0  # others may upload into the bucket too
             going = [
                 each
                 for each in fs.list_multipart_uploads(bucket)
-                if each["Key"].startswith(prefix) and each["Initiated"] < before
+                if each["Key"].startswith(f"{prefix}/") and each["Initiated"] < before
             ]
             for each in going:
                 fs.call_s3(

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
 TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -22,13 +22,16 @@ FIRST = 200
 """Events of a pipeline among which its trace is looked for: it is written with its steps."""
 
 WRITE = "INSERT INTO job_event (pipeline_id, job_id, kind, data) VALUES (%s, %s, %s, %s)"
-READ = text("""
-SELECT data ->> 'traceparent' FROM (
-    SELECT id, kind, data FROM job_event
-    WHERE CASE WHEN CAST(:pipeline_id AS uuid) IS NULL THEN job_id = :job_id ELSE pipeline_id = :pipeline_id END
-    ORDER BY id LIMIT :first) AS early
-WHERE kind = :kind ORDER BY id LIMIT 1
-""")
+
+
+def _read(column: str) -> TextClause:
+    return text(f"""
+        SELECT data ->> 'traceparent' FROM (
+            SELECT id, kind, data FROM job_event WHERE {column} = :of ORDER BY id LIMIT :first) AS early
+        WHERE kind = :kind ORDER BY id LIMIT 1""")
+
+
+OF_JOB, OF_PIPELINE = _read("job_id"), _read("pipeline_id")
 
 _current: ContextVar[str | None] = ContextVar("raymill_traceparent", default=None)
 
@@ -64,6 +67,6 @@ def keep(connection: Any, job_ids: Iterable[uuid.UUID], pipeline_id: uuid.UUID |
 
 def kept(session: Session, job_id: uuid.UUID, pipeline_id: uuid.UUID | None) -> str | None:
     """The traceparent that a job was written with, or its pipeline."""
-    bound = {"job_id": job_id, "pipeline_id": pipeline_id, "first": FIRST, "kind": EVENT}
-    found: str | None = session.scalar(READ, bound)
+    statement, of = (OF_JOB, job_id) if pipeline_id is None else (OF_PIPELINE, pipeline_id)
+    found: str | None = session.scalar(statement, {"of": of, "first": FIRST, "kind": EVENT})
     return found

@@ -60,7 +60,8 @@ def plan(recipe: Recipe, opened: Session) -> list[StepSpec]:
             )
     if recipe.compress is not None:
         exact = _with_text_digests(recipe.compress).model_dump(mode="json")
-        steps.append(_step("compress", "compress", exact, ("dataset", "train")))
+        needs = Needs(gpus=recipe.compress.gpus)
+        steps.append(_step("compress", "compress", exact, ("dataset", "train"), needs))
     if recipe.promote is not None:
         config = recipe.promote.model_dump(mode="json", exclude_defaults=True) | {"to": recipe.promote.to}
         config.setdefault("require", {})
