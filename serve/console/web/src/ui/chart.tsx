@@ -7,6 +7,15 @@ import { Button } from "./controls";
 import { aligned, smoothed } from "./curves";
 
 export type Curve = { label: string; x: readonly number[]; y: readonly (number | null)[] };
+/** So few values that each is drawn. */
+const FEW = 30;
+
+function sparse(values: ArrayLike<number | null | undefined> | undefined): boolean {
+  let count = 0;
+  for (const value of Array.from(values ?? [])) if (value !== null && value !== undefined) count += 1;
+  return count <= FEW;
+}
+
 const DASHES = [undefined, undefined, [8, 4], [2, 3], [10, 3, 2, 3], [5, 5]];
 export const SERIES = 6;
 
@@ -81,7 +90,8 @@ export function Chart({ title, sentence, xLabel, curves, height = 220, time = fa
             width: 1.5,
             dash: DASHES[at],
             spanGaps: true,
-            points: { show: false },
+            // A few measurements are seen as points: a line needs two.
+            points: { show: (plot: uPlot, series: number) => sparse(plot.data[series]), size: 5 },
           })),
         ],
       },
