@@ -30,6 +30,7 @@ export const PAGES: readonly PageRoute[] = [
 export const BELOW: readonly PageRoute[] = [
   { path: "/jobs/:id", title: "Job", page: later(() => import("./pages/job")) },
   { path: "/runs/compare", title: "Compare runs", page: later(() => import("./pages/compare-runs")) },
+  { path: "/data/:name", title: "Data set", page: later(() => import("./pages/data-set")) },
   { path: "/runs/:id", title: "Run", page: later(() => import("./pages/run")) },
 ];
 
