@@ -32,10 +32,7 @@ export default function ModelVersion() {
     params: { path: { name, number: Number(number) } },
   });
   return (
-    <Page
-      title={`${name} ${number}`}
-      actions={query.data && <VersionActions version={query.data.version} />}
-    >
+    <Page title={`${name} ${number}`} actions={query.data && <VersionActions version={query.data.version} />}>
       <Loaded query={query} what="this version">
         {(lineage) => (
           <>

@@ -36,6 +36,7 @@ export function CallForm({
       await run();
       await queryClient.invalidateQueries();
     } catch (refused) {
+      if (stopped(refused)) return;
       setError(refused instanceof Error ? refused : new Error(String(refused)));
     } finally {
       setBusy(false);
@@ -53,6 +54,11 @@ export function CallForm({
       </div>
     </form>
   );
+}
+
+/** Called off by the person, who needs no word about it. */
+export function stopped(error: unknown): boolean {
+  return error instanceof DOMException && error.name === "AbortError";
 }
 
 /** A button whose call is made for a reason, which the audit log keeps. */

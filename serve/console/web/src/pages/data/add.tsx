@@ -2,7 +2,7 @@
 import { useRef, useState } from "react";
 import { api, type Schemas } from "../../api";
 import { bytes, num } from "../../fmt";
-import { CallForm, Tick } from "../../ui/call-form";
+import { CallForm, stopped, Tick } from "../../ui/call-form";
 import { Bar, Button, Field, Input, Select } from "../../ui/controls";
 import { Refused } from "../../ui/dialog";
 import { Panel } from "../../ui/page";
@@ -60,6 +60,7 @@ export function AddSet() {
       const { data } = await api.POST("/api/v1/datasets/validate", { body: await asked() });
       if (data) setJob({ id: data.id, title: "Check" });
     } catch (refused) {
+      if (stopped(refused)) return;
       setError(refused instanceof Error ? refused : new Error(String(refused)));
     }
   };
@@ -126,11 +127,7 @@ export function AddSet() {
             <div className="pair">
               {source("Held-out rows", test, setTest, "Or hold a share of the rows out")}
               <Field label="Share held out" hint="Such as 0.1; empty: none">
-                <Input
-                  inputMode="decimal"
-                  value={share}
-                  onChange={(event) => setShare(event.target.value)}
-                />
+                <Input inputMode="decimal" value={share} onChange={(event) => setShare(event.target.value)} />
               </Field>
             </div>
           )}

@@ -65,7 +65,10 @@ export function Look({ name, number }: { name: string; number: number }) {
           run={run}
         >
           <div className="pair">
-            <Field label="Base" hint="A folder on the service's machine, or an artifact such as base/triage/0a1b">
+            <Field
+              label="Base"
+              hint="A folder on the service's machine, or an artifact such as base/triage/0a1b"
+            >
               <Input value={base} onChange={(event) => setBase(event.target.value)} />
             </Field>
             <Field label="What">
@@ -123,9 +126,7 @@ function Found({ jobId }: { jobId: string }) {
             ]}
           />
           {job.error && <Notice kind="bad">{job.error}</Notice>}
-          {job.result && job.kind === "dataset_tokens" && (
-            <Tokens found={job.result as unknown as Counted} />
-          )}
+          {job.result && job.kind === "dataset_tokens" && <Tokens found={job.result as unknown as Counted} />}
           {job.result && job.kind === "dataset_preview" && <Rendered found={job.result as unknown as Seen} />}
         </>
       )}

@@ -110,4 +110,3 @@ const BAD: Column<BadRow>[] = [
   { id: "file", label: "File", cell: (row) => row.file },
   { id: "reason", label: "What is wrong", cell: (row) => <span className="wrap">{row.reason}</span> },
 ];
-

@@ -3,7 +3,13 @@ import type { Schemas } from "../../api";
 import { graphOf, WIDTH } from "./graph";
 
 const LINEAGE = {
-  version: { llm: "triage", number: 3, job_id: "run-1", artifact_name: "model/triage/1", aliases: ["production"] },
+  version: {
+    llm: "triage",
+    number: 3,
+    job_id: "run-1",
+    artifact_name: "model/triage/1",
+    aliases: ["production"],
+  },
   dataset: { name: "tickets", number: 2 },
   base: { name: "base/triage/1" },
   quantizations: [{ artifact_name: "gguf/triage/1", file: "model-Q8_0.gguf", type: "Q8_0" }],

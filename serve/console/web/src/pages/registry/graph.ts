@@ -63,7 +63,15 @@ export function graphOf(lineage: Schemas["Lineage"]): Graph {
       },
       { id: "base", kind: "base", name: base.name, from: [] },
     ],
-    [{ id: "run", kind: "run", name: version.job_id, href: `/runs/${version.job_id}`, from: ["data", "base"] }],
+    [
+      {
+        id: "run",
+        kind: "run",
+        name: version.job_id,
+        href: `/runs/${version.job_id}`,
+        from: ["data", "base"],
+      },
+    ],
     [
       {
         id: "version",
@@ -87,7 +95,12 @@ function placed(columns: Plain[][]): Graph {
     const top = (tall - (boxes.length * (HEIGHT + GAP_Y) - GAP_Y)) / 2;
     for (const [row, each] of boxes.entries()) {
       const { from, ...rest } = each;
-      const box = { ...rest, name: cut(each.name), x: column * (WIDTH + GAP_X), y: top + row * (HEIGHT + GAP_Y) };
+      const box = {
+        ...rest,
+        name: cut(each.name),
+        x: column * (WIDTH + GAP_X),
+        y: top + row * (HEIGHT + GAP_Y),
+      };
       found.set(each.id, box);
       for (const before of from) {
         const start = found.get(before);

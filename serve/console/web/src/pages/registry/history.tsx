@@ -107,8 +107,8 @@ export function MovesOf({ moves }: { moves: readonly Move[] }) {
     <ul>
       {moves.map((each) => (
         <li key={`${each.alias} ${each.moved_at}`}>
-          <Link href={`/promotions?id=${each.promotion_id}`}>{each.alias}</Link> {when(each.moved_at, true)} by{" "}
-          {each.actor}
+          <Link href={`/promotions?id=${each.promotion_id}`}>{each.alias}</Link> {when(each.moved_at, true)}{" "}
+          by {each.actor}
         </li>
       ))}
     </ul>
