@@ -24,25 +24,25 @@ export function Environments() {
   const [name] = useParam("name");
   return (
     <Loaded query={query} what="the environments">
-        {(page) => (
-          <>
-            <Table
-              caption="Environments"
-              columns={ENVIRONMENTS}
-              rows={page.data}
-              rowKey={(each) => each.name}
-              href={(each) => `/promotions?tab=environments&name=${each.name}`}
-              empty={
-                <Empty title="No environment yet">
-                  Without one an alias moves as soon as the policy allows it.
-                </Empty>
-              }
-            />
-            <May call="PUT /api/v1/environments/{name}">
-              <EnvironmentForm key={name} of={page.data.find((each) => each.name === name) ?? null} />
-            </May>
-          </>
-        )}
+      {(page) => (
+        <>
+          <Table
+            caption="Environments"
+            columns={ENVIRONMENTS}
+            rows={page.data}
+            rowKey={(each) => each.name}
+            href={(each) => `/promotions?tab=environments&name=${each.name}`}
+            empty={
+              <Empty title="No environment yet">
+                Without one an alias moves as soon as the policy allows it.
+              </Empty>
+            }
+          />
+          <May call="PUT /api/v1/environments/{name}">
+            <EnvironmentForm key={name} of={page.data.find((each) => each.name === name) ?? null} />
+          </May>
+        </>
+      )}
     </Loaded>
   );
 }
