@@ -56,7 +56,7 @@ export function Leaderboard() {
               <Empty title="No score fits these filters">Task and model are whole names.</Empty>
             ) : (
               <Empty title="Nothing was measured yet">
-                A recipe with an evaluate section does, or: <code>raymill evaluate TARGET</code>
+                A recipe with an evaluate section does, or: <code>raymill evaluate run TARGET</code>
               </Empty>
             )
           ) : (

@@ -59,7 +59,7 @@ export function Measure() {
         </fieldset>
       </CallForm>
       <p className="small">
-        Other tasks have settings of their own, and are started by <code>raymill evaluate</code>.
+        Other tasks have settings of their own, and are started by <code>raymill evaluate run</code>.
       </p>
     </Panel>
   );
