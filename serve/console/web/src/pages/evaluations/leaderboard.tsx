@@ -147,5 +147,6 @@ function intervalOf(each: Standing): string {
 
 /** Not a test: what overlaps may differ all the same, which the paired comparison tells. */
 function overlaps(one: Standing, other: Standing): boolean {
-  return (one.high ?? one.score) >= (other.low ?? other.score);
+  const reaches = (a: Standing, b: Standing) => (a.high ?? a.score) >= (b.low ?? b.score);
+  return reaches(one, other) && reaches(other, one);
 }
