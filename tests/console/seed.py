@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.console import seed_work
+from tests.console import seed_registry, seed_work
 from tests.registry.making import World
 
-PARTS = (seed_work.seed,)
+PARTS = (seed_work.seed, seed_registry.seed)
 """Each makes its things and returns an address for each route with a parameter that shows one of them, and whatever else
 its tests have to know."""
 

@@ -30,6 +30,13 @@ export const PAGES: readonly PageRoute[] = [
 export const BELOW: readonly PageRoute[] = [
   { path: "/jobs/:id", title: "Job", page: later(() => import("./pages/job")) },
   { path: "/runs/compare", title: "Compare runs", page: later(() => import("./pages/compare-runs")) },
+  { path: "/data/:name", title: "Data set", page: later(() => import("./pages/data-set")) },
+  { path: "/registry/:name", title: "Model", page: later(() => import("./pages/model")) },
+  {
+    path: "/registry/:name/:number",
+    title: "Version of a model",
+    page: later(() => import("./pages/model-version")),
+  },
   { path: "/runs/:id", title: "Run", page: later(() => import("./pages/run")) },
 ];
 
