@@ -13,7 +13,15 @@ import { recordOf } from "./compare-stream";
 /** A record is written a moment after the answer: asked for so often, a second apart. */
 const LOOKS = 20;
 
-export function AnswerOf({ asked, index, goOn }: { asked: Asked; index: number; goOn: (text: string) => void }) {
+export function AnswerOf({
+  asked,
+  index,
+  goOn,
+}: {
+  asked: Asked;
+  index: number;
+  goOn: (text: string) => void;
+}) {
   const name = asked.question.models[index] ?? "";
   const answer = asked.answers[index];
   const over = answer?.state === "succeeded" || answer?.state === "cancelled";
@@ -123,7 +131,11 @@ function Opinion({ requestId, name }: { requestId: string; name: string }) {
             />
           </Field>
           <Field label="Why">
-            <textarea className="input" value={comment} onChange={(event) => setComment(event.target.value)} />
+            <textarea
+              className="input"
+              value={comment}
+              onChange={(event) => setComment(event.target.value)}
+            />
           </Field>
         </Confirm>
       )}

@@ -32,7 +32,8 @@ export function useAsking() {
     const draw = (busy: boolean) => {
       cancelAnimationFrame(frame);
       frame = 0;
-      if (running.current === own) setAsked({ id, question, busy, answers: answers.map((each) => ({ ...each })) });
+      if (running.current === own)
+        setAsked({ id, question, busy, answers: answers.map((each) => ({ ...each })) });
     };
     setError(null);
     draw(true);

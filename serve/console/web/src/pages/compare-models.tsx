@@ -65,7 +65,9 @@ export function Models({
         </Button>
       </div>
       {models.length === 0 ? (
-        <Notice>Up to {MOST} models are asked at once. Such as support-triage, support-triage@3 or provider/model.</Notice>
+        <Notice>
+          Up to {MOST} models are asked at once. Such as support-triage, support-triage@3 or provider/model.
+        </Notice>
       ) : (
         <ul className="actions" aria-label="Models that are asked">
           {models.map((name) => (

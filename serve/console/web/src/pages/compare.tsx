@@ -60,7 +60,11 @@ function Asking() {
   return (
     <>
       <form onSubmit={submit}>
-        <Models models={models} add={add} drop={(name) => setNamed(models.filter((one) => one !== name).join(","))} />
+        <Models
+          models={models}
+          add={add}
+          drop={(name) => setNamed(models.filter((one) => one !== name).join(","))}
+        />
         {before.length > 0 && (
           <Panel
             title="So far"
@@ -88,7 +92,11 @@ function Asking() {
           <summary>Settings</summary>
           <div className="stack">
             <Field label="System prompt">
-              <textarea className="input" value={system} onChange={(event) => setSystem(event.target.value)} />
+              <textarea
+                className="input"
+                value={system}
+                onChange={(event) => setSystem(event.target.value)}
+              />
             </Field>
             <div className="pair">
               <Field label="Temperature" hint="Empty: the model's own" error={wrong.temperature}>

@@ -45,7 +45,11 @@ export function Answers({ id }: { id: string }) {
       id: "do",
       label: "Text",
       cell: (each) => (
-        <Button look="quiet" aria-label={`Show answer ${each.attempt}.${each.number}`} onClick={() => show(each)}>
+        <Button
+          look="quiet"
+          aria-label={`Show answer ${each.attempt}.${each.number}`}
+          onClick={() => show(each)}
+        >
           Show
         </Button>
       ),

@@ -135,5 +135,9 @@ const LOOKED_AT: Column<Record<string, unknown>>[] = [
     cell: (file) => (file.parses === null ? "was not parsed" : file.parses ? "✓ yes" : "✕ no"),
   },
   { id: "analysers", label: "Analysers", cell: (file) => listed(file.analysers) },
-  { id: "problems", label: "Problems", cell: (file) => <span className="wrap">{listed(file.problems)}</span> },
+  {
+    id: "problems",
+    label: "Problems",
+    cell: (file) => <span className="wrap">{listed(file.problems)}</span>,
+  },
 ];

@@ -92,7 +92,6 @@ function yesOrNo(value: boolean | null): string {
 
 function testsOf(tests: Quality["measured"]["tests"]): string {
   if (!tests) return "none";
-  const word = (verdict: Verdict | null) =>
-    verdict?.passed ? "passed" : (verdict?.reason ?? "not run");
+  const word = (verdict: Verdict | null) => (verdict?.passed ? "passed" : (verdict?.reason ?? "not run"));
   return `${word(tests.before)} → ${word(tests.after)}`;
 }

@@ -61,7 +61,10 @@ export function SubmitForm({ close }: { close: () => void }) {
           />
         </Field>
         {form.way === "files" ? (
-          <Field label="Files" hint={files.map((file) => `${file.name} ${bytes(file.text.length)}`).join(", ")}>
+          <Field
+            label="Files"
+            hint={files.map((file) => `${file.name} ${bytes(file.text.length)}`).join(", ")}
+          >
             <input className="input" type="file" multiple onChange={(event) => void read(event)} />
           </Field>
         ) : (

@@ -107,10 +107,21 @@ const COLUMNS: Column<Submission>[] = [
     cell: (each) => <span className="wrap">{each.files.join(", ") || short(each.id)}</span>,
     sort: (each) => each.files.join(", "),
   },
-  { id: "state", label: "State", cell: (each) => <StateMark state={each.state} />, sort: (each) => each.state },
+  {
+    id: "state",
+    label: "State",
+    cell: (each) => <StateMark state={each.state} />,
+    sort: (each) => each.state,
+  },
   { id: "step", label: "Step", cell: (each) => each.step ?? DASH },
   { id: "language", label: "Language", cell: (each) => each.language ?? DASH, sort: (each) => each.language },
-  { id: "size", label: "Size", num: true, cell: (each) => bytes(each.size_bytes), sort: (each) => each.size_bytes },
+  {
+    id: "size",
+    label: "Size",
+    num: true,
+    cell: (each) => bytes(each.size_bytes),
+    sort: (each) => each.size_bytes,
+  },
   { id: "comment", label: "Comment", cell: (each) => <span className="wrap">{each.comment}</span> },
   { id: "by", label: "By", cell: (each) => each.created_by, sort: (each) => each.created_by },
   {
@@ -120,5 +131,10 @@ const COLUMNS: Column<Submission>[] = [
     cell: (each) => when(each.created_at),
     sort: (each) => each.created_at,
   },
-  { id: "took", label: "Took", num: true, cell: (each) => duration(since(each.created_at, each.finished_at)) },
+  {
+    id: "took",
+    label: "Took",
+    num: true,
+    cell: (each) => duration(since(each.created_at, each.finished_at)),
+  },
 ];
