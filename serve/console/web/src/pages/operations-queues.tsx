@@ -8,6 +8,7 @@ import { Button, Field, Input, Select, StateMark } from "../ui/controls";
 import { Confirm } from "../ui/dialog";
 import { Empty, Loaded } from "../ui/state";
 import { type Column, Table } from "../ui/table";
+import { whole } from "../whole";
 
 type Queue = Schemas["QueueStats"];
 type Runner = Queue["runner"];
@@ -97,7 +98,7 @@ function Settings({ draft, change }: { draft: Draft; change: (draft: Draft | nul
   const run = async () => {
     await api.PUT("/api/v1/queues/{name}", {
       params: { path: { name } },
-      body: { max_running: most === "" ? null : Number(most), runner: fresh ? runner : null },
+      body: { max_running: whole(most), runner: fresh ? runner : null },
     });
     await queryClient.invalidateQueries();
   };

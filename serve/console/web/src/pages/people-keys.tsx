@@ -10,6 +10,7 @@ import { Panel } from "../ui/page";
 import { Empty, Loaded } from "../ui/state";
 import { type Column, Table } from "../ui/table";
 import { useCursor } from "../url";
+import { whole } from "../whole";
 
 type Key = Schemas["ApiKey"];
 type Scope = NonNullable<Schemas["ApiKeyRequest"]["scopes"]>[number];
@@ -71,7 +72,7 @@ function NewKey({ close }: { close: () => void }) {
     setError(null);
     try {
       const { data } = await api.POST("/api/v1/keys", {
-        body: { account, name, expires_in_days: days === "" ? null : Number(days), scopes: [...scopes] },
+        body: { account, name, expires_in_days: whole(days), scopes: [...scopes] },
       });
       setMade(data?.key ?? null);
       await queryClient.invalidateQueries();

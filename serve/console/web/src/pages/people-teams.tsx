@@ -11,6 +11,7 @@ import { May, Panel } from "../ui/page";
 import { Empty, Loaded } from "../ui/state";
 import { type Column, Table } from "../ui/table";
 import { useParam } from "../url";
+import { whole } from "../whole";
 
 type Team = Schemas["Team"];
 type Quota = Schemas["TeamQuota"];
@@ -113,7 +114,6 @@ function QuotaForm({ team, quota }: { team: string; quota: Quota }) {
   const [jobs, setJobs] = useState(text(quota.max_running));
   const [gpus, setGpus] = useState(text(quota.max_gpus));
   const [cpus, setCpus] = useState(text(quota.max_cpus));
-  const bound = (typed: string) => (typed === "" ? null : Number(typed));
   const fields = [
     ["Jobs", jobs, setJobs],
     ["GPUs", gpus, setGpus],
@@ -135,7 +135,7 @@ function QuotaForm({ team, quota }: { team: string; quota: Quota }) {
           run={() =>
             api.PATCH("/api/v1/teams/{name}/quota", {
               params: { path: { name: team } },
-              body: { max_running: bound(jobs), max_gpus: bound(gpus), max_cpus: bound(cpus) },
+              body: { max_running: whole(jobs), max_gpus: whole(gpus), max_cpus: whole(cpus) },
             })
           }
         />
