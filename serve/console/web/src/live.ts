@@ -37,6 +37,8 @@ export const SHOWN_BY: Record<string, Path[]> = {
   budget: ["budgets", "usage"],
   policy: ["policies", "promotions"],
   drift: ["drift"],
+  code_step: ["code"],
+  code_experiment: ["code"],
 };
 /** Every audited change is shown by the log itself. */
 const ALWAYS = ["audit"];
