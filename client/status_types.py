@@ -25,7 +25,7 @@ class Alert(Wire):
     cure: str
 
 
-class Canary(Wire):
+class RunningCanary(Wire):
     """A version that answers a share of an alias's requests."""
 
     llm: str
@@ -61,7 +61,7 @@ class Status(Wire):
     """Server version."""
     queues: list[QueueStats]
     """By name."""
-    canaries: list[Canary]
+    canaries: list[RunningCanary]
     gateway: GatewayStatus
     parts: dict[str, int]
     """Part of the service -> processes that have told their numbers just now."""

@@ -259,8 +259,8 @@ def _served(session: Session, overrides: prices.Overrides) -> list[Served]:
     wakes: dict[uuid.UUID, float] = {}
     for row in rows:
         wake_s = _wake_s(row.config)
-        for version_id in {row.serving_version_id, row.version_id} - {None}:
-            if wake_s is not None:
+        for version_id in {row.serving_version_id, row.version_id}:
+            if version_id is not None and wake_s is not None:
                 wakes[version_id] = max(wake_s, wakes.get(version_id, 0.0))
     served = []
     for row in rows:

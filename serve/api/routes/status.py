@@ -44,7 +44,7 @@ def status(_: Who, opened: SessionDep, found: PartsDep) -> types.Status:
         deployments=[wire.deployment(opened, row) for row in opened.scalars(select(tables.Deployment))],
         database=known.postgres.version,
         queues=[control_wire.queue_stats(each) for each in known.queues],
-        canaries=[types.Canary.model_validate(each, from_attributes=True) for each in known.canaries],
+        canaries=[types.RunningCanary.model_validate(each, from_attributes=True) for each in known.canaries],
         gateway=types.GatewayStatus(
             replicas=known.parts.replicas.get("gateway", 0),
             in_flight=known.parts.in_flight,

@@ -172,7 +172,7 @@ const NODES: Column<Status["nodes"][number]>[] = [
   { id: "free", label: "Free", cell: (node) => <span className="wrap">{resources(node.available)}</span> },
 ];
 
-const CANARIES: Column<Schemas["Canary"]>[] = [
+const CANARIES: Column<Schemas["RunningCanary"]>[] = [
   { id: "llm", label: "Model", cell: (each) => `${each.llm}@${each.alias}` },
   { id: "version", label: "Version", num: true, cell: (each) => each.version },
   { id: "state", label: "State", cell: (each) => <StateMark state={each.state} /> },
