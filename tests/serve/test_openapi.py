@@ -21,8 +21,8 @@ from raymill.serve.api.context import Parts
 EXAMPLES = 8
 """Requests of each operation."""
 
-NOT_HERE = ("/readyz", "/api/v1/master-keys/rotate")
-"""One asks Ray Serve, which would be started for it; the other makes key files without end."""
+NOT_HERE = ("/readyz", "/api/v1/master-keys/rotate", "/api/v1/events")
+"""One asks Ray Serve, which would be started for it; one makes key files without end; one is a stream that does not end."""
 
 
 @pytest.fixture
