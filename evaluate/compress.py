@@ -18,7 +18,7 @@ from pathlib import Path
 from raymill.cluster.settings import Settings
 from raymill.evaluate.child import module_command, run_child
 from raymill.evaluate.compress_config import CompressedType
-from raymill.evaluate.sizes import shapes_of
+from raymill.evaluate.sizes import tensors_of
 from raymill.policies.errors import Invalid
 
 FOLDER = Path(sys.prefix) / "compressor"
@@ -106,11 +106,11 @@ def carry(source: Path, target: Path) -> None:
 
 
 def estimate(model: Path, types: Sequence[CompressedType]) -> dict[CompressedType, int]:
-    """About how many bytes the weights of each type take, from the shapes in the model's safetensors: matrices of layers in
-    the type's bits, all else in 16."""
+    """About how many bytes the weights of each type take, from the headers of the model's safetensors: matrices of layers in
+    the type's bits, all else as it is stored."""
     sizes = dict.fromkeys(types, 0)
-    for name, shape in shapes_of(model):
+    for name, shape, stored in tensors_of(model):
         layer = len(shape) == 2 and not any(part in name for part in ("embed", "lm_head"))
         for kind in types:
-            sizes[kind] += math.ceil(math.prod(shape) * (BITS[kind] if layer else 16) / 8)
+            sizes[kind] += math.ceil(math.prod(shape) * BITS[kind] / 8) if layer else stored
     return sizes

@@ -60,11 +60,19 @@ def estimate(model: Path, types: Sequence[GgufType]) -> dict[GgufType, int]:
 
 def shapes_of(model: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every tensor, from the headers of the safetensors files; no weight is read."""
+    yield from ((name, shape) for name, shape, _ in tensors_of(model))
+
+
+def tensors_of(model: Path) -> Iterator[tuple[str, tuple[int, ...], int]]:
+    """Name, shape and stored bytes of every tensor."""
     for path in sorted(model.glob("*.safetensors")):
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
-        yield from ((name, tuple(entry["shape"])) for name, entry in header.items() if name != "__metadata__")
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            start, end = entry["data_offsets"]
+            yield name, tuple(entry["shape"]), end - start
 
 
 def tensor_bytes(name: str, shape: tuple[int, ...], kind: GgufType) -> int:

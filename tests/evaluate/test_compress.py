@@ -67,6 +67,7 @@ def test_where_llm_compressor_is_not_the_cure_is_named(
         Compressor().load()
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # compressed-tensors, as it is loaded
 @pytest.mark.slow  # three times llm-compressor's imports, a minute
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="llm-compressor is not installed: run `make setup`")
 @pytest.mark.parametrize("kind", COMPRESSED_TYPES)

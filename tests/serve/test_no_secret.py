@@ -118,7 +118,7 @@ def test_no_secret_is_in_answers_errors_logs_rows_or_files(
         call("POST", "triggers/t/webhook", {"not": "what was signed"}, well=False, **signed)
         call("POST", "master-keys/rotate")
         for method, path in (row.split(" /", 1) for row in ACCESS):
-            if method == "GET" and "{" not in path and path not in ("metrics", "ws"):
+            if method == "GET" and "{" not in path and path not in ("metrics", "ws", "events"):
                 answer = client.get(f"{API}/{path}", headers={"authorization": f"Bearer {admin_key}"})
                 said.append(answer.text)
     secrets = {
