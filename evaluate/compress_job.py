@@ -22,6 +22,7 @@ from raymill.evaluate.prompts import load_tokenizer
 from raymill.evaluate.quantize_job import row_room
 from raymill.evaluate.texts import text_path, token_rows
 from raymill.evaluate.verification import base_bytes, require_within
+from raymill.policies.errors import Invalid
 from raymill.registry.artifacts import Published
 
 
@@ -29,12 +30,18 @@ def run_compress(context: JobContext) -> Outcome:
     """Write the trained model's weights in each type, and measure them against the model.
 
     Raises:
+        Invalid: AWQ without a GPU.
         NoRoom: the disk cannot hold them.
         OutOfBounds: they lie too far from the model.
         ChildFailed: llm-compressor refused or crashed.
     """
     started = time.monotonic()
     config = CompressConfig.model_validate(dict(context.config))
+    if "AWQ" in config.types and not config.gpus:
+        raise Invalid(
+            "llm-compressor makes AWQ on a GPU only: set compress.gpus to 1, or take GPTQ",
+            param="compress.gpus",
+        )
     model = context.verified(context.inputs["train"]["artifact"])
     dataset = context.verified(context.inputs["dataset"]["artifact"])
     tokenizer, work = load_tokenizer(model, chat=False), context.work_dir

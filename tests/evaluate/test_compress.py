@@ -70,7 +70,7 @@ def test_where_llm_compressor_is_not_the_cure_is_named(
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # compressed-tensors, as it is loaded
 @pytest.mark.slow  # three times llm-compressor's imports, a minute
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="llm-compressor is not installed: run `make setup`")
-@pytest.mark.parametrize("kind", COMPRESSED_TYPES)
+@pytest.mark.parametrize("kind", ["FP8", "GPTQ", pytest.param("AWQ", marks=pytest.mark.gpu)])
 def test_weights_are_written_measured_and_answer(tiny_model: Path, tmp_path: Path, kind: str) -> None:
     tokenizer = load_tokenizer(tiny_model)
     ids = [tokenizer(sentence(seed))["input_ids"] for seed in range(24)]
