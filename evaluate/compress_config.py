@@ -13,7 +13,15 @@ from typing import Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from raymill.evaluate.base_config import Config
-from raymill.evaluate.quantize_config import Bounds, TextFile, bounds
+from raymill.evaluate.quantize_config import (
+    Bounds,
+    CalibrationConfig,
+    TextFile,
+    bounds,
+    filled_in,
+    known_once,
+    listed,
+)
 
 CompressedType = Literal["FP8", "AWQ", "GPTQ"]
 
@@ -31,16 +39,6 @@ COMPRESSED_BOUNDS: dict[CompressedType, Bounds] = {
 """What holds where a recipe says nothing else. docs/quantization.md has the same table."""
 
 
-class CalibrationConfig(TextFile):
-    """What AWQ and GPTQ run through the model; the training rows where there is no `file`."""
-
-    rows: int = Field(default=128, ge=1)
-    """The first so many rows."""
-
-    row_tokens: int = Field(default=512, ge=16)
-    """Of a row; the rest is left out."""
-
-
 class CompressedVerifyConfig(TextFile):
     """Perplexity of the new weights and their divergence from the model's, on held-out rows where there is no `file`."""
 
@@ -53,14 +51,7 @@ class CompressedVerifyConfig(TextFile):
     @field_validator("bounds", mode="before")
     @classmethod
     def fill_in(cls, given: Any) -> Any:
-        """What a recipe leaves out of a type's bounds is what holds otherwise."""
-        if not isinstance(given, dict):
-            return given
-        usual = COMPRESSED_BOUNDS
-        return {
-            kind: {**usual[kind].model_dump(), **own} if kind in usual and isinstance(own, dict) else own
-            for kind, own in given.items()
-        }
+        return filled_in(given, COMPRESSED_BOUNDS)
 
     def bounds_of(self, kind: CompressedType) -> Bounds:
         """What holds for weights of a type."""
@@ -83,19 +74,15 @@ class CompressConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def accept_a_list(cls, value: Any) -> Any:
-        return {"types": value} if isinstance(value, list | tuple) else value
+        return listed(value)
 
     @field_validator("types", mode="before")
     @classmethod
     def known_types_once(cls, types: Any) -> Any:
-        if not isinstance(types, list | tuple):
-            return types
-        for name in types:
-            if name not in COMPRESSED_TYPES:
-                raise ValueError(
-                    f"{name!r} is nothing that weights are compressed to: use any of {', '.join(COMPRESSED_TYPES)}; "
-                    "GGUF types stand under quantize"
-                )
-        if len(set(types)) < len(types):
-            raise ValueError(f"a type is listed twice in {', '.join(types)}: name each once")
-        return types
+        return known_once(
+            types,
+            COMPRESSED_TYPES,
+            "a type",
+            unknown="nothing that weights are compressed to",
+            more="; GGUF types stand under quantize",
+        )

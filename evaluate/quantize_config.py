@@ -8,6 +8,7 @@ Units: tokens, rows; divergence in nats.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
@@ -78,17 +79,51 @@ class TextFile(Config):
     """Of the file, in hex; None: the service fills it in. Another file than this is refused."""
 
 
-class ImportanceConfig(TextFile):
-    """The importance matrix: which columns of a weight matter, by the mean square of what they are multiplied with.
-
-    Without `file` it is measured on the training rows.
-    """
+class CalibrationConfig(TextFile):
+    """What runs through a model so that rounding can take notice of it; the training rows where there is no `file`."""
 
     rows: int = Field(default=128, ge=1)
     """The first so many rows."""
 
     row_tokens: int = Field(default=512, ge=16)
     """Of a row; the rest is left out."""
+
+
+class ImportanceConfig(CalibrationConfig):
+    """The importance matrix: which columns of a weight matter, by the mean square of what they are multiplied with."""
+
+
+def filled_in(given: Any, usual: Mapping[Any, Bounds]) -> Any:
+    """Bounds by type: what a recipe leaves out of a type's is what holds otherwise."""
+    if not isinstance(given, dict):
+        return given
+    return {
+        kind: {**usual[kind].model_dump(), **own} if kind in usual and isinstance(own, dict) else own
+        for kind, own in given.items()
+    }
+
+
+def listed(value: Any) -> Any:
+    """A section that may be a bare list of its types."""
+    return {"types": value} if isinstance(value, list | tuple) else value
+
+
+def known_once(types: Any, known: Sequence[str], what: str, *, unknown: str, more: str = "") -> Any:
+    """The types of a section, each one that is known, and named once.
+
+    Args:
+        what: is listed twice.
+        unknown: what a name is that is not known.
+        more: said after the names that are.
+    """
+    if not isinstance(types, list | tuple):
+        return types
+    for name in types:
+        if name not in known:
+            raise ValueError(f"{name!r} is {unknown}: use any of {', '.join(known)}{more}")
+    if len(set(types)) < len(types):
+        raise ValueError(f"{what} is listed twice in {', '.join(types)}: name each once")
+    return types
 
 
 class VerifyConfig(TextFile):
@@ -103,13 +138,7 @@ class VerifyConfig(TextFile):
     @field_validator("bounds", mode="before")
     @classmethod
     def fill_in(cls, given: Any) -> Any:
-        """What a recipe leaves out of a type's bounds is what holds otherwise."""
-        if not isinstance(given, dict):
-            return given
-        return {
-            kind: {**BOUNDS[kind].model_dump(), **own} if kind in BOUNDS and isinstance(own, dict) else own
-            for kind, own in given.items()
-        }
+        return filled_in(given, BOUNDS)
 
     def bounds_of(self, kind: GgufType) -> Bounds:
         """What holds for a file of a type."""
@@ -141,18 +170,9 @@ class QuantizeConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def accept_a_list(cls, value: Any) -> Any:
-        return {"types": value} if isinstance(value, list | tuple) else value
+        return listed(value)
 
     @field_validator("types", mode="before")
     @classmethod
     def known_types_once(cls, types: Any) -> Any:
-        if not isinstance(types, list | tuple):
-            return types
-        for name in types:
-            if name not in QUANTIZATION_TYPES:
-                raise ValueError(
-                    f"{name!r} is no quantization type: use any of {', '.join(QUANTIZATION_TYPES)}"
-                )
-        if len(set(types)) < len(types):
-            raise ValueError(f"a quantization type is listed twice in {', '.join(types)}: name each once")
-        return types
+        return known_once(types, QUANTIZATION_TYPES, "a quantization type", unknown="no quantization type")
