@@ -12,7 +12,7 @@ from pydantic import Field
 
 from raymill.client.identity_types import Me
 from raymill.client.run_types import Run
-from raymill.client.types import Deployment, Job, JsonObject, Wire
+from raymill.client.types import Deployment, Job, Plan, Wire
 from raymill.client.usage_types import UsageGroup
 
 
@@ -102,19 +102,7 @@ class Estimate(Wire):
     notes: list[str]
 
 
-class PlannedStep(Wire):
-    """A step that the recipe would run."""
-
-    step: str
-    kind: str
-    depends_on: list[str]
-
-
-class Plan(Wire):
+class EstimatedPlan(Plan):
     """What a recipe would do: `POST /api/v1/pipelines/plan`. Nothing is written."""
 
-    recipe: JsonObject
-    """With every key and its value."""
-
-    steps: list[PlannedStep]
     estimate: Estimate

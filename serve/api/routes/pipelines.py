@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
@@ -11,10 +12,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from raymill.client import types
-from raymill.client.console_types import Plan, PlannedStep
+from raymill.client.console_types import EstimatedPlan
 from raymill.client.recipe import parse_recipe
 from raymill.policies.errors import NotFound
 from raymill.registry import jobs
+from raymill.registry.jobs import StepSpec
 from raymill.registry.tables import JobState, Pipeline
 from raymill.serve.api import events, wire
 from raymill.serve.api.context import IdempotencyKey, PartsDep, SessionDep, Who
@@ -39,10 +41,8 @@ def create(
     refuse_what_the_cluster_lacks(recipe)
     steps = plan(recipe, opened)
     if body.dry_run:
-        resolved = [
-            {"step": s.step, "kind": s.kind, "depends_on": s.depends_on, "config": s.config} for s in steps
-        ]
-        return JSONResponse({"recipe": recipe.resolved(), "steps": resolved})
+        told = types.Plan(recipe=recipe.resolved(), steps=_told(steps))
+        return JSONResponse(told.model_dump(mode="json"))
     row = jobs.create_pipeline(
         opened,
         name=recipe.model,
@@ -55,16 +55,16 @@ def create(
 
 
 @router.post("/plan")
-def plan_only(body: types.PipelineRequest, _: Who, opened: SessionDep) -> Plan:
+def plan_only(body: types.PipelineRequest, _: Who, opened: SessionDep) -> EstimatedPlan:
     """Check a recipe, and tell its steps and about what its training takes. Writes nothing."""
     recipe = parse_recipe(body.recipe)
     refuse_what_the_cluster_lacks(recipe)
     steps = plan(recipe, opened)
-    return Plan(
-        recipe=recipe.resolved(),
-        steps=[PlannedStep.model_validate(each, from_attributes=True) for each in steps],
-        estimate=estimate(opened, recipe),
-    )
+    return EstimatedPlan(recipe=recipe.resolved(), steps=_told(steps), estimate=estimate(opened, recipe))
+
+
+def _told(steps: Sequence[StepSpec]) -> list[types.PlannedStep]:
+    return [types.PlannedStep.model_validate(each, from_attributes=True) for each in steps]
 
 
 @router.get("")

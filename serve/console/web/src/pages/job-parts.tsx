@@ -4,6 +4,7 @@ import { useEffect, useRef } from "react";
 import { Link } from "wouter";
 import { $api, api, type Schemas } from "../api";
 import { duration, since } from "../fmt";
+import { save } from "../save";
 import { Action } from "../ui/action";
 import { Button, Pre, StateMark } from "../ui/controls";
 import { Panel } from "../ui/page";
@@ -111,7 +112,7 @@ export function JobLog({ job }: { job: Job }) {
       title="Log"
       actions={
         text ? (
-          <Button look="quiet" onClick={() => saveText(`${job.name}-${job.id}.log`, text)}>
+          <Button look="quiet" onClick={() => save(`${job.name}-${job.id}.log`, text)}>
             Save
           </Button>
         ) : undefined
@@ -133,12 +134,6 @@ export function JobLog({ job }: { job: Job }) {
       </Loaded>
     </Panel>
   );
-}
-
-function saveText(name: string, text: string) {
-  const url = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
-  Object.assign(document.createElement("a"), { href: url, download: name }).click();
-  URL.revokeObjectURL(url);
 }
 
 /** The steps of the recipe that a job is one of. */

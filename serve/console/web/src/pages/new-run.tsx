@@ -4,6 +4,7 @@ import { type FormEvent, type ReactElement, useDeferredValue, useEffect, useRef,
 import { useLocation } from "wouter";
 import { ApiError, api, type Schemas } from "../api";
 import { bytes, DASH, duration, num, si } from "../fmt";
+import { save } from "../save";
 import { useMay } from "../session";
 import { Button, Facts, Field, Input, Pre, Select } from "../ui/controls";
 import { Refused } from "../ui/dialog";
@@ -246,7 +247,10 @@ function NewRunForm() {
         <Panel
           title="Recipe"
           actions={
-            <Button look="quiet" onClick={() => save(`${form.model || "recipe"}.yaml`, yaml(recipe))}>
+            <Button
+              look="quiet"
+              onClick={() => save(`${form.model || "recipe"}.yaml`, yaml(recipe), "application/yaml")}
+            >
               Save
             </Button>
           }
@@ -275,7 +279,7 @@ function usePlan(form: Form) {
     queryKey: ["post", "/api/v1/pipelines/plan", recipe],
     queryFn: async () =>
       (await api.POST("/api/v1/pipelines/plan", { body: { recipe, dry_run: false } }))
-        .data as Schemas["Plan"],
+        .data as Schemas["EstimatedPlan"],
     enabled: may && isBegun(settled),
     refetchInterval: false,
     staleTime: 60_000,
@@ -289,7 +293,7 @@ function Verdict({
 }: {
   begun: boolean;
   wrong: Error | null;
-  plan: Schemas["Plan"] | undefined;
+  plan: Schemas["EstimatedPlan"] | undefined;
 }) {
   if (!begun) return <Notice>Name, base and data are what it takes at least.</Notice>;
   if (wrong) return <Refused error={wrong} />;
@@ -318,10 +322,4 @@ function Verdict({
       <p className="small">Runs: {plan.steps.map((each) => each.step).join(", ") || DASH}</p>
     </Panel>
   );
-}
-
-function save(name: string, text: string) {
-  const url = URL.createObjectURL(new Blob([text], { type: "application/yaml" }));
-  Object.assign(document.createElement("a"), { href: url, download: name }).click();
-  URL.revokeObjectURL(url);
 }
