@@ -1,6 +1,6 @@
 """`make simulate`: where the scheduler and the gateway saturate, from recorded service times.
 
-Writes benchmarks/results/simulate.json, and a plot beside it where matplotlib is installed. Needs neither Ray nor Postgres.
+Writes benchmarks/results/simulate.json and a plot beside it. Needs neither Ray nor Postgres.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> int:
         )
     for each in results["saturation"]:
         print(f"{each['station']}: {each['saturates_at']:,} {each['unit']}")
-    print(f"written to {target.name}{plot.beside(target, results)}")
+    print(f"written to {target.name} and {plot.beside(target, results)}")
     return 0
 
 

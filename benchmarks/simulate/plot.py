@@ -1,38 +1,26 @@
-"""The picture beside the results, where matplotlib is installed."""
+"""The picture beside the results."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
+from raymill.serve.api.chart import draw_runs
+
 STATIONS = ("haproxy", "replicas", "ingest", "postgres")
+BUSY, SHARE = "nodes_with_a_job_of_30_minutes,_by_nodes", "share_of_a_station's_time,_by_requests_a_second"
 
 
 def beside(target: Path, results: dict[str, Any]) -> str:
-    """Draw nodes kept busy and utilisations by rate next to `target`. Returns what to say of it."""
-    if importlib.util.find_spec("matplotlib") is None:
-        return "; no plot, for matplotlib is not installed"
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
+    """Draw nodes kept busy by one dispatcher, and how used each station is by rate, next to `target`. Returns the
+    picture's name.
+    """
     heavy = [each for name, each in results["heavy_jobs"].items() if name.endswith(" nodes")]
-    left.plot(
-        [each["nodes"] for each in heavy], [each["running"] for each in heavy], marker="o", label="busy"
-    )
-    left.plot([each["nodes"] for each in heavy], [each["nodes"] for each in heavy], "--", label="all")
-    left.set(xlabel="nodes", ylabel="nodes with a job", title="one dispatcher, jobs of 30 minutes")
-    left.legend()
-    rates = [(name, each) for name, each in results["requests"].items() if "layout" in each]
-    for station in STATIONS:
-        right.plot(
-            [name for name, _ in rates], [each[station] for _, each in rates], marker="o", label=station
-        )
-    right.set(ylabel="share of its time", title="layouts that carry each rate", ylim=(0, 1))
-    right.legend()
-    figure.tight_layout()
-    figure.savefig(target.with_suffix(".png"), dpi=120)
-    return f" and {target.with_suffix('.png').name}"
+    rates = [each for each in results["requests"].values() if "layout" in each]
+    curves = {
+        "nodes kept busy": [{"step": each["nodes"], BUSY: each["running"]} for each in heavy],
+        "all nodes": [{"step": each["nodes"], BUSY: each["nodes"]} for each in heavy],
+    } | {name: [{"step": each["requests_per_s"], SHARE: each[name]} for each in rates] for name in STATIONS}
+    picture = target.with_suffix(".png")
+    picture.write_bytes(draw_runs(curves, (BUSY, SHARE), "png"))
+    return picture.name

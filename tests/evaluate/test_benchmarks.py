@@ -102,7 +102,9 @@ def theirs(
 
 
 def same(record: Record, sample: dict[str, Any]) -> None:
-    """The same prompt and the same answer or log-likelihoods."""
+    """The same prompt and the same answer, or log-likelihoods as equal as sums of float32 can be: batches of other
+    sizes are multiplied in another order, and 480 nats have no digit below 3e-5.
+    """
     assert record["prompt"] == sample["arguments"][0][0]
     assert record["reference"] == str(sample["target"])
     given, wanted = json.loads(record["answer"]), sample["filtered_resps"]
@@ -110,7 +112,7 @@ def same(record: Record, sample: dict[str, Any]) -> None:
         assert given == wanted
     else:
         assert [float(score) for score, _ in given] == pytest.approx(
-            [float(score) for score, _ in wanted], abs=1e-4
+            [float(score) for score, _ in wanted], rel=1e-5, abs=1e-4
         )
         assert [bool(greedy) for _, greedy in given] == [greedy for _, greedy in wanted]
 
@@ -359,6 +361,8 @@ def real(name: str) -> list[made.Row]:
 @pytest.mark.real_data
 @pytest.mark.slow
 @pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="the public data sets do not lie beside the repository")
+# lm-eval divides by the length of an answer, and a row of TruthfulQA has an empty one.
+@pytest.mark.filterwarnings("ignore:divide by zero encountered in divide:RuntimeWarning")
 @pytest.mark.parametrize("benchmark_name", ["arc_challenge", "truthfulqa_mc1", "truthfulqa_mc2", "gsm8k"])
 def test_real_rows_have_the_prompts_and_scores_of_lm_eval(
     wide_model: HfModel, tmp_path: Path, benchmark_name: str
