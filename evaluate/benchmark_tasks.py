@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from raymill.evaluate.benchmark_config import BenchmarkTask
 from raymill.evaluate.benchmarks import BenchmarkRows, packaged_tasks, read_benchmark
 
@@ -54,6 +56,8 @@ def task_config(leaf: str, rows: BenchmarkRows) -> dict[str, Any]:
         settings[key] = settings[key] if settings.get(key) in splits else None
     if leaf == "hellaswag" and "ctx" in rows.rows[0]:
         settings["process_docs"] = of_context
+    if leaf == "truthfulqa_mc2":
+        settings["process_results"] = share_of_truth
     return {**settings, "custom_dataset": lambda **_: splits}
 
 
@@ -68,3 +72,14 @@ def of_context(documents: Any) -> Any:
             "gold": int(row["label"]),
         }
     )
+
+
+def share_of_truth(document: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:
+    """MC2: how much of the probability of all answers lies on the true ones. `results` has their log-likelihoods.
+
+    lm-eval's own has no number where all answers are less likely than a double can tell, below some -745.
+    """
+    nats = np.array([score for score, _ in results])
+    likelihoods = np.exp(nats - nats.max())
+    true = np.array(document["mc2_targets"]["labels"]) == 1
+    return {"acc": float(likelihoods[true].sum() / likelihoods.sum())}

@@ -10,11 +10,14 @@ from typing import Any
 from raymill.train.tokenizer import train_tokenizer
 
 
-def random_llama(directory: Path, documents: Sequence[str], **shape: int) -> tuple[Any, dict[str, int]]:
+def random_llama(
+    directory: Path, documents: Sequence[str], vocabulary: int = 330, **shape: int
+) -> tuple[Any, dict[str, int]]:
     """The same weights on every call, wide apart: no near ties. The model is not saved yet.
 
     Args:
-        directory: its tokenizer of 330 tokens, made of `documents`, is written there.
+        directory: its tokenizer, made of `documents`, is written there.
+        vocabulary: tokens at the most.
         shape: of `LlamaConfig`, besides two layers.
 
     Returns:
@@ -23,7 +26,7 @@ def random_llama(directory: Path, documents: Sequence[str], **shape: int) -> tup
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    train_tokenizer(documents, 330, directory)
+    train_tokenizer(documents, vocabulary, directory)
     tokenizer = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
     ids: dict[str, int] = tokenizer["model"]["vocab"]
     torch.manual_seed(3)

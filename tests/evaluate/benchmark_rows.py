@@ -91,7 +91,10 @@ def truthfulqa_of_lm_eval(rows: list[Row]) -> list[Row]:
     """The same, as the data set has them that lm-eval would download."""
     found = []
     for row in rows:
-        true, false = row["Correct Answers"].split("; "), row["Incorrect Answers"].split("; ")
+        true, false = (
+            [part.strip() for part in row[name].split(";") if part.strip()]
+            for name in ("Correct Answers", "Incorrect Answers")
+        )
         found.append(
             {
                 "question": row["Question"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -12,10 +11,12 @@ import pytest
 from tests.conftest import SHARED_DATA
 from tests.evaluate import benchmark_rows as made
 from tests.lines import write_lines
+from tests.llama import random_llama
 
 from raymill.cluster.context import LocalContext
 from raymill.evaluate.actors import ActorPool
 from raymill.evaluate.benchmark_config import BenchmarkTask
+from raymill.evaluate.benchmark_tasks import share_of_truth
 from raymill.evaluate.benchmarks import packaged_tasks, read_benchmark
 from raymill.evaluate.config import EvaluateConfig
 from raymill.evaluate.hf_model import HfModel
@@ -48,12 +49,13 @@ def model(tiny_model: Path) -> HfModel:
 
 
 @pytest.fixture(scope="module")
-def wide_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> HfModel:
-    """The tiny model with a context that real prompts fit into, so that few of them are cut."""
-    directory = tmp_path_factory.mktemp("wide") / "model"
-    shutil.copytree(tiny_model, directory)
-    config = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8192}))
+def worded_model(tmp_path_factory: pytest.TempPathFactory) -> HfModel:
+    """A small model that has words for tokens and a context that real prompts fit into, so that few of them are cut."""
+    directory = tmp_path_factory.mktemp("worded")
+    documents = [str(value) for row in real("truthfulqa.jsonl") for value in row.values()]
+    shape = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4}
+    made_of, _ = random_llama(directory, documents, 4096, max_position_embeddings=8192, **shape)
+    made_of.save_pretrained(directory)
     model = HfModel(str(directory))
     model.load()
     return model
@@ -145,6 +147,16 @@ def test_a_benchmark_has_the_prompts_and_scores_of_lm_eval(
     (version,) = {record["task_version"] for record in found.records[benchmark_name]}
     assert float(version) >= 1
     assert {record["lm_eval_version"] for record in found.records[benchmark_name]} == {"0.4.13"}
+
+
+def test_answers_too_unlikely_for_a_double_have_a_score_and_others_the_one_of_lm_eval() -> None:
+    from lm_eval.tasks.truthfulqa.utils import process_results_mc2
+
+    document = {"mc2_targets": {"labels": [1, 1, 0]}}
+    likely = [(-3.0, True), (-2.5, False), (-2.0, False)]
+    assert share_of_truth(document, likely) == pytest.approx(process_results_mc2(document, likely))
+    unlikely = [(score - 2000, greedy) for score, greedy in likely]
+    assert share_of_truth(document, unlikely) == pytest.approx(share_of_truth(document, likely))
 
 
 def generated(name: str, folder: Path) -> tuple[BenchmarkTask, dict[str, Path]]:
@@ -361,11 +373,9 @@ def real(name: str) -> list[made.Row]:
 @pytest.mark.real_data
 @pytest.mark.slow
 @pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="the public data sets do not lie beside the repository")
-# lm-eval divides by the length of an answer, and a row of TruthfulQA has an empty one.
-@pytest.mark.filterwarnings("ignore:divide by zero encountered in divide:RuntimeWarning")
 @pytest.mark.parametrize("benchmark_name", ["arc_challenge", "truthfulqa_mc1", "truthfulqa_mc2", "gsm8k"])
 def test_real_rows_have_the_prompts_and_scores_of_lm_eval(
-    wide_model: HfModel, tmp_path: Path, benchmark_name: str
+    worded_model: HfModel, tmp_path: Path, benchmark_name: str
 ) -> None:
     task: dict[str, Any] = {"benchmark": benchmark_name, "limit": REAL_ROWS}
     file = "truthfulqa.jsonl" if benchmark_name.startswith("truthfulqa") else f"{benchmark_name}.jsonl"
@@ -379,15 +389,15 @@ def test_real_rows_have_the_prompts_and_scores_of_lm_eval(
         splits["train"] = BENCHMARKS / "gsm8k_train_200.jsonl"
         task["fewshot_file"] = str(splits["train"])
     parsed = BenchmarkTask.model_validate(task)
-    found = ours(wide_model, parsed, tmp_path)
-    lm_eval = theirs(wide_model, benchmark_name, PACKAGED[benchmark_name], splits, parsed.shots)
+    found = ours(worded_model, parsed, tmp_path)
+    lm_eval = theirs(worded_model, benchmark_name, PACKAGED[benchmark_name], splits, parsed.shots)
     check_same(found, benchmark_name, lm_eval)
 
 
 @pytest.mark.real_data
 @pytest.mark.slow
 @pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="the public data sets do not lie beside the repository")
-def test_real_rows_of_hellaswag_have_the_scores_of_lm_eval(wide_model: HfModel, tmp_path: Path) -> None:
+def test_real_rows_of_hellaswag_have_the_scores_of_lm_eval(worded_model: HfModel, tmp_path: Path) -> None:
     from lm_eval.tasks.hellaswag.utils import preprocess
 
     rows = real("hellaswag.jsonl")[:REAL_ROWS]
@@ -401,22 +411,22 @@ def test_real_rows_of_hellaswag_have_the_scores_of_lm_eval(wide_model: HfModel, 
         for row in rows
     ]
     splits = {"validation": write_lines(tmp_path / "theirs.jsonl", processed)}
-    found = ours(wide_model, task, tmp_path)
+    found = ours(worded_model, task, tmp_path)
     check_same(
         found,
         "hellaswag",
-        theirs(wide_model, "hellaswag", PACKAGED["hellaswag"], splits, 0, process_docs=None),
+        theirs(worded_model, "hellaswag", PACKAGED["hellaswag"], splits, 0, process_docs=None),
     )
 
 
 @pytest.mark.real_data
 @pytest.mark.slow
 @pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="the public data sets do not lie beside the repository")
-def test_real_rows_of_mmlu_have_the_scores_of_lm_eval(wide_model: HfModel, tmp_path: Path) -> None:
+def test_real_rows_of_mmlu_have_the_scores_of_lm_eval(worded_model: HfModel, tmp_path: Path) -> None:
     wanted = {"abstract_algebra", "anatomy", "astronomy", "business_ethics"}
     rows = [row for row in real("mmlu.jsonl") if row["subject"] in wanted][:REAL_ROWS]
     dev = [row for row in real("mmlu_dev.jsonl") if row["subject"] in wanted]
     for row in [*rows, *dev]:
         row["answer"] = int(row["answer"])
-    found = ours(wide_model, mmlu_task(tmp_path, rows, dev, num_fewshot=5), tmp_path)
-    check_mmlu(wide_model, tmp_path, found, rows, dev, 5)
+    found = ours(worded_model, mmlu_task(tmp_path, rows, dev, num_fewshot=5), tmp_path)
+    check_mmlu(worded_model, tmp_path, found, rows, dev, 5)
