@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,9 @@ def free_port() -> int:
     """Below the ephemeral range, so that no outgoing connection takes it meanwhile."""
     return 9_000 + os.getpid() % 900
 
+
+# A run in a shell's background is started deaf to Ctrl-C, and so would be all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Not pytest's tmp_path: that is 0700, and for root Postgres runs as another user, who must get in.
 HOME = Path(tempfile.mkdtemp(prefix="raymill-test-"))
