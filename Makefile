@@ -31,7 +31,7 @@ endif
 LLAMA_CPP := $(if $(word 2,$(CURDIR)),,-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/constraints/llama-cpp.cmake)
 export CMAKE_ARGS ?= $(LLAMA_CPP)$(if $(PORTABLE), -DGGML_NATIVE=OFF)$(if $(filter gpu,$(DEVICE)),$(if $(shell command -v nvcc 2>/dev/null), -DGGML_CUDA=on))
 
-.PHONY: help setup links packages bytecode converter compressor operators demo up down console test-console console-pictures test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads bench-train bench-evaluate bench-governance bench-code simulate chaos
+.PHONY: help setup links packages bytecode converter compressor operators demo up down console test-console console-pictures test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads bench-train bench-evaluate bench-governance bench-code simulate chaos soak
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -159,3 +159,6 @@ bench-jobs: $(STAMP) ## Measure the job engine and its peers (ARGS=--quick)
 
 chaos: $(STAMP) ## Kill parts of a service at random and count what is lost (ROUNDS=100 SEED=1)
 	@$(BIN)/python -m raymill.cluster.chaos --rounds $(or $(ROUNDS),100) --seed $(or $(SEED),1) $(ARGS)
+
+soak: $(STAMP) ## See whether the service stays as small as it was under mixed load (MINUTES=30)
+	@$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),30)

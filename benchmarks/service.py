@@ -134,6 +134,10 @@ class RaymillService(System):
                 found.update((child.pid, child) for child in process.children(recursive=True))
         return [process for pid, process in found.items() if pid not in kept]
 
+    def everything(self) -> list[psutil.Process]:
+        """All processes, Postgres' too."""
+        return [*self.processes(), *self._postgres()]
+
     def _postgres(self) -> list[psutil.Process]:
         embedded = self.settings.embedded_postgres
         pid = embedded.pid() if embedded is not None else None
@@ -149,7 +153,7 @@ class RaymillService(System):
     def service_bytes(self) -> int:
         """Memory of the whole service, Postgres included, each shared page counted once."""
         total = 0
-        for process in [*self.processes(), *self._postgres()]:
+        for process in self.everything():
             with contextlib.suppress(psutil.NoSuchProcess):
                 total += process.memory_full_info().pss
         return total
