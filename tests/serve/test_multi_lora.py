@@ -51,9 +51,9 @@ FIRST_S = 3.0
 ADDED = 1.05
 LORA = {"max_loras": 4, "max_rank": 8, "max_cpu_loras": 32}
 SERVE = {"engine": "vllm", "dtype": "float32", "cpu_kv_cache_gib": 0.1, "max_model_len": 256, "lora": LORA}
-MEASURED = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32}
-"""Layers as models of 7 billion weights have them. On a CPU vLLM adds an adapter by some small operations a layer, which take
-as long for a small layer: a model that fits a test well would be half as fast again."""
+MEASURED = {"hidden_size": 3072, "intermediate_size": 8192, "num_attention_heads": 24}
+"""Layers as a model of 3 billion weights has them. On a CPU vLLM adds an adapter by a dozen small operations a layer, which
+take as long for small layers: there they cost more than a twentieth."""
 
 TOKENS = 8
 QUESTION = [{"role": "user", "content": "my parcel is late"}]
@@ -227,7 +227,9 @@ def test_every_adapter_of_a_base_is_served_by_one_engine_from_the_registry_on(ho
     async def all_asked() -> None:
         served = await house.served()
         assert len({served[name].application for name in names}) == 1
-        firsts, again, answers = [], [], []
+        firsts: list[float] = []
+        again: list[float] = []
+        answers: list[str] = []
         await house.ask(served[names[0]])
         for name in names[1:]:
             for times in (firsts, again):
@@ -295,13 +297,14 @@ def test_a_loaded_adapter_adds_at_most_a_twentieth_to_the_latency_of_its_base(tm
         def _adapter_of(self, request: Any) -> AbstractAsyncContextManager[Failure | None]:
             return nullcontext() if request.model == "base" else super()._adapter_of(request)
 
-        async def seconds(self, models: list[str], tokens: int) -> list[float]:
-            body = {"messages": QUESTION, "max_tokens": tokens, "temperature": 0.0, "ignore_eos": True}
+        async def seconds(self, models: list[str], tokens: int) -> list[tuple[float, float]]:
+            """By the clock, and of this process's CPU: on a busy machine only that is the model's own."""
+            body = {"prompt": "late", "max_tokens": tokens, "temperature": 0.0, "ignore_eos": True}
             took = []
             for model in models:
-                started = time.perf_counter()
-                reply = await self.chat({**body, "model": model})
-                took.append(time.perf_counter() - started)
+                started = time.perf_counter(), time.process_time()
+                reply = await self.completions({**body, "model": model})
+                took.append((time.perf_counter() - started[0], time.process_time() - started[1]))
                 assert not isinstance(reply, Failure), reply
             return took
 
@@ -311,23 +314,18 @@ def test_a_loaded_adapter_adds_at_most_a_twentieth_to_the_latency_of_its_base(tm
     serve.run_many([target])
     handle = serve.get_deployment_handle(ENGINE, spec.application)
 
-    def seconds(models: list[str], tokens: int) -> list[float]:
-        took: list[float] = handle.seconds.remote(models, tokens).result(timeout_s=600)
+    def seconds(models: list[str], tokens: int) -> list[tuple[float, float]]:
+        took: list[tuple[float, float]] = handle.seconds.remote(models, tokens).result(timeout_s=600)
         return took
 
     names = [adapter.name for adapter in adapters]
     seconds(["base"], 1)
-    firsts = seconds(names, 1)
-    plain, adapted = [], []
-    for name in names:
-        one, other = seconds(["base", name], TOKENS)
-        plain.append(one)
-        adapted.append(other)
-    ratio = statistics.median(adapted) / statistics.median(plain)
+    firsts = [clock for clock, _ in seconds(names, 1)]
     say(f"first use, 1 token: {max(firsts):.2f} s at most, median {statistics.median(firsts):.3f} s")
-    say(
-        f"{TOKENS} tokens: base {statistics.median(plain) * 1000:.1f} ms, "
-        f"adapter {statistics.median(adapted) * 1000:.1f} ms, ratio of medians {ratio:.3f}"
-    )
+    pairs = [seconds(["base", name], TOKENS) for name in names]
+    for number, what in enumerate(("clock", "CPU")):
+        base_s, adapter_s = (statistics.median(pair[which][number] for pair in pairs) for which in (0, 1))
+        ratio = adapter_s / base_s
+        say(f"{TOKENS} tokens, {what}: base {base_s:.3f} s, adapter {adapter_s:.3f} s, ratio {ratio:.3f}")
     assert max(firsts) <= FIRST_S
-    assert ratio <= ADDED
+    assert ratio <= ADDED  # of CPU: the clock's, where nobody else computes
