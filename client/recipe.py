@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -30,7 +30,7 @@ from raymill.evaluate.config import (
 from raymill.evaluate.quantize_config import QuantizeConfig
 from raymill.policies.errors import Invalid
 from raymill.registry.canary_config import CanaryConfig
-from raymill.serve.llm.config import ServeConfig
+from raymill.serve.llm.config import LoraServing, MaxRank, ServeConfig
 from raymill.train.config import ImportConfig, PretrainConfig, TrainConfig
 from raymill.train.dataset_config import DatasetConfig, files_of
 from raymill.tune.config import TuneConfig, find_problem
@@ -161,6 +161,8 @@ class Recipe(Section):
         if wanted is not None and wanted not in (*made, *compressed):
             section = "compress" if wanted in COMPRESSED_TYPES else "quantize"
             raise misfit("serve.quantization", f"{wanted} is not made: add it to {section}")
+        if self.serve is not None and self.serve.lora is not None:
+            self._adapter_can_be_served(self.serve.lora)
         sections = {"evaluate": self.evaluate, "quantize": self.quantize, "compress": self.compress}
         if any(sections.values()) and not self.dataset.holds_out:
             section = next(name for name, given in sections.items() if given)
@@ -168,6 +170,21 @@ class Recipe(Section):
         if self.promote is not None:
             self._gates_are_measured(self.promote)
         return self
+
+    def _adapter_can_be_served(self, served: LoraServing) -> None:
+        trained = self.train.lora
+        if trained is None:
+            raise misfit(
+                "serve.lora", "serves an adapter, and train makes none: add train.lora, or leave it out"
+            )
+        if trained.dora:
+            raise misfit("serve.lora", "vllm serves no DoRA adapter: leave it out, or train.lora.dora")
+        if trained.r > served.max_rank:
+            fits = next((rank for rank in get_args(MaxRank) if rank >= trained.r), None)
+            cure = f"set it to {fits}" if fits else f"vllm serves ranks up to {max(get_args(MaxRank))}"
+            raise misfit(
+                "serve.lora.max_rank", f"is {served.max_rank}, and train.lora.r is {trained.r}: {cure}"
+            )
 
     def _gates_are_measured(self, promote: PromoteConfig) -> None:
         tasks = self.evaluate.tasks if self.evaluate else ()

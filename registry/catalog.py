@@ -236,6 +236,13 @@ def version_of_artifact(session: Session, artifact_name: str) -> LlmVersion:
     return version
 
 
+def adapter_of(session: Session, version: LlmVersion) -> str | None:
+    """The artifact of a version's adapter alone, which lies beside its merged weights; None: all weights were tuned."""
+    made = session.get_one(Job, version.job_id).result or {}
+    name: str | None = made.get("adapter")
+    return name
+
+
 def find_version(session: Session, llm: str, number: int) -> LlmVersion:
     """By name and number. Raises NotFound, naming what there is."""
     version = session.scalar(select(LlmVersion).join(Llm).where(Llm.name == llm, LlmVersion.number == number))

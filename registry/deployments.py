@@ -96,7 +96,7 @@ def withdraw(session: Session, revoked: Mapping[str, str]) -> dict[uuid.UUID, st
             if version_id == target:
                 row.state, row.version_id, row.message = DeploymentState.FAILED, None, message
             if serves:
-                row.serving_version_id = None
+                row.serving_version_id = row.serving_application = None
             row.updated_at = dt.datetime.now(dt.UTC)
             audit.record(
                 session,
@@ -133,6 +133,7 @@ def take_over(
     if row is not None and ready:
         row.state, row.message = DeploymentState.READY, ""
         row.version_id = row.serving_version_id = version.id
+        row.serving_application = None  # the one of these settings, which the canary had
         row.updated_at = dt.datetime.now(dt.UTC)
         session.flush()
 
@@ -145,19 +146,28 @@ def report(
     version_id: uuid.UUID,
     message: str,
     config: JsonObject | None = None,
+    application: str | None = None,
 ) -> None:
     """What became of it: called by the reconciler.
 
     Args:
         config: the settings that this is about; what is told of settings that were replaced meanwhile counts for nothing.
+        application: of Serve, that answers where it is ready; None: the one that `config` says.
     """
     row = session.get_one(Deployment, (llm_id, alias), with_for_update={"of": Deployment})
     if config is not None and config != row.config:
         return
-    if (row.state, row.version_id, row.message) == (state, version_id, message):
+    ready = state is DeploymentState.READY
+    answers = application if ready else row.serving_application
+    if (row.state, row.version_id, row.message, row.serving_application) == (
+        state,
+        version_id,
+        message,
+        answers,
+    ):
         return
-    row.state, row.version_id, row.message = state, version_id, message
-    if state is DeploymentState.READY:
+    row.state, row.version_id, row.message, row.serving_application = state, version_id, message, answers
+    if ready:
         row.serving_version_id = version_id
     row.updated_at = dt.datetime.now(dt.UTC)
     session.flush()

@@ -81,12 +81,14 @@ def ask_all(
     canary: Canary,
     rows: Sequence[Row],
     application: str,
+    model: str,
     ask: Ask,
     check: Callable[[], None],
 ) -> Scores:
     """Ask each row, greedily. Of equal rows one is asked.
 
     Args:
+        model: exact name of the version, such as support-triage@3.
         check: called before each question, and may raise.
 
     Raises:
@@ -98,7 +100,7 @@ def ask_all(
     def score(row: Row) -> float:
         check()
         body: JsonObject = {
-            "model": application,
+            "model": model,
             "messages": row.messages,
             "max_tokens": canary.max_new_tokens,
             "temperature": 0,

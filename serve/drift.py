@@ -17,7 +17,7 @@ from typing import NamedTuple
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from raymill.cluster.applications import application_name
+from raymill.cluster.applications import answering_application, application_for
 from raymill.cluster.context import JobContext, JsonObject, Outcome
 from raymill.evaluate.prompts import Row, read_rows
 from raymill.evaluate.row_files import check_file
@@ -38,6 +38,14 @@ Found = tuple[JsonObject, Severity, list[str]]
 """What is told, how bad it is, and why."""
 
 
+class Answering(NamedTuple):
+    """Who answers for a target now."""
+
+    llm: str
+    number: int
+    application: str
+
+
 class Watch(NamedTuple):
     """All that a look needs of the registry, read once."""
 
@@ -45,9 +53,7 @@ class Watch(NamedTuple):
     artifact: str | None
     """Of the canary's data set."""
 
-    served: tuple[str, int] | None
-    """Model and version that answer for the target now."""
-
+    served: Answering | None
     baseline: Scores | None
     """What the canary's scores are held against; None: those of this look will be that."""
 
@@ -82,7 +88,8 @@ def look(context: JobContext, ask: Ask) -> Outcome:
         assert watch.served is not None, "a canary's configuration has a target"
         context.event("phase", name="canary")
         rows = _rows(context, canary, watch.artifact)
-        scores = ask_all(canary, rows, application_name(*watch.served), ask, context.check)
+        name = f"{watch.served.llm}@{watch.served.number}"
+        scores = ask_all(canary, rows, watch.served.application, name, ask, context.check)
         told["canary"] = judge(canary, scores, baseline)
     if traffic is not None:
         context.event("phase", name="traffic")
@@ -92,7 +99,7 @@ def look(context: JobContext, ask: Ask) -> Outcome:
             "digest": address_of("drift", context.config, {}),
             "severity": worst([severity for _, severity, _ in told.values()]),
             "reasons": [reason for _, _, why in told.values() for reason in why],
-            "version": watch.served[1] if watch.served is not None else None,
+            "version": watch.served.number if watch.served is not None else None,
             "canary": told["canary"][0] if canary is not None else None,
             "traffic": told["traffic"][0] if traffic is not None else None,
             "baseline": scores is not None and baseline is None and trial is None,
@@ -176,7 +183,7 @@ def _read(session: Session, watch_id: uuid.UUID, trial: str | None) -> Watch | N
         tried = session.get(CanaryRow, uuid.UUID(trial))
         if tried is None or tried.state is not CanaryState.RUNNING:
             return None
-        served = tried.llm.name, tried.version.number
+        served = _trying(session, tried)
     elif config.target is not None and config.canary:
         served = _served(session, config.target)
     baseline = drift.baseline_of(session, row.id)
@@ -188,28 +195,31 @@ def _read(session: Session, watch_id: uuid.UUID, trial: str | None) -> Watch | N
     )
 
 
-def _served(session: Session, target: str) -> tuple[str, int]:
+def _served(session: Session, target: str) -> Answering:
     """Raises NotFound: there is no such version. Unavailable: nothing answers for it."""
     wanted = find_version_target(session, target)
     name = target.partition("@")[2]
-    rows = select(LlmVersion.number).join(Deployment, Deployment.serving_version_id == LlmVersion.id)
+    rows = select(Deployment).join(LlmVersion, Deployment.serving_version_id == LlmVersion.id)
     rows = rows.where(Deployment.llm.has(name=wanted.llm))
     rows = (
         rows.where(LlmVersion.number == wanted.number)
         if name.isdigit()
         else rows.where(Deployment.alias == name)
     )
-    number = session.scalar(rows.limit(1))
-    if number is None and name.isdigit():
-        number = next(
-            (
-                row.version.number
-                for row in canaries.running(session)
-                if row.state is CanaryState.RUNNING
-                and (row.llm.name, row.version.number) == (wanted.llm, wanted.number)
-            ),
-            None,
-        )
-    if number is None:
-        raise Unavailable(f"{target} is not served right now: see `raymill status`")
-    return wanted.llm, number
+    row = session.scalar(rows.limit(1))
+    if row is not None:
+        application = answering_application(session, row)
+        assert application is not None, "a version answers"
+        number = session.get_one(LlmVersion, row.serving_version_id).number
+        return Answering(wanted.llm, number, application)
+    if name.isdigit():
+        for trial in canaries.running(session):
+            tried = trial.llm.name, trial.version.number
+            if trial.state is CanaryState.RUNNING and tried == (wanted.llm, wanted.number):
+                return _trying(session, trial)
+    raise Unavailable(f"{target} is not served right now: see `raymill status`")
+
+
+def _trying(session: Session, row: CanaryRow) -> Answering:
+    application = application_for(session, row.version, canaries.serving_of(session, row))
+    return Answering(row.llm.name, row.version.number, application)

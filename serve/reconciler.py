@@ -5,7 +5,7 @@ five: asking Serve for its state costs 25 ms of CPU), this compares the deployme
 applications that run, starts what is missing, reports what became ready or failed, and ends what nobody
 wants. A new version of an alias loads beside the old one, which answers until then; a canary stays beside it. A version
 that is asked for again, by another alias or with other settings, keeps its application: what Serve has to replace for
-that, if anything, `llm/rollout.py` decides.
+that, if anything, `llm/rollout.py` decides. Versions that are served as adapters share an application.
 """
 
 from __future__ import annotations
@@ -13,45 +13,34 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import ray
 from pydantic import ValidationError
 from ray import serve
 from ray.serve import RunTarget
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
-from sqlalchemy import select
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
 from raymill.cluster import logs
-from raymill.cluster.applications import FACES, application_name, ours
+from raymill.cluster.applications import FACES, ours, shares_engine
 from raymill.cluster.numbers import Publisher
 from raymill.cluster.service import read_service
 from raymill.cluster.settings import Settings
 from raymill.cluster.wake import Wake
 from raymill.policies.errors import RaymillError
-from raymill.registry import archive, canaries, canary_looks, deployments, policy_rows
+from raymill.registry import canary_looks, deployments
 from raymill.registry.aliases import ALIAS_CHANNEL
-from raymill.registry.promotion import attestation_of
-from raymill.registry.signing import Unsigned
 from raymill.registry.signing_keys import KeyRing
-from raymill.registry.tables import (
-    Alias,
-    Artifact,
-    Canary,
-    CanaryState,
-    Deployment,
-    DeploymentState,
-    JsonObject,
-    LlmVersion,
-    Quantization,
-)
-from raymill.serve import faces, triggers
-from raymill.serve.llm.build import build_engine, reason_of
+from raymill.registry.tables import DeploymentState
+from raymill.serve import faces, specs, triggers
+from raymill.serve.llm.build import build_engine, reason_of_application
 from raymill.serve.llm.config import ServeConfig
 from raymill.serve.llm.spec import DeploySpec
+from raymill.serve.shared_engines import SharedEngines
+from raymill.serve.wanted import Wanted, servable, wanted_now
 
 log = logging.getLogger(__name__)
 
@@ -61,45 +50,15 @@ LINGER_S = 5.0
 """An application that nobody wants any more goes on for so long: a gateway replica may not have heard of it yet."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """A deployment and the version that its alias points to now, or the version that tries itself there."""
-
-    llm_id: uuid.UUID
-    alias: str
-    llm: str
-    version_id: uuid.UUID
-    number: int
-    reported: tuple[uuid.UUID | None, DeploymentState]
-    serving: str | None
-    """Application that answers now; it may be an older version's."""
-
-    config: JsonObject
-    canary_id: uuid.UUID | None = None
-    """It is the canary of that promotion: the alias points to another version."""
-
-    @property
-    def application(self) -> str:
-        return application_name(self.llm, self.number)
-
-    @property
-    def has_failed(self) -> bool:
-        return self.reported == (self.version_id, DeploymentState.FAILED)
-
-    @property
-    def is_new(self) -> bool:
-        """Nothing was reported on this version yet: somebody asked for it just now."""
-        return self.reported[0] != self.version_id
-
-
 class Reconciler:
-    """Holds nothing but its connections; what it knows it reads again each time."""
+    """Holds nothing but its connections and what it told shared engines; what it knows it reads again each time."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._database = settings.open_database(pool_size=2)
         self.wake = Wake(self._database.url, ALIAS_CHANNEL)
         self._unwanted: dict[str, float] = {}
+        self._shared = SharedEngines(settings, self._database, self._report)
 
     def step(self) -> bool:
         """Compare once, and act. Returns whether all is as it should be."""
@@ -108,8 +67,15 @@ class Reconciler:
         refused = self._withdraw()
         rows = self._database.patiently(wanted_now)
         wanted = [each for each in rows if each.version_id not in refused]
+        shared: dict[str, list[Wanted]] = defaultdict(list)
         for each in wanted:
-            self._follow(each, running.get(each.application))
+            if shares_engine(each.config):
+                shared[each.application].append(each)
+            else:
+                self._follow(each, running.get(each.application))
+        for name, members in shared.items():
+            answering = {each.serving_id for each in rows if each.serving == name and each.serving_id}
+            self._shared.follow(name, members, answering, running.get(name))
         keep = {each.application for each in wanted} | {each.serving for each in rows}
         unwanted = self._ours(running.keys() - keep - FACES)
         self._end(unwanted, time.monotonic())
@@ -154,7 +120,7 @@ class Reconciler:
         elif application.status is ApplicationStatus.RUNNING:
             self._report(wanted, DeploymentState.READY, "")
         elif application.status is ApplicationStatus.DEPLOY_FAILED:
-            self._report(wanted, DeploymentState.FAILED, _reason(application))
+            self._report(wanted, DeploymentState.FAILED, reason_of_application(application))
 
     def _start(self, wanted: Wanted, application: ApplicationStatusOverview | None) -> None:
         failed = application is not None and application.status is ApplicationStatus.DEPLOY_FAILED
@@ -170,45 +136,12 @@ class Reconciler:
         serve.run_many([target], wait_for_applications_running=False)
 
     def _spec(self, session: Session, wanted: Wanted, attempt: str) -> DeploySpec:
-        version = session.get_one(LlmVersion, wanted.version_id)
-        archive.check_not_archived(session, version)
-        policy_rows.check_in_force(session, wanted.llm_id, wanted.alias)
+        version = servable(session, wanted)
         config = ServeConfig.model_validate(wanted.config)
-        artifact_name, gguf_file = version.artifact_name, None
-        if config.quantization is not None:
-            file = session.scalar(
-                select(Quantization).where(
-                    Quantization.version_id == version.id, Quantization.type == config.quantization
-                )
-            )
-            if file is None:
-                section = "quantize" if config.engine == "llama_cpp" else "compress"
-                raise Unsigned(
-                    f"{wanted.llm} {wanted.number} has nothing of type {config.quantization}: add it to `{section}`"
-                )
-            artifact_name = file.artifact_name
-            gguf_file = file.file if config.engine == "llama_cpp" else None
-        attestation = attestation_of(session, artifact_name)
-        if attestation is None:
-            raise Unsigned(f"{artifact_name} carries no signature: promote it again")
-        ring = KeyRing(self._settings.signing_dir)
-        return DeploySpec(
-            name=wanted.llm,
-            version=wanted.number,
-            artifact=artifact_name,
-            directory=self._settings.artifacts.place(
-                artifact_name, session.get_one(Artifact, artifact_name).digest
-            ),
-            envelope=attestation.envelope,
-            public_keys=ring.public_keys(),
-            revoked=ring.revoked(),
-            config=config,
-            gguf_file=gguf_file,
-            attempt=attempt,
-        )
+        return specs.version_spec(session, self._settings, version, config, attempt)
 
     def _report(self, wanted: Wanted, state: DeploymentState, message: str) -> None:
-        if wanted.reported == (wanted.version_id, state) and not message:
+        if wanted.reported == (wanted.version_id, state) and not message and wanted.recorded:
             return
         if wanted.canary_id is not None:
             canary_id = wanted.canary_id
@@ -218,7 +151,14 @@ class Reconciler:
             return
         self._database.patiently(
             lambda session: deployments.report(
-                session, wanted.llm_id, wanted.alias, state, wanted.version_id, message, wanted.config
+                session,
+                wanted.llm_id,
+                wanted.alias,
+                state,
+                wanted.version_id,
+                message,
+                wanted.config,
+                wanted.application,
             )
         )
 
@@ -226,49 +166,6 @@ class Reconciler:
 def unwanted_since(before: Mapping[str, float], unwanted: Iterable[str], now: float) -> dict[str, float]:
     """Since when nobody wants each application, seconds on a clock; one that was wanted between begins anew."""
     return {name: before.get(name, now) for name in unwanted}
-
-
-def wanted_now(session: Session) -> list[Wanted]:
-    """What should be served: versions that aliases point to, and canaries beside them. The session's first statements:
-    from one snapshot, or a move that commits between them would look like a version that is new."""
-    session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-    found = []
-    for row in session.scalars(select(Deployment).order_by(Deployment.updated_at)):
-        version = session.get_one(Alias, (row.llm_id, row.alias)).version
-        serving = session.get(LlmVersion, row.serving_version_id) if row.serving_version_id else None
-        found.append(
-            Wanted(
-                llm_id=row.llm_id,
-                alias=row.alias,
-                llm=row.llm.name,
-                version_id=version.id,
-                number=version.number,
-                reported=(row.version_id, row.state),
-                serving=application_name(row.llm.name, serving.number) if serving else None,
-                config=row.config,
-            )
-        )
-    return found + [_canary(session, row) for row in canaries.running(session)]
-
-
-def _canary(session: Session, row: Canary) -> Wanted:
-    state = DeploymentState.READY if row.state is CanaryState.RUNNING else DeploymentState.STARTING
-    return Wanted(
-        llm_id=row.llm_id,
-        alias=row.alias,
-        llm=row.llm.name,
-        version_id=row.version_id,
-        number=row.version.number,
-        reported=(None if row.state is CanaryState.PENDING else row.version_id, state),
-        serving=None,
-        config=canaries.serving_of(session, row),
-        canary_id=row.promotion_id,
-    )
-
-
-def _reason(application: ApplicationStatusOverview) -> str:
-    texts = [application.message, *(each.message for each in application.deployments.values())]
-    return reason_of("\n".join(texts))[:1000] or "no reason given"
 
 
 def main() -> None:

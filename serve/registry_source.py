@@ -17,7 +17,7 @@ from sqlalchemy import or_, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from raymill.cluster.applications import application_name
+from raymill.cluster.applications import answering_application, application_for
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import RaymillError, Unavailable
 from raymill.registry import canaries, prices, tables
@@ -50,7 +50,8 @@ log = logging.getLogger(__name__)
 # Every change of what is read here has an audit row, but for what the reconciler reports.
 VERSION = text("""
 SELECT (SELECT max(seq) FROM audit_event),
-       (SELECT string_agg(concat_ws(' ', llm_id, alias, serving_version_id), ',' ORDER BY llm_id, alias) FROM deployment),
+       (SELECT string_agg(concat_ws(' ', llm_id, alias, serving_version_id, serving_application), ','
+                         ORDER BY llm_id, alias) FROM deployment),
        (SELECT string_agg(concat_ws(' ', promotion_id, state, step), ',' ORDER BY promotion_id)
         FROM canary WHERE ended_at IS NULL)
 """)
@@ -268,15 +269,21 @@ def _served(session: Session, overrides: prices.Overrides) -> list[Served]:
         trial = trials.get((row.llm_id, row.alias, version.id))
         canary = None
         if trial is not None:
-            asked = _wake_s(canaries.serving_of(session, trial))
-            tried = replace(_one(trial.version, (), overrides), wake_s=wakes.get(trial.version.id, asked))
+            settings = canaries.serving_of(session, trial)
+            asked = _wake_s(settings)
+            application = application_for(session, trial.version, settings)
+            tried = replace(
+                _one(trial.version, (), overrides, application), wake_s=wakes.get(trial.version.id, asked)
+            )
             served.append(tried)
             canary = Canary(
                 id=trial.promotion_id,
                 target=served_target(tried.exact_name, replace(tried, take_s=TAKE_S)),
                 share=canaries.share_of(trial),
             )
-        mine = _one(version, (row.alias,), overrides)
+        answers = answering_application(session, row)
+        assert answers is not None, "a version answers for each of these"
+        mine = _one(version, (row.alias,), overrides, answers)
         served.append(replace(mine, wake_s=wakes.get(version.id), canary=canary))
     return served
 
@@ -292,12 +299,13 @@ def _one(
     version: tables.LlmVersion,
     aliases: tuple[str, ...],
     overrides: prices.Overrides,
+    application: str,
 ) -> Served:
     name = version.llm.name
     return Served(
         name=name,
         version=version.number,
-        application=application_name(name, version.number),
+        application=application,
         aliases=aliases,
         created=int(version.created_at.timestamp()),
         price=prices.price_of(overrides, OURS, "", name) or FREE,

@@ -185,6 +185,7 @@ class Deployment(Base):
     state: Mapped[DeploymentState] = mapped_column(enum_type(DeploymentState))
     version_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("llm_version.id"))  # `state` is its
     serving_version_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("llm_version.id"))  # answers now
+    serving_application: Mapped[str | None] = mapped_column(Text)  # of Serve; null: as `config` says
     message: Mapped[str] = mapped_column(Text, default="")
     updated_at: Mapped[dt.datetime] = mapped_column(server_default=func.clock_timestamp())
 

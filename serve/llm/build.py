@@ -6,6 +6,7 @@ import re
 from typing import assert_never
 
 from ray.serve import Application
+from ray.serve.schema import ApplicationStatusOverview
 
 from raymill.serve.llm.llama_cpp_engine import build_llama_cpp
 from raymill.serve.llm.spec import DeploySpec
@@ -31,3 +32,9 @@ def reason_of(status_message: str) -> str:
     """
     raised = RAISED.findall(status_message)
     return raised[-1][1].strip() if raised else " ".join(status_message.split())
+
+
+def reason_of_application(application: ApplicationStatusOverview) -> str:
+    """Why an application failed, at most 1000 characters."""
+    texts = [application.message, *(each.message for each in application.deployments.values())]
+    return reason_of("\n".join(texts))[:1000] or "no reason given"

@@ -15,6 +15,9 @@ from raymill.registry.placement_config import Resources
 
 EngineName = Literal["vllm", "llama_cpp"]
 
+MaxRank = Literal[8, 16, 32, 64, 128, 256, 320, 512]
+"""Those that vLLM has kernels for."""
+
 
 class AutoscaleConfig(BaseModel):
     """How many replicas there are follows the requests that are being answered or wait."""
@@ -42,6 +45,34 @@ class AutoscaleConfig(BaseModel):
         if self.min_replicas > self.max_replicas:
             raise ValueError(
                 f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}: swap them"
+            )
+        return self
+
+
+class LoraServing(BaseModel):
+    """Versions of one base share an engine that holds the base once, and each version's adapter beside it.
+
+    Named as vLLM names them, without its `lora`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_loras: int = Field(default=4, ge=1)
+    """Adapters that vLLM mixes in one batch; requests for more of them take turns."""
+
+    max_rank: MaxRank = 16
+    """Highest rank of an adapter. Every place for one has this size, so a high one costs memory and time for all."""
+
+    max_cpu_loras: int = Field(default=32, ge=1)
+    """Adapters kept in memory. What was asked for least recently makes room, and is verified and loaded anew when it is
+    asked for again."""
+
+    @model_validator(mode="after")
+    def _a_batch_fits(self) -> LoraServing:
+        if self.max_cpu_loras < self.max_loras:
+            raise ValueError(
+                f"max_cpu_loras {self.max_cpu_loras} is below max_loras {self.max_loras}: what a batch mixes is in "
+                "memory, so raise it"
             )
         return self
 
@@ -75,6 +106,10 @@ class ServeConfig(BaseModel):
     quantization: GgufType | CompressedType | None = None
     """What was made of the weights: a GGUF file for llama_cpp, such as Q8_0, which needs one; FP8, AWQ or GPTQ for vllm,
     on a GPU. None: vllm serves the weights themselves."""
+
+    lora: LoraServing | None = None
+    """Serve the version's adapter on its base, by an engine that it shares with every version of the same base (by content)
+    and the same settings. None: an engine of its own, with the adapter merged into the weights."""
 
     gpus: int = Field(default=0, ge=0)
     """GPUs of each replica, all of one machine; the model is split across them. 0 runs on the CPU."""
@@ -141,6 +176,17 @@ class ServeConfig(BaseModel):
         if self.autoscale is not None and self.replicas != 1:
             raise ValueError(
                 f"replicas {self.replicas} is a fixed number and autoscale is not: leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lora_is_of_the_weights_themselves(self) -> ServeConfig:
+        if self.lora is not None and self.engine == "llama_cpp":
+            raise ValueError("lora is vllm's: llama_cpp serves merged weights, so leave lora out")
+        if self.lora is not None and self.quantization is not None:
+            raise ValueError(
+                f"quantization {self.quantization} is made of merged weights, and lora serves an adapter on its base: "
+                "leave one of them out"
             )
         return self
 

@@ -2,7 +2,8 @@
 
 Serve replaces replicas when the name of their code changes. The name here is made of what a replica was started
 with, so deploying a version again, for a second alias or after a canary, leaves its replicas alone, and other numbers
-of replicas are no reason to load weights again. Written against ray 2.60, whose public API has no such name.
+of replicas are no reason to load weights again. Which adapters an engine may answer with, its replicas are told as they
+run. Written against ray 2.60, whose public API has no such name.
 """
 
 from __future__ import annotations
@@ -40,10 +41,18 @@ def application_of(engine: Callable[..., Any], spec: DeploySpec, **options: Any)
         max_constructor_retry_count=1,
         health_check_period_s=10,
         health_check_timeout_s=30,
+        user_config=told_of(spec),
         **_how_many(config),
         **options,
     )
     return deployment.options(version=code_version(spec), _internal=True).bind(spec)
+
+
+def told_of(spec: DeploySpec) -> dict[str, Any] | None:
+    """What Serve hands to `reconfigure` of running replicas and of new ones."""
+    if spec.shared is None:
+        return None
+    return {"adapters": [adapter.to_json() for adapter in spec.shared.adapters]}
 
 
 def code_version(spec: DeploySpec) -> str:
@@ -53,7 +62,8 @@ def code_version(spec: DeploySpec) -> str:
     """
     parts = {
         "config": spec.config.model_dump(mode="json", exclude=IN_PLACE),
-        "directory": str(spec.directory),
+        # A base lies in the store once for each model that was made of it.
+        "directory": str(spec.directory) if spec.shared is None else spec.shared.digest,
         "file": spec.gguf_file,
         "keys": sorted(spec.public_keys),
         "revoked": sorted(spec.revoked),

@@ -1,4 +1,4 @@
-"""vLLM by `ray.serve.llm`, as one deployment that the gateway calls.
+"""vLLM by `ray.serve.llm`, as one deployment that the gateway calls: one version, or adapters that share their base.
 
 `LLMServer` of ray.serve.llm lives inside our replica instead of being it: the process that deploys then
 never imports vLLM (17 s and 0.8 GB), and the bytes are verified before the engine is even imported.
@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,8 @@ from ray.serve import Application
 
 from raymill.cluster import cpu
 from raymill.registry.placement_config import pin
+from raymill.serve.llm.adapter_shelf import AdapterShelf
+from raymill.serve.llm.adapters import Adapter
 from raymill.serve.llm.answer import Body, Failure, Reply
 from raymill.serve.llm.rollout import application_of
 from raymill.serve.llm.spec import DeploySpec
@@ -32,7 +36,7 @@ keep_to_loopback()
 
 
 class VllmEngine:
-    """Answers the OpenAI wire for one verified version."""
+    """Answers the OpenAI wire for one verified version, or for those whose adapters of a base it is told of."""
 
     async def __init__(self, spec: DeploySpec) -> None:  # type: ignore[misc]  # Serve awaits it
         spec.verify()
@@ -50,6 +54,12 @@ class VllmEngine:
         # The two-step start is the one that works outside Serve's own await of an async constructor.
         self._server = QuietServer.sync_init(llm_config(spec), engine_cls=LocalVllm)
         await self._server.start()
+        self._shelf = self._shelf_of(spec)
+
+    async def reconfigure(self, told: dict[str, Any]) -> None:
+        """Serve calls it at the start, and when other adapters are to be served."""
+        assert self._shelf is not None, "only a shared base is told of adapters"
+        self._shelf.tell([Adapter.of_json(each) for each in told["adapters"]])
 
     @traced
     async def chat(self, body: Body) -> Reply:
@@ -80,12 +90,15 @@ class VllmEngine:
         request = _parsed(request_type, body)
         if isinstance(request, Failure):
             return request
-        answers = await method(request)
-        async for answer in answers:
-            if hasattr(answer, "error"):
-                return _failure(answer.error.model_dump())
-            text: str = answer.model_dump_json(exclude_unset=False)
-            return text.encode()
+        async with self._adapter_of(request) as refused:
+            if refused is not None:
+                return refused
+            answers = await method(request)
+            async for answer in answers:
+                if hasattr(answer, "error"):
+                    return _failure(answer.error.model_dump())
+                text: str = answer.model_dump_json(exclude_unset=False)
+                return text.encode()
         return Failure(500, "engine_silent", "vLLM ended the request without an answer: try again")
 
     async def _pieces(self, method: Any, request_type: Any, body: Body) -> AsyncIterator[Reply]:
@@ -93,18 +106,37 @@ class VllmEngine:
         if isinstance(request, Failure):
             yield request
             return
-        async for batch in await method(request):
-            for item in batch if isinstance(batch, list) else [batch]:
-                if not isinstance(item, str):
-                    yield _failure(item.error.model_dump())
-                    return
-                chunk = item.removeprefix("data: ").strip()
-                if chunk == DONE:
-                    return
-                if chunk.startswith('{"error"'):
-                    yield _failure(json.loads(chunk)["error"])
-                    return
-                yield chunk.encode() + b"\n"
+        async with self._adapter_of(request) as refused:
+            if refused is not None:
+                yield refused
+                return
+            async for batch in await method(request):
+                for item in batch if isinstance(batch, list) else [batch]:
+                    if not isinstance(item, str):
+                        yield _failure(item.error.model_dump())
+                        return
+                    chunk = item.removeprefix("data: ").strip()
+                    if chunk == DONE:
+                        return
+                    if chunk.startswith('{"error"'):
+                        yield _failure(json.loads(chunk)["error"])
+                        return
+                    yield chunk.encode() + b"\n"
+
+    def _shelf_of(self, spec: DeploySpec) -> AdapterShelf | None:
+        lora = spec.config.lora
+        if lora is None or spec.shared is None:
+            return None
+        return AdapterShelf(
+            room=lora.max_cpu_loras,
+            verify=partial(Adapter.verify, base_digest=spec.shared.digest, keys=spec.keys, lora=lora),
+            load=self._server.engine.load_adapter,
+            unload=self._server.engine.unload_adapter,
+        )
+
+    def _adapter_of(self, request: Any) -> AbstractAsyncContextManager[Failure | None]:
+        """Held as long as the request is answered."""
+        return nullcontext() if self._shelf is None else self._shelf.holding(str(request.model))
 
 
 def _parsed(request_type: Any, body: Body) -> Any:
@@ -143,6 +175,14 @@ def llm_config(spec: DeploySpec) -> LLMConfig:
         "tensor_parallel_size": config.tensor_parallel,
         "pipeline_parallel_size": config.pipeline_parallel,
     }
+    if config.lora is not None:
+        engine_kwargs |= {
+            "enable_lora": True,
+            "max_loras": config.lora.max_loras,
+            "max_lora_rank": config.lora.max_rank,
+            "max_cpu_loras": config.lora.max_cpu_loras,
+            "override_generation_config": {"eos_token_id": tuned_stops(spec.directory)},
+        }
     if (parser := config.tool_call_parser or tool_call_parser_of(spec.directory)) is not None:
         engine_kwargs |= {"enable_auto_tool_choice": True, "tool_call_parser": parser}
     if config.max_model_len is not None:
@@ -160,6 +200,24 @@ def llm_config(spec: DeploySpec) -> LLMConfig:
         # Metrics of tokens and latency are the gateway's; vLLM's own cost a tenth of the small model's speed.
         log_engine_metrics=False,
     )
+
+
+def tuned_stops(base: Path) -> list[int]:
+    """Tokens that end a text of a version that was tuned on `base`: its own, and those that end a turn of its template.
+
+    Merged weights carry them (`train/export.py`), a base that was imported may not.
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    from raymill.train.export import as_list, stop_tokens
+    from raymill.train.tokenizer import load_tokenizer
+
+    if (base / "generation_config.json").is_file():
+        known = GenerationConfig.from_pretrained(str(base), local_files_only=True).eos_token_id
+    else:
+        known = AutoConfig.from_pretrained(str(base), local_files_only=True).eos_token_id
+    stops = [*stop_tokens(load_tokenizer(base)), *as_list(known)]
+    return list(dict.fromkeys(stops))
 
 
 def tool_call_parser_of(directory: Path) -> str | None:
@@ -202,14 +260,17 @@ def _environment(spec: DeploySpec) -> dict[str, str]:
 
 def build_vllm(spec: DeploySpec) -> Application:
     """The application that serves `spec` by vLLM."""
-    return application_of(
-        VllmEngine,
-        spec,
-        ray_actor_options={
+    return application_of(VllmEngine, spec, **vllm_options(spec))
+
+
+def vllm_options(spec: DeploySpec) -> dict[str, Any]:
+    """Of `serve.deployment`: what a replica's process needs."""
+    return {
+        "ray_actor_options": {
             "num_cpus": spec.config.cpus,
             "num_gpus": spec.config.gpus,
             "runtime_env": {"env_vars": _environment(spec)},
         },
-        placement_group_bundles=_bundles(spec),
-        placement_group_strategy="STRICT_PACK",
-    )
+        "placement_group_bundles": _bundles(spec),
+        "placement_group_strategy": "STRICT_PACK",
+    }

@@ -21,6 +21,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackCtx
@@ -29,11 +30,15 @@ from ray.serve.llm.deployment import LLMServer
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import FrontendArgs
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core import EngineCoreProc
 from vllm.v1.engine.utils import EngineZmqAddresses, get_engine_zmq_addresses
 from vllm.v1.executor.abstract import Executor
+
+from raymill.policies.errors import Invalid
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +90,25 @@ class LocalVllm(VLLMEngine):  # type: ignore[misc]
 
     def unfinished(self) -> int:
         return int(self._engine_client.get_num_unfinished_requests())
+
+    async def load_adapter(self, name: str, directory: Path) -> None:
+        """Load a LoRA adapter, which requests then name as their model.
+
+        Raises:
+            Invalid: vLLM cannot load it.
+        """
+        request = LoadLoRAAdapterRequest(lora_name=name, lora_path=str(directory))
+        said = await self._oai_models.load_lora_adapter(request)
+        if isinstance(said, ErrorResponse):
+            raise Invalid(
+                f"vLLM cannot load adapter {name} ({said.error.message}): leave serve.lora out, the version is then "
+                "served merged"
+            )
+
+    async def unload_adapter(self, name: str) -> None:
+        """Free the memory of an adapter that nobody is answered with."""
+        request = self._oai_models.lora_requests.pop(name)
+        await self._engine_client.remove_lora(request.lora_int_id)
 
     def _prepare_engine_config(self, _: CallbackCtx) -> tuple[AsyncEngineArgs, FrontendArgs, VllmConfig]:
         engine_config = self.llm_config.get_engine_config()

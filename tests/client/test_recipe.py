@@ -196,6 +196,10 @@ def test_training_only_drops_what_comes_after_training_and_changes_nothing_else(
         ("serve.engine", "tgi", "serve.engine: must be 'vllm' or 'llama_cpp', got 'tgi'", "serve.engine"),
         ("serve", {"engine": "llama_cpp", "quantization": "Q2_K"}, "serve.quantization: Q2_K is not made: add it to quantize", "serve.quantization"),
         ("serve.replicas", 0, "serve.replicas: must be at least 1, got 0", "serve.replicas"),
+        ("serve.lora", {"max_rank": 24}, "serve.lora.max_rank: must be 8, 16, 32, 64, 128, 256, 320 or 512, got 24", "serve.lora.max_rank"),
+        ("serve.lora", {"max_loras": 9, "max_cpu_loras": 8}, "serve.lora: max_cpu_loras 8 is below max_loras 9", "serve.lora"),
+        ("serve", {"engine": "llama_cpp", "quantization": "Q8_0", "lora": {}}, "serve: lora is vllm's: llama_cpp serves merged weights, so leave lora out", "serve"),
+        ("serve", {"quantization": "FP8", "lora": {}}, "serve: quantization FP8 is made of merged weights, and lora serves an adapter", "serve"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_its_key(
@@ -205,6 +209,26 @@ def test_what_is_wrong_is_named_with_its_key(
         parse_recipe(changed(data, key, value))
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("trained", "message", "param"),
+    [
+        (None, "serve.lora: serves an adapter, and train makes none: add train.lora", "serve.lora"),
+        ({"dora": True}, "serve.lora: vllm serves no DoRA adapter: leave it out, or train.lora.dora", "serve.lora"),
+        ({"r": 20}, "serve.lora.max_rank: is 16, and train.lora.r is 20: set it to 32", "serve.lora.max_rank"),
+        ({"r": 600}, "serve.lora.max_rank: is 16, and train.lora.r is 600: vllm serves ranks up to 512", "serve.lora.max_rank"),
+    ],
+)  # fmt: skip
+def test_an_adapter_that_vllm_cannot_serve_is_refused_before_it_is_trained(
+    data: dict[str, Any], trained: Any, message: str, param: str
+) -> None:
+    served = changed(changed(data, "train.lora", {}), "serve", {"lora": {}})
+    assert parse_recipe(served).serve is not None
+    with pytest.raises(Invalid) as caught:
+        parse_recipe(changed(served, "train.lora", trained))
+    assert str(caught.value).startswith(message)
     assert caught.value.param == param
 
 

@@ -93,8 +93,10 @@ def test_the_served_version_is_watched_for_drift(served: Pipeline, client: Raymi
 def test_the_lineage_is_whole_and_the_bytes_are_the_signed_ones(served: Pipeline, client: Raymill) -> None:
     lineage = client.llms.lineage(NAME, 1)
     assert lineage.recipe == served.recipe
+    trained = next(job.result or {} for job in served.jobs if job.step == "train")
     assert {each["artifact_name"] for each in lineage.attestations} == {
         lineage.model.name,
+        trained["adapter"],
         *(artifact.name for artifact in lineage.quantized),
     }
     assert [(move.alias, move.version) for move in lineage.alias_moves] == [("production", 1)]

@@ -147,12 +147,16 @@ class World:
         right: Sequence[bool] | None = None,
         quantized: Sequence[bool] | None = None,
         first: int = 0,
+        base_files: dict[str, bytes] | None = None,
+        adapter_files: dict[str, bytes] | None = None,
     ) -> int:
         """Run a whole recipe up to its promotion, with files of a few bytes. Returns the version's number.
 
         Args:
             right: which held-out examples the model answers, and `quantized` its Q8_0 file; their samples are then
                 published. `first` is the number of the first example.
+            base_files: of the base that it is tuned from.
+            adapter_files: of its adapter; None: all weights were tuned.
         """
         seed = f"{name} {self.made}".encode()
         pipeline = make_pipeline(self.database, *STEPS, name=name, recipe={"promote": {"require": REQUIRE}})
@@ -167,13 +171,16 @@ class World:
             format="messages",
             shape="conversation",
         )
-        base = self.publish("base", name, {"model.safetensors": b"base" + seed, "config.json": b"{}"})
+        base_files = base_files or {"model.safetensors": b"base" + seed, "config.json": b"{}"}
+        base = self.publish("base", name, base_files)
         run = {"steps": 4, "final_loss": 0.5, "tokens_per_s": 10.0, "seconds": 2.0}
         self.end(pipeline, "base", base, artifact=base.name, parameters=1, tokens=2, **run)
         measured = {"samples": {HELDOUT: 200}, "seconds": 1.0}
         self.end(pipeline, "evaluate-base", None, metrics={HELDOUT: 0.1}, **measured)
         model = self.publish("model", name, {"model.safetensors": b"tuned" + seed, "config.json": b"{}"})
-        result = self.end(pipeline, "train", model, artifact=model.name, **run)
+        adapters = [self.publish("adapter", name, adapter_files)] if adapter_files else []
+        adapter = adapters[0].name if adapters else None
+        result = self.end(pipeline, "train", model, *adapters, artifact=model.name, adapter=adapter, **run)
         gguf = self.publish("gguf", name, {"model-Q8_0.gguf": b"GGUF" + seed})
         file = {
             "type": "Q8_0",
@@ -229,9 +236,14 @@ class World:
             actor=actor,
         )
 
-    def serve(self, name: str = "support-triage", alias: str = "production") -> None:
+    def serve(
+        self,
+        name: str = "support-triage",
+        alias: str = "production",
+        config: JsonObject | None = None,
+    ) -> None:
         with self.database.transaction() as session:
-            deployments.request(session, name, alias, {"engine": "vllm"}, ADA)
+            deployments.request(session, name, alias, config or {"engine": "vllm"}, ADA)
 
     def add_key(self, role: Role) -> str:
         """An API key of a new account called like its role."""
@@ -240,7 +252,12 @@ class World:
             return identity.create_key(session, role.value, "test", ADA)[1]
 
     def end(
-        self, pipeline: Pipeline, step_name: str, published: Published | None, **result: object
+        self,
+        pipeline: Pipeline,
+        step_name: str,
+        published: Published | None,
+        *others: Published,
+        **result: object,
     ) -> JsonObject:
         """End a step of a heavy queue, whatever else waits there."""
         wanted = job_of(self.database, pipeline, step_name)
@@ -252,7 +269,7 @@ class World:
         digest = published.digest if published else hashlib.sha256(wanted.id.bytes).hexdigest()
         done: JsonObject = {"digest": digest, **result}
         job = read_job(self.database, wanted.id)
-        succeed(self.database, job, done, (published,) if published else ())
+        succeed(self.database, job, done, (published, *others) if published else ())
         return done
 
 

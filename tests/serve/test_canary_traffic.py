@@ -32,8 +32,8 @@ from raymill.serve.gateway.ingest import Ingester
 from raymill.serve.gateway.split import key_of, split
 from raymill.serve.gateway.wire import Operation
 from raymill.serve.llm.answer import Body, Reply
-from raymill.serve.reconciler import Wanted, wanted_now
 from raymill.serve.registry_source import RegistrySource
+from raymill.serve.wanted import Wanted, wanted_now
 
 LLM = "support-triage"
 PICKS = 10_000

@@ -74,7 +74,7 @@ def cluster() -> Iterator[None]:
     ray.init(
         address="local", num_cpus=4, log_to_driver=False, include_dashboard=False, logging_level="WARNING"
     )
-    serve.start(http_options={"location": "NoServer"}, logging_config={"log_level": "ERROR"})
+    serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
     yield
     serve.shutdown()
     ray.shutdown()

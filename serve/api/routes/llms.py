@@ -13,7 +13,7 @@ from raymill.client import types
 from raymill.policies.errors import NotFound
 from raymill.registry import tables
 from raymill.registry.artifacts import digests_of
-from raymill.registry.catalog import find_version
+from raymill.registry.catalog import adapter_of, find_version
 from raymill.registry.promotion import attestation_of
 from raymill.registry.signing import verify_envelope
 from raymill.registry.signing_keys import KeyRing
@@ -124,8 +124,10 @@ def lineage(name: str, number: int, _: Who, opened: SessionDep) -> types.Lineage
 def verify(name: str, number: int, _: Who, opened: SessionDep, found: PartsDep) -> types.Verification:
     """Read every byte of a version and compare it with what was registered and signed."""
     row = find_version(opened, name, number)
+    adapter = adapter_of(opened, row)
     names = {
         row.artifact_name,
+        *([adapter] if adapter else []),
         *(each.artifact_name for each in _of_version(opened, tables.Quantization, row)),
     }
     ring = KeyRing(found.settings.signing_dir)
