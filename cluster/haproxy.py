@@ -25,11 +25,15 @@ for argument; do
     case $argument in
         *.cfg)
             sed -i -E -e 's/^( *bind )[*]?:/\\1127.0.0.1:/' -e '/^ *stats socket /s/ mode 666 / mode 600 /' \\
+                -e 's|^( *http-request return) status 404 .*|\\1 {away}|' \\
                 -e '/^frontend http_frontend/,/^ *bind /{{' -e '/^ *bind /r '{rules} -e '}}' "$argument" ;;
     esac
 done
 exec {binary} "$@"
 """
+
+AWAY = 'status 503 content-type text/plain hdr retry-after 1 string "The service is starting."'
+"""HAProxy's own answer. The control plane has all paths that nobody else has: where it has no address, it is not there yet, as after a head was lost."""
 
 RULES = """\
     http-request set-header x-forwarded-for %[src] if !{{ req.hdr({header}) -m str {key} }}
@@ -57,6 +61,7 @@ def wrap_haproxy(folder: Path, front_key: str) -> None:
     write_private(rules, RULES.format(header=FRONT_HEADER, key=front_key))
     script = folder / "haproxy"
     draft = folder / f"haproxy.{os.getpid()}"
-    draft.write_text(SCRIPT.format(binary=shlex.quote(get_haproxy_binary()), rules=shlex.quote(str(rules))))
+    binary = shlex.quote(get_haproxy_binary())
+    draft.write_text(SCRIPT.format(binary=binary, rules=shlex.quote(str(rules)), away=AWAY))
     draft.chmod(0o700)
     draft.replace(script)

@@ -9,6 +9,7 @@ import hashlib
 import math
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raymill.cluster.haproxy import haproxy_environment, wrap_haproxy
+from raymill.cluster.head_files import ALIVE
 from raymill.cluster.settings import Settings, secret_file
 from raymill.registry.files import make_private
 
@@ -36,6 +38,8 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
     # Otherwise every application that is deleted drains for 30 s first.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    # HAProxy that is not there after three times 5 s is killed and started again, which a busy machine never ends.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
 }
 
 SERVE_PORTS = range(10_000, 19_000, 100)
@@ -43,6 +47,12 @@ SERVE_PORTS = range(10_000, 19_000, 100)
 
 
 NVIDIA = Path("/dev/nvidiactl")
+
+SESSIONS = "r"
+"""Ray opens its folder to everybody, so it lies in one that is not."""
+
+RECONNECT_S = 600
+"""For a head that was lost to come back: what runs on other nodes waits so long, and goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +63,14 @@ class RayHead:
     dashboard_url: str
     arguments: tuple[str, ...]
     temp_dir: Path
+
+    @property
+    def sessions(self) -> Path:
+        return self.temp_dir / SESSIONS
+
+    def is_alive(self) -> bool:
+        """Whether the raylet has registered; the dashboard may still be starting."""
+        return (self.sessions / ALIVE).exists()
 
 
 def ray_environment(settings: Settings) -> dict[str, str]:
@@ -80,6 +98,8 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         "RAY_JOB_START_TIMEOUT_SECONDS": str(7 * 24 * 3600),
         # A job that is stopped may leave a checkpoint first; Ray would kill it after 3 s.
         "RAY_JOB_STOP_WAIT_TIME_S": str(math.ceil(settings.grace_s) + 5),
+        "RAY_gcs_rpc_server_reconnect_timeout_s": str(RECONNECT_S),
+        **_own_state(settings),
         **_serve_ports(settings),
         **(haproxy_environment(ray_temp_dir(settings)) if settings.address is None else {}),
         "RAY_SERVE_HTTP_PORT": str(settings.port),
@@ -94,6 +114,13 @@ def _own_token(settings: Settings) -> dict[str, str]:
     token = settings.keys_dir / "ray.token"
     secret_file(token, secrets.token_hex(32))
     return {"RAY_AUTH_TOKEN_PATH": str(token)}
+
+
+def _own_state(settings: Settings) -> dict[str, str]:
+    """What a head knows is kept on disk, so that the one that comes after it knows other nodes and what runs there."""
+    if settings.address is not None:
+        return {}
+    return {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(state_dir(settings))}
 
 
 def _serve_ports(settings: Settings) -> dict[str, str]:
@@ -116,7 +143,7 @@ def _serve_ports(settings: Settings) -> dict[str, str]:
 def plan_head(settings: Settings) -> RayHead:
     """Choose ports and directories for a head."""
     temp_dir = ray_temp_dir(settings)
-    gcs, dashboard, client, agent, agent_grpc, runtime_env, metrics = free_ports(7)
+    gcs, dashboard, agent, agent_grpc, runtime_env, metrics = free_ports(6)
     program = "raymill.cluster.ray_start" if warm_socket(settings) is None else "raymill.cluster.warm.head"
     arguments = (
         sys.executable,
@@ -130,7 +157,7 @@ def plan_head(settings: Settings) -> RayHead:
         f"--port={gcs}",
         "--dashboard-host=127.0.0.1",
         f"--dashboard-port={dashboard}",
-        f"--ray-client-server-port={client}",
+        "--no-monitor",  # it starts and ends machines, of which there is one
         f"--dashboard-agent-listen-port={agent}",
         f"--dashboard-agent-grpc-port={agent_grpc}",
         f"--runtime-env-agent-port={runtime_env}",
@@ -138,7 +165,7 @@ def plan_head(settings: Settings) -> RayHead:
         "--min-worker-port=0",
         "--max-worker-port=0",
         f"--num-cpus={settings.ray_cpus}",
-        f"--temp-dir={temp_dir / 'r'}",  # Ray opens its folder to everybody, so it lies in one that is not
+        f"--temp-dir={temp_dir / SESSIONS}",
     )
     return RayHead(
         address=f"127.0.0.1:{gcs}",
@@ -155,6 +182,22 @@ def ray_temp_dir(settings: Settings) -> Path:
     return Path(tempfile.gettempdir()) / f"raymill-{os.geteuid()}-{digest}"
 
 
+def state_dir(settings: Settings) -> Path:
+    """Where a head keeps what it knows. It outlives the head, not the service."""
+    return ray_temp_dir(settings) / "state"
+
+
+def forget(settings: Settings) -> None:
+    """Have the next head begin anew."""
+    shutil.rmtree(state_dir(settings), ignore_errors=True)
+
+
+def at_head(settings: Settings) -> dict[str, float]:
+    """What an actor asks of Ray to run on a head of ours. Nodes that join it are on its machine, and replicas with a port for HTTP would share it
+    with those of the head."""
+    return {"node:__internal_head__": 0.001} if settings.address is None else {}
+
+
 def warm_socket(settings: Settings) -> Path | None:
     """Where the warm process listens (`cluster/warm`); None where there is none.
 
@@ -168,6 +211,9 @@ def start_head(head: RayHead, settings: Settings) -> subprocess.Popen[bytes]:
     """Start a head that lives until it is stopped; its output goes to `logs/ray.log`."""
     settings.logs_dir.mkdir(parents=True, exist_ok=True)
     make_private(head.temp_dir)
+    # By the second Ray would take a node of this machine that waits for its head for a head that runs already.
+    for stale in (ALIVE, "ray_current_cluster"):
+        (head.sessions / stale).unlink(missing_ok=True)
     wrap_haproxy(head.temp_dir, settings.front_key)
     with (settings.logs_dir / "ray.log").open("ab") as log:
         return subprocess.Popen(

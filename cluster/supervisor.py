@@ -9,6 +9,7 @@ next `raymill up` ends what it left and starts anew.
 from __future__ import annotations
 
 import fcntl
+import http
 import json
 import logging
 import os
@@ -19,6 +20,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -31,6 +34,7 @@ from raymill.cluster.joining import require_database
 from raymill.cluster.ray_head import (
     DIRECT,
     RayHead,
+    forget,
     plan_head,
     ray_environment,
     ray_temp_dir,
@@ -49,6 +53,10 @@ TEND_S = 0.5
 HEAD_START_S = 300.0
 """A head that gives up ends by itself; one that is slow on a busy machine would be slower yet if it began anew."""
 HEAD_ATTEMPTS = 3
+BACK_S = 45.0
+"""For the service to answer again by itself after its head was lost."""
+SETTLED_S = 30.0
+"""A head that dies sooner than so long after its start is followed by one that knows nothing of it."""
 LEAVE_S = 60.0
 MARK = "RAYMILL_SERVICE"
 """In the environment of all that a service starts, so that what a dead supervisor left can be found."""
@@ -79,6 +87,7 @@ class Supervisor:
         self._environment = {**ray_environment(settings), "RAYMILL_PYTHON": sys.executable}
         self._head: RayHead | None = None
         self._head_process: subprocess.Popen[bytes] | None = None
+        self._head_at = 0.0
         self._joined = False
         """Our applications on somebody else's cluster are ours to end."""
         self._children: dict[str, subprocess.Popen[bytes]] = {}
@@ -104,9 +113,9 @@ class Supervisor:
         database.close()
         KeyRing(self._settings.signing_dir).create_if_missing()
         self._settings.secret_box.create_if_missing()
+        forget(self._settings)
         self._start_head()
-        for name in CHILDREN:
-            self._start_child(name)
+        self._start_parts()
         if self._warm is not None:
             self._start_child(WARM)
         if self._settings.backup_wal:
@@ -120,9 +129,14 @@ class Supervisor:
         if self._head_process is not None and self._head_process.poll() is not None:
             log.warning("Ray's head died (exit %s): starting another", self._head_process.returncode)
             self._clear_head()
+            known = time.monotonic() - self._head_at > SETTLED_S
+            if not known:
+                forget(self._settings)  # what it knew may be why it died
             self._start_head()
-            for name in CHILDREN:
-                self._start_child(name)
+            if known:
+                # Serve knows what it ran; our own parts would only take the cores from it.
+                self._wait_for(partial(answers, self._settings), BACK_S)
+            self._start_parts()
         for name, child in self._children.items():
             pause_s = PAUSES_S.get(name, RESTART_S)
             if child.poll() is not None and time.monotonic() - self._restarted_at[name] > pause_s:
@@ -185,12 +199,14 @@ class Supervisor:
         # The same addresses after a restart: who holds them may go on.
         self._head = self._head or plan_head(self._settings)
         for attempt in range(1, HEAD_ATTEMPTS + 1):
+            self._head_at = time.monotonic()
             self._head_process = start_head(self._head, self._settings)
-            if self._wait_for_head(self._head, self._head_process) or self.stopping.is_set():
+            if self._wait_for(self._head.is_alive) or self.stopping.is_set():
                 break
-            # On a machine that is too busy Ray gives up on its own processes after 30 s.
+            # On a machine that is too busy Ray gives up on its own processes after 30 s. Or it was what an earlier one left.
             log.warning("Ray's head did not start (attempt %d of %d)", attempt, HEAD_ATTEMPTS)
             processes.end_tree(self._head_process.pid)
+            forget(self._settings)
         else:
             raise Unavailable(
                 f"Ray's head did not start in {HEAD_ATTEMPTS} attempts: see {self._settings.logs_dir / 'ray.log'}"
@@ -217,11 +233,22 @@ class Supervisor:
         except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
             log.warning("what Serve runs at %s may not have ended: %s", self._settings.address, error)
 
-    def _wait_for_head(self, head: RayHead, process: subprocess.Popen[bytes]) -> bool:
-        """Whether the node is up. What needs Ray starts only then: it would slow the head's own start down."""
-        deadline = time.monotonic() + HEAD_START_S
-        while process.poll() is None and time.monotonic() < deadline:
-            if node_is_alive(head.dashboard_url, self._settings):
+    def _start_parts(self) -> None:
+        """What answers people first: the engine hands jobs to Ray's dashboard, which comes last."""
+        self._start_child("reconciler")
+        head = self._head
+        if head is None or self._wait_for(partial(node_is_alive, head.dashboard_url, self._settings)):
+            self._start_child("engine")
+        elif self._head_process is not None and not self.stopping.is_set():
+            log.warning("Ray's dashboard did not start: starting the head again")
+            processes.end_tree(self._head_process.pid)
+
+    def _wait_for(self, is_there: Callable[[], bool], timeout_s: float = HEAD_START_S) -> bool:
+        """Whether it came while the head lived. What needs it starts only then: it would slow the head's own start down."""
+        assert self._head_process is not None
+        deadline = time.monotonic() + timeout_s
+        while self._head_process.poll() is None and time.monotonic() < deadline:
+            if is_there():
                 return True
             if self.stopping.wait(0.2):
                 return False
@@ -300,6 +327,17 @@ def node_is_alive(dashboard_url: str, settings: Settings) -> bool:
     except (urllib.error.URLError, OSError, ValueError, LookupError, TypeError):
         return False
     return any(node["state"] == "ALIVE" for node in nodes)
+
+
+def answers(settings: Settings) -> bool:
+    """Whether a gateway does, if only that it wants a key."""
+    try:
+        DIRECT.open(f"http://{settings.local_host}:{settings.port}/v1/models", timeout=5).close()
+    except urllib.error.HTTPError as error:
+        return error.code == http.HTTPStatus.UNAUTHORIZED
+    except OSError:
+        return False
+    return True
 
 
 def lock(home: Path) -> IO[bytes]:

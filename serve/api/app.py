@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raymill.cluster import logs
 from raymill.cluster.numbers import Publisher
+from raymill.cluster.ray_head import at_head
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Conflict, Denied, Invalid, NotFound, RaymillError, Unavailable
 from raymill.registry.artifacts import Tampered
@@ -204,7 +205,10 @@ def build() -> Application:
     ingress = serve.ingress(app_in_replica)(ControlPlane)
     # Open event streams count as ongoing requests, and there are many of them.
     deployment = serve.deployment(
-        name="api", max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0}, health_check_timeout_s=60
+        name="api",
+        max_ongoing_requests=1000,
+        ray_actor_options={"num_cpus": 0, "resources": at_head(Settings())},
+        health_check_timeout_s=60,
     )
     return deployment(ingress).bind()
 

@@ -13,6 +13,7 @@ from ray.serve import Application
 from starlette.types import ASGIApp
 
 from raymill.cluster import logs
+from raymill.cluster.ray_head import at_head
 from raymill.cluster.settings import Settings
 from raymill.serve.gateway.app import Gateway
 from raymill.serve.gateway.cache import AnswerCache
@@ -124,7 +125,7 @@ def build_gateway(
         name="gateway",
         num_replicas=replicas,
         max_ongoing_requests=4096,
-        ray_actor_options={"num_cpus": num_cpus},
+        ray_actor_options={"num_cpus": num_cpus, "resources": at_head(Settings())},
         health_check_period_s=5,
         graceful_shutdown_timeout_s=10,
     )

@@ -69,6 +69,7 @@ def test_what_serve_starts_listens_on_loopback_and_its_admin_socket_is_private()
                 if each.protocol != "udp"
             }
         admin = (folder / "s").stat().st_mode & 0o777
+        early = httpx.get(f"http://127.0.0.1:{http}/api/v1/jobs")
         process.kill()
     shutil.rmtree(folder)
     assert found == {
@@ -76,6 +77,8 @@ def test_what_serve_starts_listens_on_loopback_and_its_admin_socket_is_private()
         str(folder / "s"): "owner",
     }
     assert admin == 0o600
+    # Nothing is there yet: who waits for a service that comes back must not take it for the last word.
+    assert (early.status_code, early.headers["retry-after"]) == (503, "1")
 
 
 def test_the_callers_address_is_that_of_its_connection_unless_our_listener_tells_it() -> None:

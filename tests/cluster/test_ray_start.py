@@ -1,12 +1,13 @@
-"""The raylet's flag that Ray leaves out: taken from its agent's command, and one that the raylet knows."""
+"""What `ray start` is told otherwise: the raylet's flag that Ray leaves out, what gives way, what is not imported."""
 
 from __future__ import annotations
 
 import subprocess
+import sys
 
 from ray._private import services
 
-from raymill.cluster.ray_start import agent_flag
+from raymill.cluster.ray_start import AGENT, agent_flag, giving_way
 
 
 def test_the_raylet_is_told_the_port_that_its_agent_was_given() -> None:
@@ -20,3 +21,17 @@ def test_the_raylet_knows_the_flag() -> None:
         [services.RAYLET_EXECUTABLE, "--help"], capture_output=True, text=True, check=False
     )
     assert "-dashboard_agent_listen_port " in shown.stdout
+
+
+def test_the_agent_gives_way_and_nothing_else_does() -> None:
+    assert giving_way(f"{AGENT}python agent.py") == f"{AGENT}nice -n 10 python agent.py"
+    assert (
+        giving_way("--runtime_env_agent_command=python agent.py")
+        == "--runtime_env_agent_command=python agent.py"
+    )
+
+
+def test_rays_command_comes_without_what_start_does_not_need() -> None:
+    program = "import sys; from raymill.cluster.ray_start import command; command(); print('ray.serve' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout == "False\n"
