@@ -102,6 +102,41 @@ export async function settled(tab: Tab) {
   await tab.waitForFunction(() => !document.querySelector(".waiting, [aria-busy]"));
 }
 
+type TraceEvent = {
+  name: string;
+  pid: number;
+  tid: number;
+  dur?: number;
+  tdur?: number;
+  args: { name?: string };
+};
+
+/**
+ * The longest task of a page's main thread while `work` goes on, in milliseconds: by the clock, and by the thread's
+ * processor time, which leaves out what other programs had of the processor meanwhile.
+ */
+export async function longestTask(
+  tab: Tab,
+  work: () => Promise<void>,
+): Promise<{ clock: number; processor: number }> {
+  await browser.startTracing(tab, { categories: ["toplevel"] });
+  await work();
+  const trace = (await browser.stopTracing()).toString();
+  const { traceEvents: events } = JSON.parse(trace) as { traceEvents: TraceEvent[] };
+  const mains = new Set(
+    events
+      .filter((each) => each.name === "thread_name" && each.args.name === "CrRendererMain")
+      .map((each) => `${each.pid} ${each.tid}`),
+  );
+  const tasks = events.filter(
+    (each) => each.name === "ThreadControllerImpl::RunTask" && mains.has(`${each.pid} ${each.tid}`),
+  );
+  expect(tasks.length, "tasks in the trace").toBeGreaterThan(100);
+  const most = (of: (task: TraceEvent) => number | undefined) =>
+    Math.round(Math.max(...tasks.map((task) => of(task) ?? Number.NaN)) / 1000);
+  return { clock: most((task) => task.dur), processor: most((task) => task.tdur) };
+}
+
 const TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
 
 /** What axe-core finds, one line for each rule. */
