@@ -103,7 +103,8 @@ test-console: ## Check the console, also in a browser (ARGS="test/jobs.test.ts" 
 
 console-pictures: export CONSOLE_PICTURES = $(abspath docs/console)
 console-pictures: ## Make the pictures of docs/console.md again
-	@$(MAKE) --no-print-directory test-console ARGS=test/every-page.test.ts
+	@$(MAKE) --no-print-directory test-console ARGS=test/pictures.test.ts
+	@$(BIN)/python -m tests.console.pictures $(CONSOLE_PICTURES)
 
 test: $(STAMP) ## Run the tests (ARGS="-k words" picks some)
 	@$(BIN)/python -m tests.halves $(ARGS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.registry.making import World
 
 
-def seed(_: World) -> dict[str, str]:
+def seed(_: World, __: str) -> dict[str, str]:
     return {
         "/data/:name": "/data/support-triage",
         "/registry/:name": "/registry/support-triage",

@@ -7,40 +7,42 @@ import time
 import uuid
 
 from sqlalchemy import select, text
-from tests.registry.making import ADA, STEPS, World, job_of, make_pipeline
+from tests.registry.making import ADA, STEPS, World, job_of, make_pipeline, step
 
 from raymill.registry import jobs
 from raymill.registry.jobs import ErrorClass
 from raymill.registry.tables import Job, JsonObject
 
+# By ids of version 7 (RFC 9562), as all have: they sort by time, and a list is newest first by them.
 MANY = text("""
 INSERT INTO job (id, step, kind, queue, name, config, state, attempt, epoch, created_at, started_at, finished_at)
-SELECT gen_random_uuid(), 'webhook', 'webhook', 'short', 'notify-' || n % 50, '{}', 'succeeded', 1, 1,
+SELECT (lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint - n * 60000), 12, '0') || '7' || substr(md5(n::text), 1, 3)
+        || '8' || substr(md5(n::text), 4, 15))::uuid, 'webhook', 'webhook', 'short', 'notify-' || n % 50, '{}', 'succeeded', 1, 1,
        now() - make_interval(mins => n), now() - make_interval(mins => n), now() - make_interval(mins => n, secs => -2)
 FROM generate_series(1, 10000) AS n
 """)
 TOTAL = 400
+LOST = "lost-letter"
+WHY = "the depot does not answer: connection refused"
 _run: list[uuid.UUID] = []
 _steps = 0
+_arrived = 0
 
 
-def seed(world: World) -> dict[str, str]:
+def seed(world: World, _: str) -> dict[str, str]:
     with world.database.transaction() as session:
         session.execute(MANY)
     world.make_version("support-triage", 0.91)
     world.make_version("support-triage", 0.95)
     _failed(world)
     run = _running(world)
-    corpus, rows = world.home / "corpus.txt", world.home / "train.jsonl"
-    corpus.write_text("A parcel is late.\n\nThe screen is broken.\n")
-    rows.write_text('{"prompt": "late", "completion": "parcel"}\n' * 64)
     with world.database.transaction() as session:
         waits = session.scalars(select(Job.id).where(Job.name == "waiting")).one()
     return {
         "/jobs/:id": f"/jobs/{waits}",
         "/runs/:id": f"/runs/{run}",
-        "corpus": str(corpus),
-        "rows": str(rows),
+        "lost": LOST,
+        "why": WHY,
     }
 
 
@@ -52,6 +54,15 @@ def one_step(world: World) -> JsonObject:
     with world.database.transaction() as session:
         jobs.add_events(session, session.get_one(Job, _run[0]), [("step", data)])
     return {**data, "at_ms": time.time() * 1000}
+
+
+def one_job(world: World) -> JsonObject:
+    """A job comes. Returns its name, and when that was committed (Unix time in ms)."""
+    global _arrived  # noqa: PLW0603
+    _arrived += 1
+    name = f"arrival-{_arrived}"
+    make_pipeline(world.database, name=name)
+    return {"name": name, "at_ms": time.time() * 1000}
 
 
 def _point(step: int) -> JsonObject:
@@ -109,13 +120,14 @@ def _running(world: World) -> uuid.UUID:
 
 
 def _failed(world: World) -> None:
-    """One that is out of attempts, one that was cancelled, and one that waits."""
-    for name in ("broken", "called-off", "waiting"):
-        pipeline = make_pipeline(world.database, name=name)
-        if name == "broken":
+    """One whose input is wrong, one that is dead, one that was cancelled, and one that waits."""
+    ends = {"broken": ("no such file: corpus.txt", ErrorClass.INPUT), LOST: (WHY, ErrorClass.UNEXPECTED)}
+    for name in (*ends, "called-off", "waiting"):
+        pipeline = make_pipeline(world.database, step("only", tries=1), name=name)
+        if name in ends:
             with world.database.transaction() as session:
                 (claimed,) = jobs.claim(jobs.raw(session), "short", "w1", limit=1)
-                jobs.fail(session, claimed.id, claimed.epoch, "no such file: corpus.txt", ErrorClass.INPUT)
+                jobs.fail(session, claimed.id, claimed.epoch, *ends[name])
         if name == "called-off":
             with world.database.transaction() as session:
                 jobs.cancel_pipeline(session, pipeline.id, ADA)

@@ -1,10 +1,12 @@
-"""A small service for the console's tests: the control plane on a Postgres of its own, with something of everything in it.
+"""A small service for the console's tests: the control plane and the gateway on a Postgres of their own, with something of
+everything in it.
 
     python -m tests.console.stage                      stays, and tells where it is and who may sign in
     python -m tests.console.stage -- COMMAND …         runs the command beside it, and ends with its status
 
-Nothing computes here: no Ray, no engine; jobs stand as `seed` left them. What the tests make happen (a step of a run,
-a restart) they ask for at CONSOLE_STAGE_URL. Beside the full service stands an empty one.
+No engine runs here: jobs stand as `seed` left them, and models are a scripted provider's. What the tests make happen (a
+step of a run, a job, a restart) they ask for at CONSOLE_STAGE_URL. Beside the full service stand an empty one, and one whose
+jobs are worked off once the tests ask for that.
 """
 
 from __future__ import annotations
@@ -17,22 +19,29 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
 
 # Ray's library must be loaded before regopy's, or `ray.init` aborts (see cluster/driver.py).
 import ray  # noqa: F401
 import uvicorn
-from fastapi import FastAPI
-from sqlalchemy import create_engine, text
+from pydantic import SecretStr
+from sqlalchemy import create_engine, make_url, text
+from starlette.types import ASGIApp
 from tests.console import seed
+from tests.console.gateway import ingesting, with_gateway
+from tests.console.provider import provider
+from tests.console.working import Working, training_files
 from tests.registry.making import ADA, World
 from tests.throwaway import ThrowawayPostgres
 
 from raymill.cluster.settings import Settings
 from raymill.registry import identity, passwords
 from raymill.registry.database import Database
-from raymill.registry.tables import Role
+from raymill.registry.postgres import NAME as POSTGRES
+from raymill.registry.tables import JsonObject, Role
 from raymill.serve.api.app import create_app
 from raymill.serve.api.context import Parts
 
@@ -41,64 +50,75 @@ ACCOUNTS = {"ada": Role.ADMIN, "ann": Role.APPROVER, "olga": Role.OPERATOR, "vi"
 
 
 class Place:
-    """A service on a port of its own, which can be gone for a while."""
+    """A service on a port of its own, which can be gone for a while. Each start makes its application anew."""
 
-    def __init__(self, app: FastAPI) -> None:
-        self._app = app
-        self.port = 0
+    def __init__(self, make: Callable[[], ASGIApp]) -> None:
+        self._make = make
+        self._port = 0
         self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
         config = uvicorn.Config(
-            self._app, port=self.port, log_level="warning", timeout_graceful_shutdown=1, access_log=False
+            self._make(), port=self._port, log_level="warning", timeout_graceful_shutdown=1, access_log=False
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
         while not self._server.started:
             time.sleep(0.02)
-        self.port = self._server.servers[0].sockets[0].getsockname()[1]
+        self._port = self._server.servers[0].sockets[0].getsockname()[1]
 
-    def restart(self, away_s: float) -> None:
+    def stop(self) -> None:
         self._server.should_exit = True
         self._thread.join()
-        time.sleep(away_s)
-        self.start()
 
 
-def place(server: ThrowawayPostgres, home: Path, name: str) -> tuple[Place, World]:
-    """A service with accounts and nothing else."""
-    admin = create_engine(server.url(), isolation_level="AUTOCOMMIT")
+class Ground(NamedTuple):
+    """What a service stands on."""
+
+    settings: Settings
+    database: Database
+
+    def control(self) -> ASGIApp:
+        return create_app(Parts(settings=self.settings, database=self.database))
+
+    def whole(self) -> ASGIApp:
+        control = create_app(Parts(settings=self.settings, database=self.database))
+        return with_gateway(control, self.settings, self.database)
+
+
+def ground(server: ThrowawayPostgres, home: Path, name: str) -> Ground:
+    """A home and a registry with accounts and nothing else; the server's own database has the schema to copy."""
+    admin = create_engine(make_url(server.url()).set(database="postgres"), isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE console_{name}"))
+        connection.execute(text(f"CREATE DATABASE console_{name} TEMPLATE {POSTGRES} STRATEGY file_copy"))
         url = admin.url.set(database=f"console_{name}").render_as_string(hide_password=False)
     admin.dispose()
     database = Database(url)
-    database.migrate()
-    settings = Settings(home=home / name)
+    settings = Settings(home=home / name, database_url=SecretStr(url))
     settings.home.mkdir()
     settings.secret_box.create_if_missing()
-    world = World(database, settings.home)
     with database.transaction() as session:
         for account, role in ACCOUNTS.items():
             made = identity.create_account(session, account, role, ADA)
             passwords.set_password(session, made, PASSWORD, ADA)
-    return Place(create_app(Parts(settings=settings, database=database))), world
+    return Ground(settings, database)
 
 
-def control(full: Place, world: World) -> ThreadingHTTPServer:
-    """What the tests may ask for: POST /step, POST /restart."""
+def control(acts: dict[str, Callable[[], JsonObject]]) -> ThreadingHTTPServer:
+    """What the tests may ask for: POST /step and the like; the answer is what became of it."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            if self.path == "/step":
-                answer = seed.one_step(world)
-            elif self.path == "/restart":
-                full.restart(away_s=2.0)
-                answer = {}
-            else:
+            act = acts.get(self.path)
+            if act is None:
                 self.send_error(404)
                 return
+            answer = act()
             self.send_response(200)
             self.end_headers()
             self.wfile.write(json.dumps(answer).encode())
@@ -111,23 +131,47 @@ def control(full: Place, world: World) -> ThreadingHTTPServer:
     return server
 
 
-def main() -> int:
-    command = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []
-    home = Path(tempfile.mkdtemp(prefix="raymill-console-"))
-    home.chmod(0o755)  # for root Postgres runs as another user, who must get in
-    postgres = ThrowawayPostgres(home / "postgres")
+def restarting(place: Place, away_s: float = 2.0) -> Callable[[], JsonObject]:
+    def restart() -> JsonObject:
+        place.stop()
+        time.sleep(away_s)
+        place.start()
+        return {}
+
+    return restart
+
+
+def run(home: Path, postgres: ThrowawayPostgres, upstream: str, command: list[str]) -> int:
+    """Set the stage, and stay or run `command` beside it."""
+    empty, full, work = (ground(postgres, home, name) for name in ("empty", "full", "work"))
+    url = full.database.url.render_as_string(hide_password=False)
+    # What the gateway's source and the steps of code analysis make of their own is read from here.
+    mine = {
+        "RAYMILL_HOME": str(full.settings.home),
+        "RAYMILL_DATABASE_URL": url,
+        "RAYMILL_CODE_GATEWAY_URL": upstream,
+    }
+    os.environ.update(mine)
+    working, world = Working(work.settings), World(full.database, full.settings.home)
+    examples = seed.everything(world, upstream) | training_files(home)
+    end = ingesting(full.settings)
+    places = [Place(full.whole), Place(empty.control), Place(work.control)]
+    acts: dict[str, Callable[[], JsonObject]] = {
+        "/step": lambda: seed.one_step(world),
+        "/job": lambda: seed.one_job(world),
+        "/restart": restarting(places[0]),
+        "/work": working.begin,
+        "/rest": working.end,
+    }
+    stage = control(acts)
+    told = {
+        "CONSOLE_URL": places[0].url,
+        "CONSOLE_EMPTY_URL": places[1].url,
+        "CONSOLE_WORK_URL": places[2].url,
+        "CONSOLE_STAGE_URL": f"http://127.0.0.1:{stage.server_port}",
+        "CONSOLE_EXAMPLES": json.dumps(examples),
+    }
     try:
-        postgres.ensure_running()
-        empty, _ = place(postgres, home, "empty")
-        full, world = place(postgres, home, "full")
-        examples = seed.everything(world)
-        stage = control(full, world)
-        told = {
-            "CONSOLE_URL": f"http://127.0.0.1:{full.port}",
-            "CONSOLE_EMPTY_URL": f"http://127.0.0.1:{empty.port}",
-            "CONSOLE_STAGE_URL": f"http://127.0.0.1:{stage.server_port}",
-            "CONSOLE_EXAMPLES": json.dumps(examples),
-        }
         if command:
             return subprocess.run(command, env={**os.environ, **told}, check=False).returncode
         for name, value in told.items():
@@ -136,11 +180,29 @@ def main() -> int:
         sys.stdout.flush()
         threading.Event().wait()
     except KeyboardInterrupt:
-        return 0
+        pass
+    finally:
+        working.end()
+        for place in places:
+            place.stop()
+        end()
+    return 0
+
+
+def main() -> int:
+    command = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []
+    home = Path(tempfile.mkdtemp(prefix="raymill-console-"))
+    home.chmod(0o755)  # for root Postgres runs as another user, who must get in
+    postgres = ThrowawayPostgres(home / "postgres")
+    try:
+        schema = Database(postgres.ensure_running())
+        schema.migrate()
+        schema.close()
+        with provider() as upstream:
+            return run(home, postgres, upstream.url, command)
     finally:
         postgres.throw_away()
         shutil.rmtree(home, ignore_errors=True)
-    return 0
 
 
 if __name__ == "__main__":

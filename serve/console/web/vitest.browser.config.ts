@@ -1,4 +1,4 @@
-/** The tests in a real browser, against a service that `tests/console/run.py` started. */
+/** The tests in a real browser, against a service that `tests/console/stage.py` started. */
 import { defineConfig } from "vitest/config";
 
 export default defineConfig({

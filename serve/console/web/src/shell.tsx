@@ -1,7 +1,7 @@
 /** What every page has around it: navigation, state of the connection, keys, the palette, and the stream of changes. */
 import { useQueryClient } from "@tanstack/react-query";
-import { useEffect, useState, useSyncExternalStore } from "react";
-import { Link, Redirect, Route, Switch, useLocation } from "wouter";
+import { useEffect, useRef, useState, useSyncExternalStore } from "react";
+import { Link, Redirect, Route, Switch, useLocation, useSearch } from "wouter";
 import { when } from "./fmt";
 import { useKeys } from "./keys";
 import { Live, type LiveState } from "./live";
@@ -10,6 +10,7 @@ import { useSession, useSignOut } from "./session";
 import { setTheme, type Theme, theme } from "./theme";
 import { Button, Select } from "./ui/controls";
 import { Dialog } from "./ui/dialog";
+import { focusPage } from "./ui/focus";
 import { Page } from "./ui/page";
 import { Palette } from "./ui/palette";
 import { Empty, Notice } from "./ui/state";
@@ -26,11 +27,12 @@ export function Shell() {
   const state = useSyncExternalStore(live.subscribe, () => live.state);
   const [open, setOpen] = useState<"help" | "palette" | null>(null);
   useKeys(setOpen);
+  usePageFocus();
   return (
     <div className="shell">
-      <a className="skip" href="#main">
+      <button type="button" className="button skip" onClick={toContent}>
         To the content
-      </a>
+      </button>
       <Nav state={state} help={() => setOpen("help")} find={() => setOpen("palette")} />
       <main id="main" tabIndex={-1}>
         <Disconnected state={state} live={live} />
@@ -40,6 +42,23 @@ export function Shell() {
       {open === "palette" && <Palette close={() => setOpen(null)} />}
     </div>
   );
+}
+
+/** Not a link to `#main`: the document has a base, below which that would be another page. */
+function toContent() {
+  document.getElementById("main")?.focus();
+}
+
+/** What leads to another page goes with the page that it is on. */
+function usePageFocus() {
+  const [path] = useLocation();
+  const at = `${path}?${useSearch()}`;
+  const drawn = useRef(at);
+  useEffect(() => {
+    if (drawn.current === at) return;
+    drawn.current = at;
+    focusPage();
+  }, [at]);
 }
 
 function Pages() {

@@ -14,6 +14,7 @@ const ask = (name: string): string => {
 };
 export const URL_ = ask("CONSOLE_URL");
 export const EMPTY_URL = ask("CONSOLE_EMPTY_URL");
+export const WORK_URL = ask("CONSOLE_WORK_URL");
 export const STAGE_URL = ask("CONSOLE_STAGE_URL");
 export const EXAMPLES = JSON.parse(ask("CONSOLE_EXAMPLES")) as Record<string, string>;
 export const PASSWORD = "correct horse battery";
@@ -66,10 +67,10 @@ export async function open(path: string, options: Options = {}): Promise<Tab> {
 }
 
 /** A tab of somebody who is not signed in. */
-export async function stranger(path: string): Promise<Tab> {
-  const context = await browser.newContext({ baseURL: URL_, viewport: { width: 1440, height: 900 } });
+export async function stranger(path: string, { url = URL_ }: { url?: string } = {}): Promise<Tab> {
+  const context = await browser.newContext({ baseURL: url, viewport: { width: 1440, height: 900 } });
   opened.push(context);
-  const tab = watched(await context.newPage(), URL_);
+  const tab = watched(await context.newPage(), url);
   await tab.goto(`/console${path}`);
   await tab.waitForSelector("main h1");
   return tab;
@@ -101,6 +102,41 @@ export async function settled(tab: Tab) {
   await tab.waitForFunction(() => !document.querySelector(".waiting, [aria-busy]"));
 }
 
+type TraceEvent = {
+  name: string;
+  pid: number;
+  tid: number;
+  dur?: number;
+  tdur?: number;
+  args: { name?: string };
+};
+
+/**
+ * The longest task of a page's main thread while `work` goes on, in milliseconds: by the clock, and by the thread's
+ * processor time, which leaves out what other programs had of the processor meanwhile.
+ */
+export async function longestTask(
+  tab: Tab,
+  work: () => Promise<void>,
+): Promise<{ clock: number; processor: number }> {
+  await browser.startTracing(tab, { categories: ["toplevel"] });
+  await work();
+  const trace = (await browser.stopTracing()).toString();
+  const { traceEvents: events } = JSON.parse(trace) as { traceEvents: TraceEvent[] };
+  const mains = new Set(
+    events
+      .filter((each) => each.name === "thread_name" && each.args.name === "CrRendererMain")
+      .map((each) => `${each.pid} ${each.tid}`),
+  );
+  const tasks = events.filter(
+    (each) => each.name === "ThreadControllerImpl::RunTask" && mains.has(`${each.pid} ${each.tid}`),
+  );
+  expect(tasks.length, "tasks in the trace").toBeGreaterThan(100);
+  const most = (of: (task: TraceEvent) => number | undefined) =>
+    Math.round(Math.max(...tasks.map((task) => of(task) ?? Number.NaN)) / 1000);
+  return { clock: most((task) => task.dur), processor: most((task) => task.tdur) };
+}
+
 const TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
 
 /** What axe-core finds, one line for each rule. */
@@ -118,14 +154,11 @@ export async function violations(tab: Tab): Promise<string[]> {
 export async function picture(tab: Tab, name: string) {
   const folder = process.env.CONSOLE_PICTURES;
   if (!folder) return;
-  const { writeFileSync } = await import("node:fs");
-  const session = await tab.context().newCDPSession(tab);
-  const { data } = await session.send("Page.captureScreenshot", { format: "webp", quality: 50 });
-  writeFileSync(`${folder}/${name}.webp`, Buffer.from(data, "base64"));
+  await tab.screenshot({ path: `${folder}/${name}.png` });
 }
 
-/** Asks the stage for something: `step`, `restart`. */
-export async function stage(what: string): Promise<Record<string, number>> {
+/** Asks the stage for something: `step`, `job`, `restart`, `work`, `rest`. */
+export async function stage(what: string): Promise<{ at_ms: number; name: string; step: number }> {
   const answer = await fetch(`${STAGE_URL}/${what}`, { method: "POST" });
-  return (await answer.json()) as Record<string, number>;
+  return (await answer.json()) as { at_ms: number; name: string; step: number };
 }

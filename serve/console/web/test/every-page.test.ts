@@ -1,17 +1,7 @@
 /** What holds for each page of the router: no violation, no other host, no error, in light and dark, full and empty. */
 import { expect, test } from "vitest";
 import { PAGES, ROUTES } from "../src/routes";
-import {
-  EMPTY_URL,
-  EXAMPLES,
-  open,
-  picture,
-  settled,
-  startBrowser,
-  stranger,
-  violations,
-  visit,
-} from "./browser";
+import { EMPTY_URL, EXAMPLES, open, settled, startBrowser, stranger, violations, visit } from "./browser";
 
 startBrowser();
 
@@ -27,7 +17,6 @@ test.each([false, true])("no page has a fault (dark: %s)", async (dark) => {
   for (const route of ROUTES) {
     await visit(tab, address(route.path));
     found.push(...(await violations(tab)).map((each) => `${route.path} ${each}`));
-    if (!dark) await picture(tab, route.path.split("/")[1] + (route.path.includes(":") ? "-one" : ""));
   }
   expect(found).toEqual([]);
   expect(tab.faults).toEqual([]);

@@ -1,20 +1,14 @@
 /** Jobs, runs and the form for a new one, as a person uses them. */
 import { expect, test } from "vitest";
-import { EXAMPLES, open, settled, stage, startBrowser, visit } from "./browser";
+import { EXAMPLES, longestTask, open, settled, startBrowser, type Tab, visit } from "./browser";
 
 startBrowser();
 
 const ROWS = "[data-rows] > tr";
+const REPEATS = 3;
 
-test("10,000 jobs are filtered and paged, by address, in one call each, without a long task", async () => {
+test("10,000 jobs are filtered and paged, by address, in one call each", async () => {
   const tab = await open("/overview");
-  await tab.evaluate(() => {
-    const kept = globalThis as unknown as { long: number[] };
-    kept.long = [];
-    new PerformanceObserver((list) => {
-      for (const entry of list.getEntries()) kept.long.push(entry.duration);
-    }).observe({ type: "longtask" });
-  });
   let calls = 0;
   tab.on("request", (request) => {
     if (request.url().includes("/api/v1/jobs?")) calls += 1;
@@ -27,9 +21,7 @@ test("10,000 jobs are filtered and paged, by address, in one call each, without 
   await tab.keyboard.press("/");
   await tab.keyboard.type("notify-7");
   await tab.waitForURL("**/jobs?name=notify-7");
-  await tab.waitForFunction(() =>
-    document.querySelector("[data-rows] > tr")?.textContent?.startsWith("notify-7"),
-  );
+  await firstRow(tab, (row) => row.startsWith("notify-7"));
   const first = await tab.locator(ROWS).first().getAttribute("data-key");
   await tab.getByRole("button", { name: "Next" }).click();
   await tab.waitForURL("**page=2**");
@@ -45,10 +37,58 @@ test("10,000 jobs are filtered and paged, by address, in one call each, without 
   await tab.getByLabel("State").selectOption("failed");
   await tab.getByText("No job fits these filters").waitFor();
   expect(calls).toBeLessThanOrEqual(6);
-  const long = await tab.evaluate(() => (globalThis as unknown as { long: number[] }).long);
-  console.log(`long tasks of the jobs page, ms: ${long.map(Math.round).join(" ") || "none"}`);
   expect(tab.faults).toEqual([]);
 });
+
+test("10,000 jobs scroll, are gone through and filtered without a task of 100 ms", async () => {
+  const tab = await open("/overview");
+  await tab.waitForTimeout(2_000); // the other pages' code is there then, as for anybody who works here
+  const longest: { clock: number; processor: number }[] = [];
+  for (let repeat = 0; repeat < REPEATS; repeat += 1) {
+    longest.push(await longestTask(tab, () => throughJobs(tab)));
+    await tab.focus("#main");
+    await tab.keyboard.press("g");
+    await tab.keyboard.press("o");
+    await tab.waitForURL("**/overview");
+    await settled(tab);
+  }
+  const told = longest.map((each) => `${each.processor} (${each.clock} by the clock)`);
+  console.log(`the longest task of each of ${REPEATS} goes through the jobs page, ms: ${told.join(", ")}`);
+  const median = longest.map((each) => each.processor).sort((a, b) => a - b)[Math.floor(REPEATS / 2)];
+  expect(median).toBeLessThan(100);
+  expect(tab.faults).toEqual([]);
+});
+
+/** Looks elements up by plain selectors: by their role, it takes Playwright a long task of its own in the page. */
+async function throughJobs(tab: Tab) {
+  await tab.keyboard.press("g");
+  await tab.keyboard.press("j");
+  await tab.waitForSelector(ROWS);
+  await settled(tab);
+  await tab.mouse.move(800, 500);
+  for (let turn = 0; turn < 20; turn += 1) await tab.mouse.wheel(0, turn < 10 ? 200 : -200);
+  for (let row = 0; row < 30; row += 1) await tab.keyboard.press("j");
+  await tab.keyboard.press("/");
+  await tab.keyboard.type("notify-7", { delay: 60 });
+  await tab.waitForURL("**/jobs?name=notify-7");
+  await tab.waitForFunction(() =>
+    document.querySelector("[data-rows] > tr")?.textContent?.startsWith("notify-7"),
+  );
+  for (let page = 2; page < 4; page += 1) {
+    await tab.focus(".pager button:last-child");
+    await tab.keyboard.press("Enter");
+    await tab.waitForURL(`**page=${page}**`);
+    await settled(tab);
+  }
+  await tab.selectOption("search select", "failed");
+  await tab.waitForSelector(".empty");
+  await tab.waitForTimeout(200);
+}
+
+/** Waits until the first row reads so. */
+async function firstRow(tab: Tab, reads: (row: string) => boolean) {
+  await expect.poll(async () => reads((await tab.locator(ROWS).first().textContent()) ?? "")).toBe(true);
+}
 
 test("j, k and Enter go through the table, and a viewer sees nothing to press", async () => {
   const tab = await open("/jobs?state=queued", { account: "vi" });
@@ -62,31 +102,6 @@ test("j, k and Enter go through the table, and a viewer sees nothing to press", 
   await settled(tab);
   const buttons = await tab.locator("main button").allTextContents();
   expect(buttons.filter((each) => /Cancel|Pause|Retry|Resume/.test(each))).toEqual([]);
-});
-
-test("a step of a run is on the screen within a second of its commit", async () => {
-  const tab = await open(EXAMPLES["/runs/:id"] ?? "");
-  await tab.waitForSelector("[data-live=live]");
-  const chart = tab.getByRole("img", { name: /^Loss: / });
-  const late: number[] = [];
-  for (let step = 0; step < 10; step += 1) {
-    const before = Number(await chart.getAttribute("data-points"));
-    const { at_ms: at } = await stage("step");
-    await tab.waitForFunction(
-      (points) =>
-        Number(document.querySelector("[aria-label^='Loss: ']")?.getAttribute("data-points")) > points,
-      before,
-      { polling: 20 },
-    );
-    late.push(Date.now() - (at ?? 0));
-  }
-  late.sort((a, b) => a - b);
-  console.log(`from commit to screen, ms: ${late.map(Math.round).join(" ")}`);
-  expect(late.at(-1)).toBeLessThan(Number(process.env.CONSOLE_LATE_MS ?? 1000));
-  await tab.reload();
-  await settled(tab);
-  expect(Number(await chart.getAttribute("data-points"))).toBeGreaterThanOrEqual(130);
-  expect(tab.faults).toEqual([]);
 });
 
 test("a job is cancelled by keyboard, after a question, and can be retried then", async () => {

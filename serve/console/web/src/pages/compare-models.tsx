@@ -2,6 +2,7 @@
 import { useId, useState } from "react";
 import { $api } from "../api";
 import { Button, Field, Input } from "../ui/controls";
+import { keepFocus } from "../ui/focus";
 import { Empty, Notice } from "../ui/state";
 
 export const MOST = 4;
@@ -72,7 +73,14 @@ export function Models({
         <ul className="actions" aria-label="Models that are asked">
           {models.map((name) => (
             <li key={name}>
-              <Button aria-label={`Leave out ${name}`} onClick={() => drop(name)}>
+              <Button
+                aria-label={`Leave out ${name}`}
+                onClick={() => {
+                  const back = keepFocus();
+                  drop(name);
+                  back();
+                }}
+              >
                 {name} <span aria-hidden="true">✕</span>
               </Button>
             </li>

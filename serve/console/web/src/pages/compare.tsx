@@ -1,5 +1,5 @@
 /** One prompt to up to four models at once, their answers side by side as they come. */
-import { type FormEvent, type KeyboardEvent, useState } from "react";
+import { type FormEvent, type KeyboardEvent, useRef, useState } from "react";
 import { Button, Field, Input, Pre } from "../ui/controls";
 import { Refused } from "../ui/dialog";
 import { Page, Panel } from "../ui/page";
@@ -22,6 +22,7 @@ function Asking() {
   const [named, setNamed] = useParam("models");
   const models = named.split(",").filter(Boolean);
   const [prompt, setPrompt] = useState("");
+  const field = useRef<HTMLTextAreaElement>(null);
   const [system, setSystem] = useState("");
   const [temperature, setTemperature] = useState("");
   const [longest, setLongest] = useState("");
@@ -56,6 +57,7 @@ function Asking() {
     setBefore([...before, question, { role: "assistant", content: text }]);
     setPrompt("");
     clear();
+    field.current?.focus();
   };
   return (
     <>
@@ -81,6 +83,7 @@ function Asking() {
         )}
         <Field label="Prompt" hint="Ctrl Enter asks">
           <textarea
+            ref={field}
             className="input"
             data-search
             value={prompt}
@@ -112,7 +115,16 @@ function Asking() {
           <Button type="submit" look="main" disabled={!ready || asked?.busy}>
             {models.length > 1 ? `Ask all ${models.length}` : "Ask"}
           </Button>
-          {asked?.busy && <Button onClick={stop}>Stop</Button>}
+          {asked?.busy && (
+            <Button
+              onClick={() => {
+                stop();
+                field.current?.focus();
+              }}
+            >
+              Stop
+            </Button>
+          )}
         </div>
       </form>
       {error && <Refused error={error} />}

@@ -1,5 +1,5 @@
 /** Jobs and training runs: filters, tab and page stand in the address. Read this one before you write another. */
-import { useState } from "react";
+import { useCallback, useState } from "react";
 import { $api, api, queryClient, type Schemas } from "../api";
 import { DASH, duration, num, short, sig, since, when } from "../fmt";
 import { useMay } from "../session";
@@ -149,7 +149,7 @@ function RunList() {
             columns={RUNS}
             rows={page.data}
             rowKey={(run) => run.id}
-            href={(run) => `/runs/${run.id}`}
+            href={runAddress}
             nextCursor={page.next_cursor ?? null}
             busy={query.isPlaceholderData}
             marked={marked}
@@ -185,13 +185,16 @@ function StateFilter({ value, change }: { value: string; change: (next: string) 
 /** Marked rows stay marked from page to page. */
 function useMarks(): [ReadonlySet<string>, (key: string | null) => void] {
   const [marked, set] = useState<ReadonlySet<string>>(new Set());
-  const turn = (key: string | null) =>
-    set((before) => {
-      if (key === null) return new Set();
-      const after = new Set(before);
-      if (!after.delete(key)) after.add(key);
-      return after;
-    });
+  const turn = useCallback(
+    (key: string | null) =>
+      set((before) => {
+        if (key === null) return new Set();
+        const after = new Set(before);
+        if (!after.delete(key)) after.add(key);
+        return after;
+      }),
+    [],
+  );
   return [marked, turn];
 }
 
@@ -258,6 +261,8 @@ function metric(run: Run, ...names: string[]): number | null {
   }
   return null;
 }
+
+const runAddress = (run: Run) => `/runs/${run.id}`;
 
 const JOBS: Column<Job>[] = [
   { id: "name", label: "Name", cell: (job) => job.name, sort: (job) => job.name },

@@ -5,6 +5,7 @@ import { queryClient } from "../api";
 import { useMay } from "../session";
 import { Button } from "./controls";
 import { Confirm, Refused } from "./dialog";
+import { keepFocus } from "./focus";
 
 type Props = {
   call: Route;
@@ -27,6 +28,7 @@ export function Action({ call, label, run, look = "plain", confirm, disabled }: 
     await queryClient.invalidateQueries();
   };
   const now = async () => {
+    const back = keepFocus();
     setBusy(true);
     setError(null);
     try {
@@ -35,6 +37,7 @@ export function Action({ call, label, run, look = "plain", confirm, disabled }: 
       setError(refused instanceof Error ? refused : new Error(String(refused)));
     } finally {
       setBusy(false);
+      back();
     }
   };
   return (

@@ -4,6 +4,7 @@ import { queryClient, type Route } from "../api";
 import { useMay } from "../session";
 import { Button, Field, Input } from "./controls";
 import { Confirm, Refused } from "./dialog";
+import { keepFocus } from "./focus";
 
 export function CallForm({
   call,
@@ -30,6 +31,7 @@ export function CallForm({
   const submit = async (event: FormEvent) => {
     event.preventDefault();
     if (busy || disabled) return;
+    const back = keepFocus();
     setBusy(true);
     setError(null);
     try {
@@ -40,6 +42,7 @@ export function CallForm({
       setError(refused instanceof Error ? refused : new Error(String(refused)));
     } finally {
       setBusy(false);
+      back();
     }
   };
   return (

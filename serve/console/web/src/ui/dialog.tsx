@@ -2,6 +2,7 @@
 import { type FormEvent, type ReactNode, useEffect, useId, useRef, useState } from "react";
 import { ApiError } from "../api";
 import { Button, Field, Input } from "./controls";
+import { keepFocus } from "./focus";
 import { Notice } from "./state";
 
 export function Dialog({
@@ -17,11 +18,11 @@ export function Dialog({
   const id = useId();
   useEffect(() => {
     const dialog = box.current;
-    const before = document.activeElement;
+    const back = keepFocus();
     dialog?.showModal();
     return () => {
       dialog?.close();
-      if (before instanceof HTMLElement && before.isConnected) before.focus();
+      back();
     };
   }, []);
   return (

@@ -2,7 +2,7 @@
  * A table of one page of rows. One tab stop: j and k (or arrows) move the row, Enter opens it, space marks it.
  * Pages are by cursor, which stands in the address; nothing is counted.
  */
-import { type KeyboardEvent, type ReactNode, useRef, useState } from "react";
+import { type KeyboardEvent, memo, type ReactNode, useEffect, useRef, useState } from "react";
 import { Link, useLocation, useSearchParams } from "wouter";
 import { Button } from "./controls";
 
@@ -34,6 +34,7 @@ type Props<Row> = {
 };
 
 type Order = { id: string; down: boolean } | null;
+const BEAT_MS = 10_000;
 
 export function Table<Row>(props: Props<Row>) {
   const { columns, rowKey, href, onMark, marked } = props;
@@ -41,6 +42,7 @@ export function Table<Row>(props: Props<Row>) {
   const [at, setAt] = useState(0);
   const [, navigate] = useLocation();
   const body = useRef<HTMLTableSectionElement>(null);
+  const beat = useBeat();
   const rows = sorted(props.rows, columns, order);
   const current = Math.min(at, Math.max(0, rows.length - 1));
 
@@ -86,35 +88,19 @@ export function Table<Row>(props: Props<Row>) {
             {rows.map((row, index) => {
               const key = rowKey(row);
               return (
-                <tr
+                <Line
                   key={key}
-                  data-key={key}
-                  tabIndex={index === current ? 0 : -1}
-                  onFocus={() => setAt(index)}
-                >
-                  {onMark && (
-                    <td>
-                      <input
-                        type="checkbox"
-                        tabIndex={-1}
-                        aria-label={`Mark ${key}`}
-                        checked={marked?.has(key) ?? false}
-                        onChange={() => onMark(key)}
-                      />
-                    </td>
-                  )}
-                  {columns.map((column, place) => (
-                    <td key={column.id} className={column.num ? "num" : undefined}>
-                      {place === 0 && href ? (
-                        <Link href={href(row)} tabIndex={-1}>
-                          {column.cell(row)}
-                        </Link>
-                      ) : (
-                        column.cell(row)
-                      )}
-                    </td>
-                  ))}
-                </tr>
+                  name={key}
+                  row={row}
+                  index={index}
+                  current={index === current}
+                  marked={marked?.has(key) ?? false}
+                  columns={columns}
+                  href={href}
+                  onMark={onMark}
+                  onFocus={setAt}
+                  beat={beat}
+                />
               );
             })}
           </tbody>
@@ -124,6 +110,58 @@ export function Table<Row>(props: Props<Row>) {
     </>
   );
 }
+
+type LineProps<Row> = Pick<Props<Row>, "columns" | "href" | "onMark"> & {
+  name: string;
+  row: Row;
+  index: number;
+  current: boolean;
+  marked: boolean;
+  onFocus: (index: number) => void;
+  /** Changes as time goes on, of which cells may tell. */
+  beat: number;
+};
+
+function useBeat(): number {
+  const [beat, next] = useState(0);
+  useEffect(() => {
+    const timer = setInterval(() => next((before) => before + 1), BEAT_MS);
+    return () => clearInterval(timer);
+  }, []);
+  return beat;
+}
+
+function LineOf<Row>({ name, row, index, current, marked, columns, href, onMark, onFocus }: LineProps<Row>) {
+  return (
+    <tr data-key={name} tabIndex={current ? 0 : -1} onFocus={() => onFocus(index)}>
+      {onMark && (
+        <td>
+          <input
+            type="checkbox"
+            tabIndex={-1}
+            aria-label={`Mark ${name}`}
+            checked={marked}
+            onChange={() => onMark(name)}
+          />
+        </td>
+      )}
+      {columns.map((column, place) => (
+        <td key={column.id} className={column.num ? "num" : undefined}>
+          {place === 0 && href ? (
+            <Link href={href(row)} tabIndex={-1}>
+              {column.cell(row)}
+            </Link>
+          ) : (
+            column.cell(row)
+          )}
+        </td>
+      ))}
+    </tr>
+  );
+}
+
+/** Drawn again only when it is another: a key that goes to the next row, or one typed in a filter, draws no table anew. */
+const Line = memo(LineOf) as typeof LineOf;
 
 function Head<Row>({
   column,
