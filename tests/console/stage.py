@@ -160,7 +160,7 @@ def run(home: Path, postgres: ThrowawayPostgres, upstream: str, command: list[st
         "/step": lambda: seed.one_step(world),
         "/job": lambda: seed.one_job(world),
         "/restart": restarting(places[0]),
-        "/work": working.begin,
+        "/begin": working.begin,
         "/rest": working.end,
     }
     stage = control(acts)

@@ -157,7 +157,7 @@ export async function picture(tab: Tab, name: string) {
   await tab.screenshot({ path: `${folder}/${name}.png` });
 }
 
-/** Asks the stage for something: `step`, `job`, `restart`, `work`, `rest`. */
+/** Asks the stage for something: `step`, `job`, `restart`, `begin`, `rest`. */
 export async function stage(what: string): Promise<{ at_ms: number; name: string; step: number }> {
   const answer = await fetch(`${STAGE_URL}/${what}`, { method: "POST" });
   return (await answer.json()) as { at_ms: number; name: string; step: number };

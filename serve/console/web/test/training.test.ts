@@ -10,7 +10,7 @@ const ENGINE_MS = 300_000;
 const SEEN = 3;
 
 test("a run is started in the form, and its loss is seen to fall while it trains", async () => {
-  await stage("work");
+  await stage("begin");
   const tab = await stranger("/new", { url: WORK_URL });
   const hands = await Keyboard.of(tab);
   await hands.signIn("olga");
