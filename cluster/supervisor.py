@@ -61,7 +61,10 @@ LEAVE_S = 60.0
 MARK = "RAYMILL_SERVICE"
 """In the environment of all that a service starts, so that what a dead supervisor left can be found."""
 
-CHILDREN = {"engine": "raymill.cluster.engine", "reconciler": "raymill.serve.reconciler"}
+ENGINE = "engine"
+CHILDREN = {"reconciler": "raymill.serve.reconciler", ENGINE: "raymill.cluster.engine"}
+"""In the order in which they start: what answers people first."""
+
 WARM = "warm"
 """The process that heavy jobs are copies of. It outlives Ray's head, and ends with all that is left at the end."""
 
@@ -234,14 +237,20 @@ class Supervisor:
             log.warning("what Serve runs at %s may not have ended: %s", self._settings.address, error)
 
     def _start_parts(self) -> None:
-        """What answers people first: the engine hands jobs to Ray's dashboard, which comes last."""
-        self._start_child("reconciler")
+        for name in CHILDREN:
+            if name == ENGINE and not self._takes_jobs():
+                return
+            self._start_child(name)
+
+    def _takes_jobs(self) -> bool:
+        """Wait for Ray's dashboard, to which the engine hands jobs and which comes last. A head without one is ended."""
         head = self._head
         if head is None or self._wait_for(partial(node_is_alive, head.dashboard_url, self._settings)):
-            self._start_child("engine")
-        elif self._head_process is not None and not self.stopping.is_set():
+            return True
+        if self._head_process is not None and not self.stopping.is_set():
             log.warning("Ray's dashboard did not start: starting the head again")
             processes.end_tree(self._head_process.pid)
+        return False
 
     def _wait_for(self, is_there: Callable[[], bool], timeout_s: float = HEAD_START_S) -> bool:
         """Whether it came while the head lived. What needs it starts only then: it would slow the head's own start down."""
