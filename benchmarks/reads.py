@@ -25,7 +25,7 @@ from benchmarks.goals import Results
 from benchmarks.measure import say
 from benchmarks.programs import BenchmarkFailed
 from benchmarks.service import RaymillService, forget_other_services
-from benchmarks.systems import interrupt_once
+from benchmarks.systems import errors_told, interrupt_once
 
 from raymill.client.sdk import Raymill
 
@@ -226,14 +226,8 @@ def main() -> int:
     plan = Plan(jobs=10_000, audit=100_000, pipelines=200, seconds=10.0) if quick else Plan()
     forget_other_services()
     interrupt_once()
-    try:
+    with errors_told("bench-reads"):
         results = run(plan)
-    except BenchmarkFailed as error:
-        sys.stderr.write(f"bench-reads: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("bench-reads: interrupted; everything it started has ended\n")
-        return 130
     for path, found in {**results["by_path"], "all": results["all"]}.items():
         print(f"{path:<45} p50 {found['p50']:7.2f} ms   p99 {found['p99']:7.2f}   max {found['max']:7.2f}")
     print(report.verdicts(results["goals"]))

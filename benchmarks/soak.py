@@ -22,10 +22,10 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.goals import Results
 from benchmarks.measure import say
-from benchmarks.programs import BenchmarkFailed, build_programs
+from benchmarks.programs import build_programs
 from benchmarks.service import OverMock, forget_other_services
 from benchmarks.soak_samples import Samples, judge
-from benchmarks.systems import CHAT, Direct, interrupt_once
+from benchmarks.systems import CHAT, Direct, errors_told, interrupt_once
 
 from raymill.client.sdk import Raymill
 from raymill.policies.errors import RaymillError
@@ -220,15 +220,9 @@ def main() -> int:
     plan = Plan(minutes=parser.parse_args().minutes)
     forget_other_services()
     interrupt_once()
-    try:
+    with errors_told("soak"):
         build_programs()
         results = run(plan)
-    except BenchmarkFailed as error:
-        sys.stderr.write(f"soak: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("soak: interrupted; everything it started has ended\n")
-        return 130
     print(shown(results))
     print(f"done {results['done']}, failed {results['failed']}, {results['dead_letters']} dead letters")
     print("flat" if results["flat"] else "NOT FLAT")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -30,7 +30,7 @@ from raymill.evaluate.config import (
 from raymill.evaluate.quantize_config import QuantizeConfig
 from raymill.policies.errors import Invalid
 from raymill.registry.canary_config import CanaryConfig
-from raymill.serve.llm.config import LoraServing, MaxRank, ServeConfig
+from raymill.serve.llm.config import HIGHEST_RANK, LoraServing, ServeConfig, max_rank_for
 from raymill.train.config import ImportConfig, PretrainConfig, TrainConfig
 from raymill.train.dataset_config import DatasetConfig, files_of
 from raymill.tune.config import TuneConfig, find_problem
@@ -180,8 +180,8 @@ class Recipe(Section):
         if trained.dora:
             raise misfit("serve.lora", "vllm serves no DoRA adapter: leave it out, or train.lora.dora")
         if trained.r > served.max_rank:
-            fits = next((rank for rank in get_args(MaxRank) if rank >= trained.r), None)
-            cure = f"set it to {fits}" if fits else f"vllm serves ranks up to {max(get_args(MaxRank))}"
+            fits = max_rank_for(trained.r)
+            cure = f"set it to {fits}" if fits else f"vllm serves ranks up to {HIGHEST_RANK}"
             raise misfit(
                 "serve.lora.max_rank", f"is {served.max_rank}, and train.lora.r is {trained.r}: {cure}"
             )

@@ -243,6 +243,13 @@ def adapter_of(session: Session, version: LlmVersion) -> str | None:
     return name
 
 
+def signed_artifacts(session: Session, version: LlmVersion) -> list[str]:
+    """What a promotion signs of a version: its weights, its adapter, and what was made of them in fewer bits."""
+    made = select(Quantization.artifact_name).where(Quantization.version_id == version.id).distinct()
+    adapter = adapter_of(session, version)
+    return [version.artifact_name, *([adapter] if adapter else []), *sorted(session.scalars(made))]
+
+
 def find_version(session: Session, llm: str, number: int) -> LlmVersion:
     """By name and number. Raises NotFound, naming what there is."""
     version = session.scalar(select(LlmVersion).join(Llm).where(Llm.name == llm, LlmVersion.number == number))

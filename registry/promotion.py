@@ -27,7 +27,7 @@ from raymill.registry.artifact_access import Artifacts
 from raymill.registry.artifacts import FileDigest, digests_of
 from raymill.registry.audit import Actor
 from raymill.registry.canary_config import CanaryConfig
-from raymill.registry.catalog import adapter_of, find_version, scores_of
+from raymill.registry.catalog import find_version, scores_of, signed_artifacts
 from raymill.registry.database import Database, clock
 from raymill.registry.environments import environment_of
 from raymill.registry.jobs import notify
@@ -46,7 +46,6 @@ from raymill.registry.tables import (
     Pipeline,
     Promotion,
     PromotionState,
-    Quantization,
     TrainingRun,
 )
 
@@ -95,17 +94,14 @@ def gather(session: Session, llm: str, number: int, alias: str, require: JsonObj
     """
     version = find_version(session, llm, number)
     check_free(session, version, alias)
-    quantized = session.scalars(select(Quantization).where(Quantization.version_id == version.id)).all()
-    files = sorted({row.artifact_name for row in quantized})
-    adapter = adapter_of(session, version)
-    names = [version.artifact_name, *([adapter] if adapter else []), *files]
+    names = signed_artifacts(session, version)
     scores = scores_of(session, version.artifact_name)
     dataset = session.get_one(Dataset, version.dataset_id)
     run = session.get_one(TrainingRun, version.job_id)
     job = session.get_one(Job, version.job_id)
     pipeline = session.get_one(Pipeline, job.pipeline_id)
     quantized_scores: dict[str, dict[str, float]] = {}
-    for name in files:
+    for name in names[1:]:
         quantized_scores |= scores_of(session, name)
     require = require or _of_recipe(pipeline.recipe)
     measured: JsonObject = {

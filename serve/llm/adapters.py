@@ -10,14 +10,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Invalid
 from raymill.registry.artifact_access import checked
 from raymill.registry.artifacts import Tampered, digest_files, tree_digest
 from raymill.registry.signing import Statement, Unsigned, verify_directory, verify_envelope
-from raymill.serve.llm.config import LoraServing, MaxRank
+from raymill.serve.llm.config import HIGHEST_RANK, LoraServing, max_rank_for
 
 CONFIG = "adapter_config.json"
 MERGED = "or leave serve.lora out: the version is then served merged"
@@ -155,8 +155,8 @@ def check_servable(name: str, directory: Path, lora: LoraServing) -> None:
         )
     rank = int(config["r"])
     if rank > lora.max_rank:
-        fits = next((each for each in get_args(MaxRank) if each >= rank), None)
-        cure = f"set it to {fits}" if fits else f"vLLM serves at most {max(get_args(MaxRank))}"
+        fits = max_rank_for(rank)
+        cure = f"set it to {fits}" if fits else f"vLLM serves at most {HIGHEST_RANK}"
         raise Invalid(
             f"{name} has rank {rank}, which is greater than serve.lora.max_rank {lora.max_rank}: {cure}, {MERGED}"
         )

@@ -5,7 +5,7 @@ Sizes are GiB, lengths are tokens.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,6 +17,13 @@ EngineName = Literal["vllm", "llama_cpp"]
 
 MaxRank = Literal[8, 16, 32, 64, 128, 256, 320, 512]
 """Those that vLLM has kernels for."""
+
+HIGHEST_RANK = max(get_args(MaxRank))
+
+
+def max_rank_for(rank: int) -> int | None:
+    """The least `max_rank` for an adapter of this rank; None: vLLM serves none so high."""
+    return next((each for each in get_args(MaxRank) if each >= rank), None)
 
 
 class AutoscaleConfig(BaseModel):

@@ -13,7 +13,7 @@ from raymill.client import types
 from raymill.policies.errors import NotFound
 from raymill.registry import tables
 from raymill.registry.artifacts import digests_of
-from raymill.registry.catalog import adapter_of, find_version
+from raymill.registry.catalog import find_version, signed_artifacts
 from raymill.registry.promotion import attestation_of
 from raymill.registry.signing import verify_envelope
 from raymill.registry.signing_keys import KeyRing
@@ -124,16 +124,10 @@ def lineage(name: str, number: int, _: Who, opened: SessionDep) -> types.Lineage
 def verify(name: str, number: int, _: Who, opened: SessionDep, found: PartsDep) -> types.Verification:
     """Read every byte of a version and compare it with what was registered and signed."""
     row = find_version(opened, name, number)
-    adapter = adapter_of(opened, row)
-    names = {
-        row.artifact_name,
-        *([adapter] if adapter else []),
-        *(each.artifact_name for each in _of_version(opened, tables.Quantization, row)),
-    }
     ring = KeyRing(found.settings.signing_dir)
     public_keys, revoked = ring.public_keys(), ring.revoked()
     checked: list[dict[str, Any]] = []
-    for each in sorted(names):
+    for each in sorted(signed_artifacts(opened, row)):
         registered = opened.get_one(tables.Artifact, each)
         attestation, files = attestation_of(opened, each), digests_of(registered.files)
         if attestation is not None:
