@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.cluster_utils import Cluster
-
-from raymill.cluster.ray_head import free_ports
+from tests.multinode.nodes import Nodes
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 160
@@ -32,43 +30,11 @@ CONFIG = {
 pytestmark = [pytest.mark.slow, pytest.mark.multinode, pytest.mark.timeout(1200)]
 
 
-class Nodes:
-    """A head, and a second node that can be taken away and given back."""
-
-    def __init__(self) -> None:
-        # Both nodes count the cores of this machine as theirs; threads must not spin while they wait.
-        os.environ.update({"OMP_WAIT_POLICY": "PASSIVE", "RAY_agent_register_timeout_ms": "180000"})
-        self.cluster = Cluster(initialize_head=True, head_node_args={**small(), "include_dashboard": False})
-        self._second = self.cluster.add_node(**small())
-
-    def replace_second(self) -> None:
-        self.lose_second()
-        self.add_second()
-
-    def lose_second(self) -> None:
-        self.cluster.remove_node(self._second, allow_graceful=False)
-
-    def add_second(self) -> None:
-        self._second = self.cluster.add_node(**small())
-
-
-def small() -> dict[str, int]:
-    """Arguments of a node with room for one worker. A raylet that is told its agent's ports does not wait for them,
-    which takes too long on a busy machine."""
-    names = (
-        "metrics_agent_port",
-        "metrics_export_port",
-        "dashboard_agent_listen_port",
-        "runtime_env_agent_port",
-    )
-    return {"num_cpus": 1, "object_store_memory": 100 << 20, **dict(zip(names, free_ports(4), strict=True))}
-
-
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    found = Nodes()
+    found = Nodes(1, 1)
     yield found
-    found.cluster.shutdown()
+    found.shutdown()
 
 
 class Run:
@@ -77,7 +43,7 @@ class Run:
     def __init__(self, folder: Path, address: str, **config: Any) -> None:
         self.folder = folder
         self._command = [
-            sys.executable, "-m", "tests.train.drill", address, str(folder), json.dumps({**CONFIG, **config}),
+            sys.executable, "-m", "tests.multinode.training_drill", address, str(folder), json.dumps({**CONFIG, **config}),
         ]  # fmt: skip
         self.driver: subprocess.Popen[bytes] | None = None
 
@@ -135,14 +101,14 @@ def make_run(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     inputs = tmp_path_factory.mktemp("inputs")
     made: list[Run] = []
 
-    def make(name: str, **config: Any) -> Run:
+    def make(name: str, address: str = nodes.address, **config: Any) -> Run:
         folder = tmp_path_factory.mktemp(name)
         if (inputs / "artifacts").is_dir():
             shutil.copytree(inputs, folder, dirs_exist_ok=True)
         # A run of a test that failed would take the workers of the next.
         for run in made:
             run.end()
-        made.append(Run(folder, nodes.cluster.address, **config))
+        made.append(Run(folder, address, **config))
         return made[-1]
 
     yield make
@@ -154,10 +120,22 @@ def make_run(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def undisturbed(make_run: MakeRun) -> dict[int, set[str]]:
     run = make_run("undisturbed").start()
     assert "result" in run.finish()
+    assert len({event["node"] for event in run.events("worker")}) == 2
     losses = run.losses()
     assert sorted(losses) == list(range(1, STEPS + 1))
     assert all(len(values) == 1 for values in losses.values())
     return losses
+
+
+def test_two_nodes_compute_what_one_does(make_run: MakeRun, undisturbed: dict[int, set[str]]) -> None:
+    alone = Nodes(2)
+    try:
+        run = make_run("alone", address=alone.address).start()
+        assert run.finish()["result"]["steps"] == STEPS
+    finally:
+        alone.shutdown()
+    assert len({event["node"] for event in run.events("worker")}) == 1
+    assert run.losses() == undisturbed
 
 
 def test_a_killed_worker_changes_no_loss(make_run: MakeRun, undisturbed: dict[int, set[str]]) -> None:
@@ -185,7 +163,8 @@ def test_a_lost_node_changes_no_loss(
 ) -> None:
     run = make_run("node").start()
     run.wait_for_step(12)
-    nodes.replace_second()
+    nodes.lose()
+    nodes.add()
     assert run.finish()["result"]["steps"] == STEPS
     assert run.losses() == undisturbed
     assert len({event["node"] for event in run.events("worker")}) == 3
@@ -196,11 +175,11 @@ def test_an_elastic_run_goes_on_with_the_workers_that_are_left(
 ) -> None:
     run = make_run("elastic", sharding="fsdp", zero=0, min_workers=1).start()
     run.wait_for_step(12)
-    nodes.lose_second()
+    nodes.lose()
     try:
         assert run.finish()["result"]["steps"] == STEPS
     finally:
-        nodes.add_second()
+        nodes.add()
     groups = [event["rank"] for event in run.events("worker")]
     assert groups.count(0) == 2
     assert groups.count(1) == 1

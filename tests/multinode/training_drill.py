@@ -1,4 +1,4 @@
-"""A driver of one training run, to be killed: `python -m tests.train.drill ADDRESS ROOT CONFIG`.
+"""A driver of one training run, to be killed: `python -m tests.multinode.training_drill ADDRESS ROOT CONFIG`.
 
 Makes a tiny base and a data set under ROOT if there are none, tunes the base, and appends what it is told of to
 ROOT/events.jsonl, one line each, so that it survives.
