@@ -59,10 +59,10 @@ SHAPE = {"hidden_size": 512, "intermediate_size": 1536, "num_attention_heads": 8
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    rounds: int = 3
+    rounds: int = 2
     """Of each routing."""
 
-    conversations: int = 12
+    conversations: int = 8
     turns: int = 5
     at_once: int = 4
     """Requests; the turn that comes next is one of any conversation that waits for none."""
@@ -73,7 +73,7 @@ class Plan:
     document_words: int = 600
     """Of each conversation, in its first message."""
 
-    alike: int = 60
+    alike: int = 40
     """Requests that all begin the same, twice as many at once."""
 
 

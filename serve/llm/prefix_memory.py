@@ -32,10 +32,10 @@ FORGOTTEN_AFTER_S = 1800.0
 """Since a block was last sent to a replica. A cache knows no time, but other requests have used its room by then."""
 
 BLOCKS_PER_REQUEST = 4
-"""A replica may have one request more than the least busy for so many blocks (1 KiB of text) that it has seen ..."""
+"""A request that a replica is answering weighs as much as so many blocks to be read: 1 KiB of text."""
 
-MOST_AHEAD = 4
-"""... and at most so many, and a quarter of what the least busy has."""
+MOST_AHEAD = 2
+"""Whatever it has read, no replica is given a request when it has more than so many, and half, more than the least busy."""
 
 
 class Prompt(NamedTuple):
@@ -101,19 +101,17 @@ class PrefixMemory:
 def best(loads: Mapping[Replica, int], known: Mapping[Replica, int], opening: bytes) -> Replica:
     """Who answers soonest: has read much of the prompt, and has little else to do.
 
-    Never one that has more than `MOST_AHEAD`, and a quarter, more requests than the least busy.
+    Never one that has more than `MOST_AHEAD`, and half, more requests than the least busy.
 
     Args:
         loads: requests that each replica is answering; at least one replica.
         known: blocks of the prompt that it has seen.
     """
     least = min(loads.values())
-    most_ahead = MOST_AHEAD + least / 4
 
     def cost(replica: Replica) -> tuple[float, bytes]:
-        spared = min(known[replica] / BLOCKS_PER_REQUEST, most_ahead)
         # Among equals the same for a conversation everywhere: gateways that know nothing of each other agree.
         draw = hashlib.blake2b(opening + str(replica).encode(), digest_size=8).digest()
-        return loads[replica] - spared, draw
+        return loads[replica] - known[replica] / BLOCKS_PER_REQUEST, draw
 
-    return min(loads, key=cost)
+    return min((each for each in loads if loads[each] <= MOST_AHEAD + 1.5 * least), key=cost)
