@@ -17,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -129,7 +130,8 @@ class Bench:
 
     async def ask(self, routing: Routing, body: dict[str, Any]) -> Answer:
         served = Served(name="triage", version=1, application="llm-triage-1", routing=routing)
-        started, first_s, usage, text = time.perf_counter(), None, {}, ""
+        started, first_s, text = time.perf_counter(), None, ""
+        usage: dict[str, Any] = {}
         async for piece in self._engines.pieces(served, "chat", body):
             assert not isinstance(piece, Failure), piece
             first_s = first_s or time.perf_counter() - started
@@ -203,7 +205,8 @@ class Bench:
         return Counter({path.name: path.stat().st_size for path in self._counts.iterdir()})
 
 
-def share(answers: Any) -> float:
+def share(answers: Iterable[Answer]) -> float:
+    """Of all tokens of prompts, those that were cached."""
     found = list(answers)
     cached = sum(each.cached_tokens for each in found)
     return round(cached / sum(each.prompt_tokens for each in found), 4)
@@ -250,7 +253,7 @@ async def measured(plan: Plan, counts: Path) -> dict[str, Any]:
     one = {routing: await bench.alike(routing, f"alike {routing}") for routing in get_args(Routing)}
 
     def median(routing: str, what: str) -> float:
-        return statistics.median(each[what] for each in rounds[routing])
+        return statistics.median(float(each[what]) for each in rounds[routing])
 
     whats = ("cached_share", "cached_share_of_later_turns", "first_ms_p50_of_later_turns", "seconds")
     return {

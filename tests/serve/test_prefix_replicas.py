@@ -101,7 +101,8 @@ def moves(conversations: list[list[int]]) -> int:
 
 def test_conversations_stay_where_they_are_until_the_gateway_is_told_otherwise() -> None:
     async def steps() -> None:
-        engines, moved = ServeEngines(), {}
+        engines = ServeEngines()
+        moved: dict[str, int] = {}
         for routing in ("prefix", "balanced", "prefix"):
             names = [f"{routing} {len(moved)} {number}" for number in range(CONVERSATIONS)]
             answered = await asyncio.gather(*(talk(engines, name, routing) for name in names))
