@@ -31,7 +31,7 @@ endif
 LLAMA_CPP := $(if $(word 2,$(CURDIR)),,-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/constraints/llama-cpp.cmake)
 export CMAKE_ARGS ?= $(LLAMA_CPP)$(if $(PORTABLE), -DGGML_NATIVE=OFF)$(if $(filter gpu,$(DEVICE)),$(if $(shell command -v nvcc 2>/dev/null), -DGGML_CUDA=on))
 
-.PHONY: help setup links packages bytecode converter compressor operators demo up down console test-console console-pictures test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-reads bench-train bench-evaluate bench-governance bench-code simulate chaos soak
+.PHONY: help setup links packages bytecode converter compressor operators demo up down console test-console console-pictures test lint format lock clean bench-peers bench-gateway bench-vllm bench-jobs bench-prefixes bench-reads bench-train bench-evaluate bench-governance bench-code simulate chaos soak
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -126,6 +126,9 @@ bench-gateway: $(STAMP) ## Measure the gateway and its peers (ARGS="--quick --on
 
 bench-vllm: $(STAMP) ## Measure our own model through the gateway against its vLLM directly
 	@$(BIN)/python -m benchmarks.vllm $(ARGS)
+
+bench-prefixes: $(STAMP) ## Measure what routing by prefix spares two vLLM replicas (ARGS=--quick)
+	@$(BIN)/python -m benchmarks.prefixes $(ARGS)
 
 bench-reads: $(STAMP) ## Measure the control plane's lists and gets beside 100,000 jobs (ARGS=--quick)
 	@$(BIN)/python -m benchmarks.reads $(ARGS)

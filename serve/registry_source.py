@@ -273,7 +273,8 @@ def _served(session: Session, overrides: prices.Overrides) -> list[Served]:
             asked = _wake_s(settings)
             application = application_for(session, trial.version, settings)
             tried = replace(
-                _one(trial.version, (), overrides, application), wake_s=wakes.get(trial.version.id, asked)
+                _one(trial.version, (), overrides, application, settings),
+                wake_s=wakes.get(trial.version.id, asked),
             )
             served.append(tried)
             canary = Canary(
@@ -283,14 +284,19 @@ def _served(session: Session, overrides: prices.Overrides) -> list[Served]:
             )
         answers = answering_application(session, row)
         assert answers is not None, "a version answers for each of these"
-        mine = _one(version, (row.alias,), overrides, answers)
+        mine = _one(version, (row.alias,), overrides, answers, row.config)
         served.append(replace(mine, wake_s=wakes.get(version.id), canary=canary))
     return served
 
 
 def _wake_s(config: tables.JsonObject) -> float | None:
+    asked = _settings(config)
+    return asked.wake_s if asked is not None else None
+
+
+def _settings(config: tables.JsonObject) -> ServeConfig | None:
     try:
-        return ServeConfig.model_validate(config).wake_s
+        return ServeConfig.model_validate(config)
     except ValidationError:
         return None  # the reconciler tells what is wrong with it
 
@@ -300,8 +306,10 @@ def _one(
     aliases: tuple[str, ...],
     overrides: prices.Overrides,
     application: str,
+    config: tables.JsonObject,
 ) -> Served:
     name = version.llm.name
+    asked = _settings(config) or ServeConfig()
     return Served(
         name=name,
         version=version.number,
@@ -309,4 +317,5 @@ def _one(
         aliases=aliases,
         created=int(version.created_at.timestamp()),
         price=prices.price_of(overrides, OURS, "", name) or FREE,
+        routing=asked.routed,
     )

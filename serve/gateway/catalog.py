@@ -17,6 +17,7 @@ from raymill.serve.gateway import config
 from raymill.serve.gateway.config import OURS, RouteConfig
 from raymill.serve.gateway.http_client import Address
 from raymill.serve.gateway.money import Price
+from raymill.serve.llm.config import Routing
 
 PRODUCTION = "production"
 FREE = Price(0, 0, 0, None)
@@ -76,6 +77,9 @@ class Served:
     price: Price = FREE
     canary: Canary | None = None
     """Of the aliases: who answers a share of their requests. A request for the exact name never meets it."""
+
+    routing: Routing = "prefix"
+    """How a replica is chosen."""
 
     take_s: float | None = None
     """Within which a replica must take a request, or another target is asked. None: it waits, for a lost one comes back."""

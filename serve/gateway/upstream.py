@@ -24,6 +24,7 @@ from raymill.serve.gateway.http_client import HttpClient, TimedOut
 from raymill.serve.gateway.stream import frame
 from raymill.serve.gateway.wire import Operation
 from raymill.serve.llm.answer import Body, Failure, Reply
+from raymill.serve.llm.config import Routing
 from raymill.serve.llm.spec import ENGINE
 from raymill.serve.llm.traced import TRACEPARENT
 
@@ -190,14 +191,14 @@ class ServeEngines:
 
     def __init__(self) -> None:
         # A handle costs a call to the controller, and each option of it a copy: both are kept.
-        self._handles: dict[tuple[str, str, bool], Any] = {}
+        self._handles: dict[tuple[str, str, bool, Routing], Any] = {}
         self._waking: dict[str, asyncio.Task[None]] = {}
         self._awake_at: dict[str, float] = {}
 
     async def whole(self, served: Served, operation: Operation, body: Body) -> Reply:
         response = None
         try:
-            response = (await self._handle(served.application, operation, stream=False)).remote(body)
+            response = (await self._handle(served, operation, stream=False)).remote(body)
             if served.take_s is not None:
                 async with asyncio.timeout(served.take_s):
                     await response._to_object_ref()  # which is there once a replica has taken it
@@ -215,9 +216,7 @@ class ServeEngines:
         response = None
         finished = False
         try:
-            response = (await self._handle(served.application, f"{operation}_stream", stream=True)).remote(
-                body
-            )
+            response = (await self._handle(served, f"{operation}_stream", stream=True)).remote(body)
             if served.take_s is not None:
                 async with asyncio.timeout(served.take_s):
                     await response._to_object_ref_gen()
@@ -237,7 +236,7 @@ class ServeEngines:
             return
         if name not in self._waking:
             # One question for all that wait; it goes on when they give up, and the next finds it.
-            self._waking[name] = asyncio.create_task(self._ask_for_life(name), name=f"wake-{name}")
+            self._waking[name] = asyncio.create_task(self._ask_for_life(served), name=f"wake-{name}")
         try:
             async with asyncio.timeout(wake_s):
                 await asyncio.shield(self._waking[name])
@@ -247,26 +246,28 @@ class ServeEngines:
                 "try again in a few seconds"
             ) from None
 
-    async def _ask_for_life(self, application: str) -> None:
+    async def _ask_for_life(self, served: Served) -> None:
+        application = served.application
         try:
-            await (await self._handle(application, "unfinished", stream=False)).remote()
+            await (await self._handle(served, "unfinished", stream=False)).remote()
             self._awake_at[application] = time.monotonic()
         except Exception:  # broad: what is wrong with the engine, the request itself will tell
             logger.warning("Engine %s could not be woken", application, exc_info=True)
         finally:
             del self._waking[application]
 
-    async def _handle(self, application: str, method: str, *, stream: bool) -> Any:
-        key = (application, method, stream)
+    async def _handle(self, served: Served, method: str, *, stream: bool) -> Any:
+        key = (served.application, method, stream, served.routing)
         if key not in self._handles:
             from ray import serve
 
             # Asks the controller, with a blocking call.
-            handle = await asyncio.to_thread(serve.get_deployment_handle, ENGINE, application)
+            handle = await asyncio.to_thread(serve.get_deployment_handle, ENGINE, served.application)
             # Serve pickles in Python unless told: for each token, at both ends.
             self._handles[key] = handle.options(
                 method_name=method,
                 stream=stream,
+                session_id=served.routing,  # for `PrefixRouter`, which knows no sessions
                 request_serialization="pickle",
                 response_serialization="pickle",
             )

@@ -15,6 +15,9 @@ from raymill.registry.placement_config import Resources
 
 EngineName = Literal["vllm", "llama_cpp"]
 
+Routing = Literal["prefix", "balanced"]
+BALANCED: Routing = "balanced"
+
 MaxRank = Literal[8, 16, 32, 64, 128, 256, 320, 512]
 """Those that vLLM has kernels for."""
 
@@ -146,6 +149,13 @@ class ServeConfig(BaseModel):
     max_concurrent_requests: int = Field(default=256, ge=1)
     """Requests a replica takes at once; more wait at the gateway. llama_cpp answers one at a time."""
 
+    routing: Routing | None = None
+    """Which replica a request goes to. prefix: to the one that has read most of its beginning (a system prompt, the turns before),
+    unless that is clearly busier than another. balanced: to the less busy of two, whatever the request. None: prefix for vllm,
+    whose cache of prefixes is per replica, so chance finds half of two replicas' and a tenth of ten's; a request whose beginning
+    nobody has read goes to the least busy, so what shares nothing loses nothing. balanced for llama_cpp, which answers one
+    request at a time and keeps the last one's alone."""
+
     enforce_eager: bool | None = None
     """Skip compilation and CUDA graphs: starts sooner, answers slower. None: on the CPU only."""
 
@@ -164,6 +174,19 @@ class ServeConfig(BaseModel):
     def wake_s(self) -> float | None:
         """Longest wait for a first replica; None where there always is one."""
         return self.autoscale.wake_s if self.autoscale and self.autoscale.min_replicas == 0 else None
+
+    @property
+    def routed(self) -> Routing:
+        """As `routing` says, or as is best for the engine."""
+        return self.routing or ("prefix" if self.engine == "vllm" else "balanced")
+
+    @model_validator(mode="after")
+    def _prefixes_are_vllms(self) -> ServeConfig:
+        if self.routing == "prefix" and self.engine == "llama_cpp":
+            raise ValueError(
+                "routing prefix is vllm's: llama_cpp answers one request at a time, so leave routing out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _gpus_make_whole_stages(self) -> ServeConfig:

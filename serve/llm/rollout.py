@@ -20,8 +20,8 @@ from ray.serve.config import AutoscalingConfig
 from raymill.serve.llm.config import ServeConfig
 from raymill.serve.llm.spec import ENGINE, DeploySpec
 
-IN_PLACE = {"replicas", "autoscale", "drain_s", "surge_percent"}
-"""Settings that Serve changes under running replicas."""
+IN_PLACE = {"replicas", "autoscale", "drain_s", "surge_percent", "routing"}
+"""Settings that are changed under running replicas: by Serve, `routing` by the gateway."""
 
 
 def application_of(engine: Callable[..., Any], spec: DeploySpec, **options: Any) -> Application:

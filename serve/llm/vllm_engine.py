@@ -22,6 +22,7 @@ from raymill.registry.placement_config import pin
 from raymill.serve.llm.adapter_shelf import AdapterShelf
 from raymill.serve.llm.adapters import Adapter
 from raymill.serve.llm.answer import Body, Failure, Reply
+from raymill.serve.llm.prefix_router import by_prefix
 from raymill.serve.llm.rollout import application_of
 from raymill.serve.llm.spec import DeploySpec
 from raymill.serve.llm.traced import traced, traced_stream
@@ -174,6 +175,7 @@ def llm_config(spec: DeploySpec) -> LLMConfig:
         "max_num_seqs": config.max_concurrent_requests,
         "tensor_parallel_size": config.tensor_parallel,
         "pipeline_parallel_size": config.pipeline_parallel,
+        "enable_prompt_tokens_details": True,
     }
     if config.lora is not None:
         engine_kwargs |= {
@@ -273,4 +275,6 @@ def vllm_options(spec: DeploySpec) -> dict[str, Any]:
         },
         "placement_group_bundles": _bundles(spec),
         "placement_group_strategy": "STRICT_PACK",
+        # Whatever `routing` says: Serve keeps a process's router until that ends, so each call tells.
+        "request_router_config": by_prefix(),
     }

@@ -71,6 +71,7 @@ def test_gpus_are_cut_into_stages_and_asked_of_one_machine() -> None:
         ({"config": ServeConfig(replicas=3)}, False),
         ({"config": ServeConfig(autoscale=AutoscaleConfig(min_replicas=0, max_replicas=2))}, False),
         ({"config": ServeConfig(drain_s=5, surge_percent=50)}, False),
+        ({"config": ServeConfig(routing="balanced")}, False),
         ({"envelope": {"signed": "again"}}, False),
         ({"config": ServeConfig(max_model_len=64)}, True),
         ({"public_keys": ("one", "another")}, True),
