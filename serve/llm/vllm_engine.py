@@ -185,6 +185,10 @@ def llm_config(spec: DeploySpec) -> LLMConfig:
             "max_cpu_loras": config.lora.max_cpu_loras,
             "override_generation_config": {"eos_token_id": tuned_stops(spec.directory)},
         }
+        if on_cpu:
+            from raymill.serve.llm.cpu_worker import WORKER
+
+            engine_kwargs["worker_cls"] = WORKER
     if (parser := config.tool_call_parser or tool_call_parser_of(spec.directory)) is not None:
         engine_kwargs |= {"enable_auto_tool_choice": True, "tool_call_parser": parser}
     if config.max_model_len is not None:

@@ -48,16 +48,18 @@ pytestmark = [
 
 ADAPTERS = 20
 FIRST_S = 3.0
-ADDED = 1.25
-"""On a CPU; 1.12 was measured."""
+ADDED = 1.05
+"""On a CPU, of a prompt and of tokens after it, to the base's time."""
 
 LORA = {"max_loras": 4, "max_rank": 8, "max_cpu_loras": 32}
 SERVE = {"engine": "vllm", "dtype": "float32", "cpu_kv_cache_gib": 0.1, "max_model_len": 256, "lora": LORA}
 MEASURED = {"hidden_size": 3072, "intermediate_size": 8192, "num_attention_heads": 24}
-"""Layers as a model of 3 billion weights has them. On a CPU vLLM adds an adapter by a dozen small operations a layer, which
-take as long for small layers, and would be most of what those take."""
+"""Layers as a model of 3 billion weights has them. An adapter is two products for each of a layer's matrices, which take
+nearly as long for small layers, and would be much of what those take."""
 
-TOKENS = 8
+LOADS = {"1 token": ([9], 1), "prompt of 100 tokens": ([9] * 100, 1), "8 tokens": ([9], 8)}
+"""Prompt and tokens to write. A prompt is shorter than a block of vLLM's cache, so it is computed each time."""
+
 QUESTION = [{"role": "user", "content": "my parcel is late"}]
 WORDS = ["parcel", "invoice", "late", "please", "refund", "my", "order", "is"]
 
@@ -302,9 +304,10 @@ def test_an_adapter_is_loaded_within_seconds_and_adds_little_to_the_time_of_its_
         def _adapter_of(self, request: Any) -> AbstractAsyncContextManager[Failure | None]:
             return nullcontext() if request.model == "base" else super()._adapter_of(request)
 
-        async def seconds(self, models: list[str], tokens: int) -> list[tuple[float, float]]:
+        async def seconds(self, models: list[str], load: str) -> list[tuple[float, float]]:
             """By the clock, and of this process's CPU: on a busy machine only that is the model's own."""
-            body = {"prompt": "late", "max_tokens": tokens, "temperature": 0.0, "ignore_eos": True}
+            prompt, tokens = LOADS[load]
+            body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0.0, "ignore_eos": True}
             took = []
             for model in models:
                 started = time.perf_counter(), time.process_time()
@@ -319,18 +322,22 @@ def test_an_adapter_is_loaded_within_seconds_and_adds_little_to_the_time_of_its_
     serve.run_many([target])
     handle = serve.get_deployment_handle(ENGINE, spec.application)
 
-    def seconds(models: list[str], tokens: int) -> list[tuple[float, float]]:
-        took: list[tuple[float, float]] = handle.seconds.remote(models, tokens).result(timeout_s=600)
+    def seconds(models: list[str], load: str) -> list[tuple[float, float]]:
+        took: list[tuple[float, float]] = handle.seconds.remote(models, load).result(timeout_s=600)
         return took
 
     names = [adapter.name for adapter in adapters]
-    seconds(["base"], 1)
-    firsts = [clock for clock, _ in seconds(names, 1)]
-    say(f"first use, 1 token: {max(firsts):.2f} s at most, median {statistics.median(firsts):.3f} s")
-    pairs = [seconds(["base", name], TOKENS) for name in names[-12:]]
-    for number, what in enumerate(("clock", "CPU")):
-        base_s, adapter_s = (statistics.median(pair[which][number] for pair in pairs) for which in (0, 1))
-        ratio = adapter_s / base_s
-        say(f"{TOKENS} tokens, {what}: base {base_s:.3f} s, adapter {adapter_s:.3f} s, ratio {ratio:.3f}")
+    first, *loads = LOADS
+    seconds(["base"], first)
+    firsts = [clock for clock, _ in seconds(names, first)]
+    say(f"first use, {first}: {max(firsts):.2f} s at most, median {statistics.median(firsts):.3f} s")
+    added = {}
+    for load in loads:
+        pairs = [seconds(["base", name], load) for name in names[-15:]]
+        for number, what in enumerate(("clock", "CPU")):
+            base_s, adapter_s = (statistics.median(pair[which][number] for pair in pairs) for which in (0, 1))
+            # Of each pair, which was measured at once: what others do changes less within it.
+            added[load] = statistics.median(pair[1][number] / pair[0][number] for pair in pairs)
+            say(f"{load}, {what}: base {base_s:.3f} s, adapter {adapter_s:.3f} s, ratio {added[load]:.3f}")
     assert max(firsts) <= FIRST_S
-    assert ratio <= ADDED  # of CPU: the clock's, where nobody else computes
+    assert max(added.values()) <= ADDED, added  # of CPU: the clock's, where nobody else computes
