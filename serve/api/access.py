@@ -95,6 +95,7 @@ ACCESS: dict[str, Role | None] = {
     "POST /evaluations": Role.OPERATOR,
     "POST /evaluations/judge": Role.OPERATOR,
     "GET /evaluations/compare": Role.VIEWER,
+    "GET /evaluations/compare/changed": Role.VIEWER,
     "GET /evaluations/compare/plot": Role.VIEWER,
     "GET /evaluations/leaderboard": Role.VIEWER,
     "GET /evaluations/leaderboard/plot": Role.VIEWER,

@@ -5,6 +5,7 @@ import { Field, Input } from "../../ui/controls";
 import { Empty, Loaded, Notice } from "../../ui/state";
 import { type Column, Table } from "../../ui/table";
 import { useTyped } from "../../url";
+import { Changed } from "./changed";
 import { scaleOf, Whisker } from "./whisker";
 
 type Task = Schemas["TaskComparison"];
@@ -49,7 +50,12 @@ export function Comparison() {
       </search>
       {ready ? (
         <Loaded query={query} what="the comparison">
-          {(told) => <Verdicts told={told} />}
+          {(told) => (
+            <>
+              <Verdicts told={told} />
+              {told.tasks.length > 0 && <Changed told={told} />}
+            </>
+          )}
         </Loaded>
       ) : (
         <Empty title="Choose two that were measured">
