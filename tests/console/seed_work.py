@@ -15,10 +15,11 @@ from raymill.registry.tables import Job, JsonObject
 
 # By ids of version 7 (RFC 9562), as all have: they sort by time, and a list is newest first by them.
 MANY = text("""
-INSERT INTO job (id, step, kind, queue, name, config, state, attempt, epoch, created_at, started_at, finished_at)
+INSERT INTO job (id, step, kind, queue, name, config, state, attempt, epoch, created_at, run_at, started_at, finished_at)
 SELECT (lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint - n * 60000), 12, '0') || '7' || substr(md5(n::text), 1, 3)
         || '8' || substr(md5(n::text), 4, 15))::uuid, 'webhook', 'webhook', 'short', 'notify-' || n % 50, '{}', 'succeeded', 1, 1,
-       now() - make_interval(mins => n), now() - make_interval(mins => n), now() - make_interval(mins => n, secs => -2)
+       now() - make_interval(mins => n), now() - make_interval(mins => n), now() - make_interval(mins => n),
+       now() - make_interval(mins => n, secs => -2)
 FROM generate_series(1, 10000) AS n
 """)
 TOTAL = 400

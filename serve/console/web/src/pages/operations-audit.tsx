@@ -44,8 +44,12 @@ export function Audit() {
         <Field label="Who">
           <Input data-search value={actor} onChange={(event) => setActor(event.target.value)} />
         </Field>
-        <Field label="Object" hint="Such as route/support">
-          <Input value={object} onChange={(event) => setObject(event.target.value)} />
+        <Field label="Object">
+          <Input
+            placeholder="route/support"
+            value={object}
+            onChange={(event) => setObject(event.target.value)}
+          />
         </Field>
       </search>
       <Loaded query={query} what="the audit log" rows={12}>

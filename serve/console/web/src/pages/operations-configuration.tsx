@@ -9,18 +9,7 @@ import { type Column, Table } from "../ui/table";
 import { useCursor, useParam, useTyped } from "../url";
 
 type Row = Schemas["AuditEvent"];
-const KINDS = [
-  "route",
-  "preset",
-  "provider",
-  "price",
-  "tier",
-  "budget",
-  "queue",
-  "environment",
-  "team",
-  "llm",
-];
+const KINDS = ["route", "preset", "provider", "price", "tier", "budget", "queue", "environment", "team"];
 
 export function Configuration() {
   const [kind, setKind] = useParam("kind");
@@ -44,8 +33,12 @@ export function Configuration() {
             onChange={(event) => setKind(event.target.value)}
           />
         </Field>
-        <Field label="Object" hint="Such as route/support">
-          <Input value={object} onChange={(event) => setObject(event.target.value)} />
+        <Field label="Object">
+          <Input
+            placeholder="route/support"
+            value={object}
+            onChange={(event) => setObject(event.target.value)}
+          />
         </Field>
       </search>
       <Loaded query={query} what="what was changed" rows={12}>

@@ -106,7 +106,7 @@ function Line({ text, end }: { text: string | null; end?: boolean }) {
   const line = (text ?? "").split(/\s+/).join(" ").trim();
   return (
     <span className="cut">
-      {end && line.length > 60 ? `…${line.slice(-60)}` : line.slice(0, 200) || DASH}
+      {end && line.length > 45 ? `…${line.slice(-45)}` : line.slice(0, 200) || DASH}
     </span>
   );
 }

@@ -113,7 +113,7 @@ function TaskBoard({
     {
       id: "apart",
       label: "From the best",
-      cell: (each) => (best && overlaps(each, best) ? "intervals overlap" : "apart"),
+      cell: (each) => (best && overlaps(each, best) ? "overlaps" : "apart"),
     },
     { id: "n", label: "n", num: true, cell: (each) => num(each.samples), sort: (each) => each.samples },
     { id: "dataset", label: "Data set", cell: (each) => each.dataset ?? DASH },
