@@ -106,8 +106,22 @@ class Keys(Resource):
 class Audit(Resource):
     """Who did what."""
 
-    def list(self, *, limit: int | None = None) -> AsyncIterator[types.AuditEvent]:
-        return self._http.items(endpoints.audit_events(), limit)
+    def list(
+        self,
+        *,
+        kinds: Sequence[str] = (),
+        object: str | None = None,
+        actor: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[types.AuditEvent]:
+        """Newest first.
+
+        Args:
+            kinds: Of objects of these kinds alone: `route`, `tier`, …
+            object: Of this one, such as `route/support`.
+            actor: By this account.
+        """
+        return self._http.items(endpoints.audit_events(kinds, object, actor), limit)
 
     async def verify(self) -> types.AuditCheck:
         return await self._http.send(endpoints.verify_audit())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from raymill.client import evaluation_endpoints as calls
 from raymill.client import evaluation_types as types
@@ -60,6 +60,23 @@ class Evaluations(Resource):
     async def compare(self, a: str, b: str, *, task: str | None = None) -> types.VersionComparison:
         """A verdict on A against B for each task that both were measured on, example by example."""
         return await self._http.send(calls.compare(a, b, task))
+
+    def changed(
+        self,
+        a: str,
+        b: str,
+        *,
+        task: str | None = None,
+        better: types.Side = "either",
+        limit: int | None = None,
+    ) -> AsyncIterator[types.ChangedSample]:
+        """The examples of a task that the two did not answer alike, in the order of the data.
+
+        Args:
+            task: May be left out when they share one alone.
+            better: Who did better on them: `a`, `b`, `either`, or `neither`, where answers differ and scores do not.
+        """
+        return self._http.items(calls.changed(a, b, task, better), limit)
 
     async def compare_plot(
         self, a: str, b: str, *, task: str | None = None, image: ImageFormat = "png"

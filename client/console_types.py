@@ -29,6 +29,20 @@ class Access(Me):
     """Of the service."""
 
 
+class SsoOffer(Wire):
+    """Whether people can sign in at an identity provider."""
+
+    provider: str | None
+    """Its host; null: none is configured."""
+
+
+class SsoStarted(Wire):
+    """A login at the identity provider that has begun."""
+
+    url: str
+    """Where the browser has to go."""
+
+
 class GatewayKey(Wire):
     """An API key for models alone (`/v1`), which ends by itself soon. Keep it in memory."""
 

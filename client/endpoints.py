@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 from urllib.parse import quote
@@ -171,8 +171,9 @@ def keys() -> Listing[types.ApiKey]:
     return Listing(path=at("keys"), item=types.ApiKey)
 
 
-def audit_events() -> Listing[types.AuditEvent]:
-    return Listing(path=at("audit"), item=types.AuditEvent)
+def audit_events(kinds: Sequence[str], object_: str | None, actor: str | None) -> Listing[types.AuditEvent]:
+    query = {"kinds": ",".join(kinds) or None, "object": object_, "actor": actor}
+    return Listing(path=at("audit"), item=types.AuditEvent, query=query)
 
 
 def verify_audit() -> Call[types.AuditCheck]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raymill.client import evaluation_types as types
-from raymill.client.endpoints import Call, at
+from raymill.client.endpoints import Call, Listing, at
 from raymill.client.types import ImageFormat, Pipeline
 from raymill.evaluate.judge_config import Judgement
 from raymill.evaluate.target_config import TargetEvaluation
@@ -20,6 +20,11 @@ def judge(body: Judgement) -> Call[Pipeline]:
 def compare(a: str, b: str, task: str | None) -> Call[types.VersionComparison]:
     query = {"a": a, "b": b, "task": task}
     return Call(path=at("evaluations", "compare"), query=query, returns=types.VersionComparison)
+
+
+def changed(a: str, b: str, task: str | None, better: types.Side) -> Listing[types.ChangedSample]:
+    query = {"a": a, "b": b, "task": task, "better": better}
+    return Listing(path=at("evaluations", "compare", "changed"), item=types.ChangedSample, query=query)
 
 
 def leaderboard(task: str | None, model: str | None, limit: int | None) -> Call[types.Leaderboard]:

@@ -9,6 +9,8 @@ from typing import Literal
 from raymill.client.types import Wire
 
 Verdict = Literal["better", "worse", "no evidence"]
+Side = Literal["a", "b", "either", "neither"]
+"""Who did better on an example: one of the two, either of them, or neither, and yet their answers differ."""
 
 
 class TaskComparison(Wire):
@@ -47,6 +49,34 @@ class VersionComparison(Wire):
     b: str
     alpha: float
     tasks: list[TaskComparison]
+
+
+class SampleAnswer(Wire):
+    """What one of the two made of an example."""
+
+    score: float
+    answer: str | None
+    """Null where the task keeps none (perplexity). Of lm-eval's tasks a JSON list, as its filter left it."""
+    answers: int
+    """That were scored; `answer` is the first of them."""
+    reason: str | None
+    """Why it scored so, where the task tells."""
+
+
+class ChangedSample(Wire):
+    """An example of a task that A and B did not answer alike."""
+
+    index: int | None
+    """In the data of the task; null in samples that do not tell."""
+    better: Literal["a", "b", "neither"]
+    prompt: str
+    """As A was asked."""
+    prompt_b: str | None
+    """As B was asked, where that was in different words."""
+    reference: str
+    """What should be answered."""
+    a: SampleAnswer
+    b: SampleAnswer
 
 
 class Standing(Wire):

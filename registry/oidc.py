@@ -1,8 +1,8 @@
 """Logins at an identity provider: OpenID Connect Core 1.0, authorization code flow with PKCE (RFC 7636, S256).
 
-The service makes state, nonce and code verifier, and keeps them for ten minutes, to be taken once. The browser comes back to a
-port on the loopback interface of the machine that logs in (RFC 8252, section 7.3): whoever is sent a link of somebody else's
-login gives nothing away. An account is found by issuer and subject, never by an e-mail address. Units: seconds.
+The service makes state, nonce and code verifier, and keeps them for ten minutes, to be taken once. The browser comes back
+(`oidc_return.py`) to a port of the machine that logs in, or to the console, which takes only what its own browser began: whoever
+is sent a link of somebody else's login gives nothing away. An account is found by issuer and subject, never by an e-mail address. Units: seconds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import base64
 import datetime as dt
 import functools
 import hashlib
-import ipaddress
 import secrets
 import threading
 import time
@@ -29,6 +28,7 @@ from raymill.policies.errors import Conflict, Invalid, NotFound, Unavailable
 from raymill.registry import audit, identity
 from raymill.registry.audit import Actor
 from raymill.registry.identity import is_live
+from raymill.registry.oidc_return import is_loopback
 from raymill.registry.sessions import NotLoggedIn
 from raymill.registry.tables import Account, ExternalIdentity, OidcLogin, Role
 
@@ -117,9 +117,7 @@ class IdentityProvider:
             raise self._away(f"status {answer.status_code}")
         token = found.get("id_token") if isinstance(found, dict) else None
         if not answer.is_success or not isinstance(token, str):
-            raise NotLoggedIn(
-                "the identity provider refused the code: begin again with `raymill login --sso`"
-            )
+            raise NotLoggedIn("the identity provider refused the code: begin again")
         return self.verified(token, row.nonce)
 
     def verified(self, token: str, nonce: str) -> dict[str, Any]:
@@ -213,21 +211,11 @@ def start(session: Session, provider: IdentityProvider, redirect_uri: str) -> St
     """Begin a login.
 
     Args:
-        redirect_uri: `http://127.0.0.1:PORT/callback` on the machine that logs in.
+        redirect_uri: where the browser comes back to, checked by `oidc_return.py`.
 
     Raises:
-        Invalid: it is another address.
         Unavailable: the provider does not answer.
     """
-    try:
-        parts = urlsplit(redirect_uri)
-    except ValueError:  # brackets that do not match
-        parts = urlsplit("")
-    if parts.scheme != "http" or not _is_loopback(parts.hostname) or parts.path != "/callback":
-        raise Invalid(
-            f"redirect_uri is {redirect_uri[:80]!r}: give http://127.0.0.1:PORT/callback",
-            param="redirect_uri",
-        )
     state = secrets.token_urlsafe(32)
     row = OidcLogin(
         state_sha256=_sha256(state),
@@ -241,10 +229,14 @@ def start(session: Session, provider: IdentityProvider, redirect_uri: str) -> St
     return Started(url=url, state=state)
 
 
-def take(session: Session, state: str) -> OidcLogin:
-    """The login that was begun with `state`; nobody can take it again once this commits. Raises NotLoggedIn."""
+def take(session: Session, state: str, path: str) -> OidcLogin:
+    """The login that was begun with `state`, to come back to `path`; nobody can take it again once this commits.
+
+    Raises:
+        NotLoggedIn: there is none.
+    """
     row = session.get(OidcLogin, _sha256(state), with_for_update=True)
-    if row is None or row.expires_at <= dt.datetime.now(dt.UTC):
+    if row is None or row.expires_at <= dt.datetime.now(dt.UTC) or not row.redirect_uri.endswith(path):
         raise NotLoggedIn("this login was finished already, or too slowly: begin again")
     session.delete(row)
     session.flush()
@@ -307,15 +299,8 @@ def is_safe(url: str) -> bool:
     """https, or http on this machine alone."""
     parts = urlsplit(url)
     return bool(parts.hostname) and (
-        parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname))
+        parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
     )
-
-
-def _is_loopback(host: str | None) -> bool:
-    try:
-        return ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
 
 
 def _find(session: Session, issuer: str, subject: str) -> ExternalIdentity | None:

@@ -28,6 +28,9 @@ from raymill.registry.tables import Artifact, Evaluation, Job
 
 AGAIN = "evaluate it again"
 COLUMNS = ("variant", "index", "doc_hash", "prompt", "reference", "score", "metric", "higher_is_better")
+SHOWN = (*COLUMNS, "answer", "reason", "error")
+"""What people are shown of an example, as far as its task keeps it."""
+
 ANSWER_COLUMNS = ("variant", "index", "doc_hash", "prompt", "reference", "answer")
 
 
@@ -62,6 +65,8 @@ class Samples:
     scores: Scores
     metric: str | None
     higher_is_better: bool
+    rows: list[dict[str, Any]]
+    """The columns that were asked for, of several answers the first's, with `answers`: how many there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +99,11 @@ def file_of(session: Session, evaluation: Evaluation, label: str) -> SampleFile:
     )
 
 
-def read(store: Artifacts, where: SampleFile) -> Samples:
+def read(store: Artifacts, where: SampleFile, columns: Sequence[str] = COLUMNS) -> Samples:
     """Read and check a file of samples.
+
+    Args:
+        columns: at least COLUMNS.
 
     Raises:
         NotFound: the artifact is gone from the store.
@@ -103,7 +111,7 @@ def read(store: Artifacts, where: SampleFile) -> Samples:
         Invalid: no example has a score.
     """
     with store.hold_file(where.artifact_name, where.file) as path:
-        rows = _rows_of(path, where, COLUMNS)
+        rows = _rows_of(path, where, columns)
     if rows and "score" not in rows[0]:
         raise Invalid(f"samples of {where.task} of {where.label} are older than scores by example: {AGAIN}")
     rows = [row for row in rows if row["score"] is not None]
@@ -120,6 +128,7 @@ def read(store: Artifacts, where: SampleFile) -> Samples:
         scores=np.array([row["score"] for row in rows], dtype=np.float64),
         metric=rows[0].get("metric"),
         higher_is_better=rows[0].get("higher_is_better") is not False,
+        rows=rows,
     )
 
 
@@ -156,7 +165,21 @@ def _rows_of(path: Path, where: SampleFile, columns: Sequence[str]) -> list[dict
 
 
 def pair(a: Samples, b: Samples) -> Paired:
-    """Compare A and B on the examples that both have; the n-th of equal examples with the n-th.
+    """Compare A and B on the examples that both have. Raises as `in_both`."""
+    both = in_both(a, b)
+    rows_a, rows_b = map(list, zip(*both, strict=True))
+    return Paired(
+        statistics=statistics.compare(
+            a.scores[rows_a], b.scores[rows_b], higher_is_better=a.higher_is_better
+        ),
+        only_a=len(a.prompts) - len(both),
+        only_b=len(b.prompts) - len(both),
+        asked_differently=sum(a.prompts[one] != b.prompts[other] for one, other in both),
+    )
+
+
+def in_both(a: Samples, b: Samples) -> list[tuple[int, int]]:
+    """The places in A and in B of the examples that both have, in A's order; the n-th of equal examples with the n-th.
 
     Raises:
         Invalid: they have no example in common, or were scored by different metrics.
@@ -174,15 +197,7 @@ def pair(a: Samples, b: Samples) -> Paired:
             f"none of the {len(keys_a)} examples of {a.label} is among the {len(keys_b)} of {b.label}: "
             "evaluate both on the same held-out rows"
         )
-    rows_a, rows_b = map(list, zip(*both, strict=True))
-    return Paired(
-        statistics=statistics.compare(
-            a.scores[rows_a], b.scores[rows_b], higher_is_better=a.higher_is_better
-        ),
-        only_a=len(keys_a) - len(both),
-        only_b=len(keys_b) - len(both),
-        asked_differently=sum(a.prompts[one] != b.prompts[other] for one, other in both),
-    )
+    return both
 
 
 def _rows(content: bytes, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -196,11 +211,14 @@ def _rows(content: bytes, columns: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _by_index(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each example, with the mean score of its answers."""
+    """One row for each example, with the mean score of its answers and how many there are."""
     answers: dict[object, list[dict[str, Any]]] = {}
     for place, row in enumerate(rows):
         answers.setdefault(row.get("index", f"row {place}"), []).append(row)
-    return [{**each[0], "score": sum(row["score"] for row in each) / len(each)} for each in answers.values()]
+    return [
+        {**each[0], "score": sum(row["score"] for row in each) / len(each), "answers": len(each)}
+        for each in answers.values()
+    ]
 
 
 def _hash(row: dict[str, Any]) -> str:

@@ -22,10 +22,22 @@ app = new_app("Who did what.")
 
 
 @app.command("list")
-def list_events(limit: Limit = DEFAULT_LIMIT, as_json: Json = False) -> None:
+def list_events(
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help="Of objects of this kind alone, such as route; may be repeated."),
+    ] = None,
+    object_: Annotated[
+        str | None,
+        typer.Option("--object", metavar="KIND/NAME", help="Of this object, such as route/support."),
+    ] = None,
+    actor: Annotated[str | None, typer.Option(metavar="ACCOUNT", help="What this account did.")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    as_json: Json = False,
+) -> None:
     """Audit rows, the newest first."""
     with connect() as client:
-        found = list(client.audit.list(limit=limit))
+        found = list(client.audit.list(kinds=kind or (), object=object_, actor=actor, limit=limit))
     if as_json:
         out_json(found)
         return

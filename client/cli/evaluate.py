@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raymill.client.cli.app import Json, connect, new_app
+from raymill.client.cli.evaluate_changed import changed
 from raymill.client.cli.given import dollars, text_of
 from raymill.client.cli.output import NOTHING, image_format, out, out_json, say, table
 from raymill.client.cli.run import NoWait, follow_unless
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from raymill.client.evaluation_types import Standing, TaskComparison, VersionComparison
 
 app = new_app("Measure versions, endpoints and models behind the gateway; compare them, example by example.")
+app.command()(changed)
 
 HOW = (
     "Such as support@3, support@production, support@3:Q4_K_M (a GGUF file), support@3:base, gateway:MODEL or "

@@ -95,6 +95,7 @@ ACCESS: dict[str, Role | None] = {
     "POST /evaluations": Role.OPERATOR,
     "POST /evaluations/judge": Role.OPERATOR,
     "GET /evaluations/compare": Role.VIEWER,
+    "GET /evaluations/compare/changed": Role.VIEWER,
     "GET /evaluations/compare/plot": Role.VIEWER,
     "GET /evaluations/leaderboard": Role.VIEWER,
     "GET /evaluations/leaderboard/plot": Role.VIEWER,
@@ -231,6 +232,9 @@ ACCESS: dict[str, Role | None] = {
     "GET /access": Role.VIEWER,
     "POST /browser/session": OPEN,
     "DELETE /browser/session": Role.VIEWER,  # one's own
+    "GET /browser/sso": OPEN,
+    "POST /browser/sso": OPEN,
+    "POST /browser/sso/session": OPEN,
     "POST /browser/key": Role.VIEWER,  # one's own, for models
     "GET /events": Role.VIEWER,  # what changed, not who did it
     "PUT /password": Role.VIEWER,  # one's own

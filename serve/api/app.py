@@ -47,6 +47,7 @@ from raymill.serve.api.news import News
 from raymill.serve.api.numbers import Counted
 from raymill.serve.api.routes import (
     browser,
+    browser_sso,
     changes,
     datasets,
     drift,
@@ -139,6 +140,7 @@ def create_app(parts: Parts) -> FastAPI:
         sessions,
         oidc,
         browser,
+        browser_sso,
         changes,
         master_keys,
         personal,

@@ -7,10 +7,12 @@ import math
 from sqlalchemy.orm import Session
 
 from raymill.client import evaluation_types as types
-from raymill.policies.errors import RaymillError
+from raymill.client.types import Page
+from raymill.policies.errors import Invalid, RaymillError
 from raymill.policies.statistics import ALPHA
 from raymill.registry import comparison
 from raymill.registry.artifact_access import Artifacts
+from raymill.registry.changed_samples import Answer, ChangedSample, Side, changed_page
 from raymill.registry.comparison import Spread, Standing
 from raymill.registry.samples import Paired
 
@@ -25,6 +27,27 @@ def compare(session: Session, store: Artifacts, a: str, b: str, task: str | None
         alpha=ALPHA,
         tasks=[_task(name, comparison.compare(store, both)) for name, both in sorted(files.items())],
     )
+
+
+def changed(
+    session: Session,
+    store: Artifacts,
+    targets: tuple[str, str],
+    task: str | None,
+    better: Side,
+    limit: int,
+    cursor: str | None,
+) -> Page[types.ChangedSample]:
+    """Raises NotFound, Invalid and Tampered, as `registry/comparison.py` and `registry/changed_samples.py` do."""
+    a, b = (comparison.find_target(session, each) for each in targets)
+    files = comparison.files_to_compare(session, a, b, task)
+    if len(files) > 1:
+        raise Invalid(
+            f"{a} and {b} were both measured on {', '.join(sorted(files))}: choose one", param="task"
+        )
+    (both,) = files.values()
+    page = changed_page(store, both, better, limit, cursor)
+    return Page(data=list(map(_changed_sample, page.data)), next_cursor=page.next_cursor)
 
 
 def leaderboard(
@@ -56,6 +79,24 @@ def _task(name: str, paired: Paired) -> types.TaskComparison:
         only_a=paired.only_a,
         only_b=paired.only_b,
         asked_differently=paired.asked_differently,
+    )
+
+
+def _changed_sample(sample: ChangedSample) -> types.ChangedSample:
+    return types.ChangedSample(
+        index=sample.index,
+        better="a" if sample.gain > 0 else "b" if sample.gain < 0 else "neither",
+        prompt=sample.a.prompt,
+        prompt_b=sample.b.prompt if sample.b.prompt != sample.a.prompt else None,
+        reference=sample.reference,
+        a=_answer(sample.a),
+        b=_answer(sample.b),
+    )
+
+
+def _answer(answer: Answer) -> types.SampleAnswer:
+    return types.SampleAnswer(
+        score=answer.score, answer=answer.text, answers=answer.answers, reason=answer.reason
     )
 
 

@@ -36,6 +36,11 @@ STANDING: dict[str, Any] = {
     "low": 0.936, "high": 0.986, "note": None, "samples": 200, "dataset": "support@1", "evaluated_at": MOMENT,
     "backend": None, "prompt_tokens": None, "completion_tokens": None, "cost_micro_usd": None,
 }  # fmt: skip
+CHANGED: dict[str, Any] = {
+    "index": 7, "better": "b", "prompt": "Where is\nmy parcel?", "prompt_b": None, "reference": "delayed",
+    "a": {"score": 0.0, "answer": "lost " * 100, "answers": 1, "reason": "no_json"},
+    "b": {"score": 0.5, "answer": "delayed", "answers": 2, "reason": None},
+}  # fmt: skip
 PAID = {**STANDING, "version": "gateway:gpt", "backend": "generation", "cost_micro_usd": 12_300}
 UNKNOWN = {**STANDING, "version": B, "aliases": [], "low": None, "high": None, "note": "its samples are gone"}
 
@@ -43,6 +48,9 @@ UNKNOWN = {**STANDING, "version": B, "aliases": [], "low": None, "high": None, "
 @pytest.fixture
 def evaluations(service: Service, reply: Replies) -> Service:
     service.on("GET", "/api/v1/evaluations/compare", reply(data=COMPARED))
+    service.on(
+        "GET", "/api/v1/evaluations/compare/changed", reply(data={"data": [CHANGED], "next_cursor": None})
+    )
     service.on("GET", "/api/v1/evaluations/compare/plot", reply(data=1))
     service.on("GET", "/api/v1/evaluations/leaderboard", reply(data={"standings": [STANDING, UNKNOWN, PAID]}))
     service.on("POST", "/api/v1/evaluations/judge", reply(status=202, data=pipeline("running")))
@@ -66,6 +74,23 @@ def test_compare_says_the_verdict_its_numbers_and_what_was_left_out(
         "heldout: 4 examples were asked in different words (another template)",
     ]
     assert json.loads(raymill("evaluate", "compare", A, B, "--json").stdout) == COMPARED
+
+
+def test_changed_shows_what_was_asked_wanted_and_answered(raymill: Command, evaluations: Service) -> None:
+    done = raymill("evaluate", "changed", A, B, "--better", "b", "-t", "heldout", "-n", "30")
+    assert done.returncode == 0, done.stderr
+    assert evaluations.seen[-1].query == {"a": A, "b": B, "task": "heldout", "better": "b", "limit": "30"}
+    assert done.stdout.splitlines() == [
+        f"example 7: {B} did better",
+        "  asked   Where is my parcel?",
+        "  wanted  delayed",
+        f"  A 0     {('lost ' * 60)}… (no_json)",
+        "  B 0.5   delayed (the first of 2)",
+        "",
+    ]
+    assert json.loads(raymill("evaluate", "changed", A, B, "--json").stdout) == [CHANGED]
+    assert evaluations.seen[-1].query["better"] == "either"
+    assert raymill("evaluate", "changed", A, B, "-n", "1").stderr == "these are the first 1: -n shows more\n"
 
 
 def test_the_leaderboard_shows_intervals_and_why_one_is_missing(
@@ -140,6 +165,7 @@ def test_both_can_be_drawn(
 def test_both_clients_compare_and_rank(evaluations: Service, client: Raymill) -> None:
     assert client.evaluations.compare(A, B).tasks[0].verdict == "better"
     assert client.evaluations.leaderboard(task="heldout").standings[1].note == "its samples are gone"
+    assert [each.index for each in client.evaluations.changed(A, B, limit=5)] == [7]
     assert client.evaluations.compare_plot(A, B, task="heldout") == b"1"
     assert client.evaluations.leaderboard_plot(model="support", image="svg") == b"2"
     sent = [each.query for each in evaluations.seen]
@@ -149,6 +175,7 @@ def test_both_clients_compare_and_rank(evaluations: Service, client: Raymill) ->
             both = connected.evaluations
             assert (await both.compare(A, B)).tasks[0].p_value == 0.0018
             assert len((await both.leaderboard(task="heldout")).standings) == 3
+            assert [each.index async for each in both.changed(A, B, limit=5)] == [7]
             assert await both.compare_plot(A, B, task="heldout") == b"1"
             assert await both.leaderboard_plot(model="support", image="svg") == b"2"
 

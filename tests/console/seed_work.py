@@ -7,7 +7,7 @@ import time
 import uuid
 
 from sqlalchemy import select, text
-from tests.registry.making import ADA, STEPS, World, job_of, make_pipeline, step
+from tests.registry.making import ADA, STEPS, World, job_of, make_pipeline, sample, step
 
 from raymill.registry import jobs
 from raymill.registry.jobs import ErrorClass
@@ -15,10 +15,11 @@ from raymill.registry.tables import Job, JsonObject
 
 # By ids of version 7 (RFC 9562), as all have: they sort by time, and a list is newest first by them.
 MANY = text("""
-INSERT INTO job (id, step, kind, queue, name, config, state, attempt, epoch, created_at, started_at, finished_at)
+INSERT INTO job (id, step, kind, queue, name, config, state, attempt, epoch, created_at, run_at, started_at, finished_at)
 SELECT (lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint - n * 60000), 12, '0') || '7' || substr(md5(n::text), 1, 3)
         || '8' || substr(md5(n::text), 4, 15))::uuid, 'webhook', 'webhook', 'short', 'notify-' || n % 50, '{}', 'succeeded', 1, 1,
-       now() - make_interval(mins => n), now() - make_interval(mins => n), now() - make_interval(mins => n, secs => -2)
+       now() - make_interval(mins => n), now() - make_interval(mins => n), now() - make_interval(mins => n),
+       now() - make_interval(mins => n, secs => -2)
 FROM generate_series(1, 10000) AS n
 """)
 TOTAL = 400
@@ -32,8 +33,9 @@ _arrived = 0
 def seed(world: World, _: str) -> dict[str, str]:
     with world.database.transaction() as session:
         session.execute(MANY)
-    world.make_version("support-triage", 0.91)
-    world.make_version("support-triage", 0.95)
+    world.sample = ticket
+    for wrong in (range(0, 200, 11), range(0, 200, 40)):  # scores 0.905 and 0.975
+        world.make_version("support-triage", right=[number not in wrong for number in range(200)])
     _failed(world)
     run = _running(world)
     with world.database.transaction() as session:
@@ -44,6 +46,14 @@ def seed(world: World, _: str) -> dict[str, str]:
         "lost": LOST,
         "why": WHY,
     }
+
+
+def ticket(number: int, score: float) -> JsonObject:
+    """A held-out example, answered right or as another queue's."""
+    queue, others = ("delivery", "returns", "billing")[number % 3], ("returns", "billing", "delivery")
+    prompt = f"system: Name the queue of a ticket.\n\nuser: Parcel {number} did not come as it should.\n\nassistant: "
+    answer = queue if score else others[number % 3]
+    return sample(number, score, index=number, prompt=prompt, reference=queue, answer=answer)
 
 
 def one_step(world: World) -> JsonObject:

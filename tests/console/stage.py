@@ -4,7 +4,8 @@ everything in it.
     python -m tests.console.stage                      stays, and tells where it is and who may sign in
     python -m tests.console.stage -- COMMAND …         runs the command beside it, and ends with its status
 
-No engine runs here: jobs stand as `seed` left them, and models are a scripted provider's. What the tests make happen (a
+No engine runs here: jobs stand as `seed` left them, models are a scripted provider's, and single sign-on is at an identity provider
+that takes everybody for one person, whose account is `olga`. What the tests make happen (a
 step of a run, a job, a restart) they ask for at CONSOLE_STAGE_URL. Beside the full service stand an empty one, and one whose
 jobs are worked off once the tests ask for that.
 """
@@ -35,10 +36,12 @@ from tests.console.gateway import ingesting, with_gateway
 from tests.console.provider import provider
 from tests.console.working import Working, training_files
 from tests.registry.making import ADA, World
+from tests.serve.listening import listening
+from tests.serve.oidc_provider import CLIENT, SECRET, OidcProvider
 from tests.throwaway import ThrowawayPostgres
 
 from raymill.cluster.settings import Settings
-from raymill.registry import identity, passwords
+from raymill.registry import identity, oidc, passwords
 from raymill.registry.database import Database
 from raymill.registry.postgres import NAME as POSTGRES
 from raymill.registry.tables import JsonObject, Role
@@ -82,6 +85,18 @@ class Ground(NamedTuple):
 
     settings: Settings
     database: Database
+
+    def with_sso(self, provider: OidcProvider) -> Ground:
+        """The same with an identity provider, whose person is `olga` here."""
+        given = {
+            "oidc_issuer": provider.issuer,
+            "oidc_client_id": CLIENT,
+            "oidc_client_secret": SecretStr(SECRET),
+        }
+        with self.database.transaction() as session:
+            olga = identity.find_account(session, "olga")
+            oidc.link(session, olga, provider.issuer, provider.person, ADA)
+        return self._replace(settings=self.settings.model_copy(update=given))
 
     def control(self) -> ASGIApp:
         return create_app(Parts(settings=self.settings, database=self.database))
@@ -141,9 +156,10 @@ def restarting(place: Place, away_s: float = 2.0) -> Callable[[], JsonObject]:
     return restart
 
 
-def run(home: Path, postgres: ThrowawayPostgres, upstream: str, command: list[str]) -> int:
+def run(home: Path, postgres: ThrowawayPostgres, upstream: str, sso: OidcProvider, command: list[str]) -> int:
     """Set the stage, and stay or run `command` beside it."""
     empty, full, work = (ground(postgres, home, name) for name in ("empty", "full", "work"))
+    full = full.with_sso(sso)
     url = full.database.url.render_as_string(hide_password=False)
     # What the gateway's source and the steps of code analysis make of their own is read from here.
     mine = {
@@ -168,6 +184,7 @@ def run(home: Path, postgres: ThrowawayPostgres, upstream: str, command: list[st
         "CONSOLE_URL": places[0].url,
         "CONSOLE_EMPTY_URL": places[1].url,
         "CONSOLE_WORK_URL": places[2].url,
+        "CONSOLE_SSO_URL": sso.issuer,
         "CONSOLE_STAGE_URL": f"http://127.0.0.1:{stage.server_port}",
         "CONSOLE_EXAMPLES": json.dumps(examples),
     }
@@ -198,8 +215,9 @@ def main() -> int:
         schema = Database(postgres.ensure_running())
         schema.migrate()
         schema.close()
-        with provider() as upstream:
-            return run(home, postgres, upstream.url, command)
+        sso = OidcProvider()
+        with provider() as upstream, listening(sso.app()) as sso.issuer:
+            return run(home, postgres, upstream.url, sso, command)
     finally:
         postgres.throw_away()
         shutil.rmtree(home, ignore_errors=True)

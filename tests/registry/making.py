@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,6 +104,11 @@ def sample(number: int, score: float | None, **more: object) -> JsonObject:
     return {"doc_hash": f"d{number}", "prompt": f"p{number}", "reference": "r", "score": score, **more}
 
 
+def answered(number: int, score: float) -> JsonObject:
+    """A sample with its answer."""
+    return sample(number, score, index=number, answer="r" if score else f"wrong {number}")
+
+
 def parquet(rows: Sequence[JsonObject]) -> bytes:
     """The bytes of a file of samples."""
     file = io.BytesIO()
@@ -118,6 +123,8 @@ class World:
     database: Database
     home: Path
     made: int = field(default=0)
+    sample: Callable[[int, float], JsonObject] = answered
+    """What is kept of a held-out example, by its number and score."""
 
     @property
     def store(self) -> ArtifactStore:
@@ -207,7 +214,7 @@ class World:
     ) -> tuple[Published | None, dict[str, str]]:
         """A published file of samples, and what the result says of it; neither when nothing is given."""
         rows = [
-            {"variant": variant, **sample(number, float(each))}
+            {"variant": variant, **self.sample(number, float(each))}
             for variant, answers in right.items()
             for number, each in enumerate(answers or (), start=first)
         ]

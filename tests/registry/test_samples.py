@@ -10,6 +10,7 @@ from tests.registry.making import HELDOUT, World, parquet, sample
 
 from raymill.policies.errors import Invalid, NotFound
 from raymill.registry.artifacts import ArtifactStore, FileDigest, Tampered, digest_files
+from raymill.registry.changed_samples import ChangedSample, Side, changed_page
 from raymill.registry.samples import SampleFile, Samples, file_of, pair, read
 from raymill.registry.tables import Evaluation, JsonObject
 
@@ -80,6 +81,34 @@ def test_several_answers_to_one_example_count_as_one(tmp_path: Path) -> None:
     a, b = read_rows(tmp_path, rows), read_rows(tmp_path, [sample(n, 1.0, index=n) for n in range(3)])
     assert a.scores.tolist() == [0.5, 0.5, 0.0]
     assert (pair(a, b).statistics.examples, pair(a, b).statistics.test) == (3, "paired bootstrap")
+
+
+def changed(a: SampleFile, b: SampleFile, home: Path, better: Side = "either") -> list[ChangedSample]:
+    return changed_page(ArtifactStore(home), (a, b), better, 100, None).data
+
+
+def test_changed_examples_are_those_that_the_comparison_counts(tmp_path: Path) -> None:
+    a = publish(tmp_path, [sample(n, float(n % 2), index=n, answer=f"{n % 2}") for n in range(6)])
+    b = publish(tmp_path, [sample(n, float(n < 4), index=n, answer="x") for n in (7, 5, 4, 3, 2)])
+    assert [(each.index, each.gain) for each in changed(a, b, tmp_path)] == [(2, -1), (5, 1)]
+    assert [each.index for each in changed(a, b, tmp_path, "a")] == [5]
+    assert [each.index for each in changed(a, b, tmp_path, "neither")] == [3, 4]
+    other = publish(tmp_path, [sample(n, 1.0, prompt=f"<s>p{n}", index=n) for n in range(2)])
+    (found,) = changed(a, other, tmp_path)
+    assert (found.a.prompt, found.b.prompt, found.b.text) == ("p0", "<s>p0", None)
+
+
+def test_what_is_better_when_lower_is_so_in_changed_examples(tmp_path: Path) -> None:
+    worse, better = (publish(tmp_path, [sample(1, score, higher_is_better=False)]) for score in (2.0, 1.0))
+    assert [each.gain for each in changed(worse, better, tmp_path, "b")] == [-1]
+
+
+def test_several_answers_are_shown_by_the_first_and_their_number(tmp_path: Path) -> None:
+    tried = [sample(1, float(n), index=1, answer=f"try {n}", reason="" if n else "timeout") for n in range(2)]
+    a, b = publish(tmp_path, tried), publish(tmp_path, [sample(1, 1.0, index=1, answer="once")])
+    (found,) = changed(a, b, tmp_path)
+    assert (found.a.score, found.a.text, found.a.answers, found.a.reason) == (0.5, "try 0", 2, "timeout")
+    assert (found.b.text, found.b.answers, found.b.reason) == ("once", 1, None)
 
 
 def test_examples_without_a_score_are_left_to_the_counts_of_what_is_not_in_both(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -53,6 +54,46 @@ def test_a_version_is_compared_with_the_one_in_production(client: TestClient, wo
     svg = client.get(f"{API}/compare/plot", params={**query, "format": "svg"})
     assert svg.headers["content-type"].startswith("image/svg+xml")
     assert {f"{LLM}@2 minus {LLM}@1", f"{HELDOUT}: better", "0.4167", "0"} <= words(svg.text)
+
+
+def test_the_examples_that_changed_come_by_page_with_both_answers(client: TestClient, world: World) -> None:
+    world.make_version(right=[True, True, False, False, True])
+    world.make_version(right=[True, False, True, False, False, True], first=0)
+    query: dict[str, Any] = {"a": f"{LLM}@1", "b": f"{LLM}@2", "limit": 2}
+
+    def read(**more: object) -> dict[str, Any]:
+        answer = client.get(f"{API}/compare/changed", params=query | more)
+        assert answer.status_code == 200, answer.text
+        page: dict[str, Any] = answer.json()
+        return page
+
+    first = read()
+    assert [each["index"] for each in first["data"]] == [1, 2]
+    assert first["data"][0] == {
+        "index": 1,
+        "better": "a",
+        "prompt": "p1",
+        "prompt_b": None,
+        "reference": "r",
+        "a": {"score": 1.0, "answer": "r", "answers": 1, "reason": None},
+        "b": {"score": 0.0, "answer": "wrong 1", "answers": 1, "reason": None},
+    }
+    second = read(cursor=first["next_cursor"])
+    assert ([each["index"] for each in second["data"]], second["next_cursor"]) == ([4], None)
+    assert [each["index"] for each in read(better="a")["data"]] == [1, 4]
+    assert [each["index"] for each in read(better="b")["data"]] == [2]
+    assert read(better="neither")["data"] == []
+    task = client.get(f"{API}/compare", params={"a": query["a"], "b": query["b"]}).json()["tasks"][0]
+    assert (task["wins"], task["losses"]) == (2, 1)
+    world.make_version(right=[True] * 5)
+    for wrong, reason in (
+        ({"cursor": "x"}, "is none of ours"),
+        ({"cursor": first["next_cursor"], "b": f"{LLM}@3"}, "was measured anew"),
+        ({"better": "c"}, "better: "),
+        ({"limit": 101}, "limit: "),
+    ):
+        refused = client.get(f"{API}/compare/changed", params={**query, **wrong})
+        assert (refused.status_code, reason in refused.json()["error"]["message"]) == (422, True), wrong
 
 
 def test_the_leaderboard_has_the_best_first_and_says_what_it_does_not_know(

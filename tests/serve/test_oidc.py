@@ -29,6 +29,8 @@ from raymill.serve.api.context import Parts
 
 API = "/api/v1"
 BACK = "http://127.0.0.1:9/callback"
+ORIGIN = "https://service.example"
+OURS = {"x-raymill-console": "1"}
 
 
 @pytest.fixture
@@ -123,6 +125,61 @@ def test_a_wrong_answer_or_token_opens_nothing(client: TestClient, provider: Oid
     assert finish(client, come_back(client)).status_code == 201
 
 
+def begin_in_console(client: TestClient, uri: str = f"{ORIGIN}/x/console/signed-in") -> Response:
+    return client.post(f"{API}/browser/sso", json={"redirect_uri": uri}, headers={"origin": ORIGIN, **OURS})
+
+
+def finish_in_console(client: TestClient, answer: dict[str, str]) -> Response:
+    return client.post(f"{API}/browser/sso/session", json=answer, headers=OURS)
+
+
+def back_in_console(client: TestClient) -> dict[str, str]:
+    """What the browser brings back to the console's page."""
+    begun = begin_in_console(client)
+    assert begun.status_code == 201, begun.text
+    assert {"HttpOnly", "SameSite=strict", "Max-Age=600"} <= set(begun.headers["set-cookie"].split("; "))
+    went = urlsplit(httpx.get(begun.json()["url"]).headers["location"])
+    assert went.path == "/x/console/signed-in"
+    return {name: values[0] for name, values in parse_qs(went.query).items()}
+
+
+def test_a_browser_logs_in_once_and_only_with_what_it_began_itself(
+    client: TestClient, provider: OidcProvider
+) -> None:
+    link(client, provider.person)
+    del client.headers["authorization"]
+    offered = client.get(f"{API}/browser/sso").json()
+    assert offered == {"provider": urlsplit(provider.issuer).netloc}
+    strangers = back_in_console(client)
+    client.cookies.clear()  # a link of somebody else's login
+    assert finish_in_console(client, strangers).status_code == 401
+    answer = back_in_console(client)
+    assert finish(client, answer).status_code == 401  # no tokens for a script
+    answer = back_in_console(client)
+    assert client.post(f"{API}/browser/sso/session", json=answer).status_code == 403
+    done = finish_in_console(client, answer)
+    assert (done.status_code, done.json()["account"]) == (201, "ada"), done.text
+    assert "access_token" not in done.text
+    assert client.get(f"{API}/access").json()["account"] == "ada"
+    assert finish_in_console(client, answer).status_code == 401
+    assert client.delete(f"{API}/browser/session", headers=OURS).status_code == 200
+    assert client.get(f"{API}/access").status_code == 401
+
+
+def test_a_browser_comes_back_to_the_console_alone(client: TestClient) -> None:
+    for uri in (
+        BACK,
+        "https://evil.example/console/signed-in",
+        "http://service.example/console/signed-in",
+        f"{ORIGIN}/console/signed-in?next=1",
+        f"{ORIGIN}/console/other",
+        "http://[::1/console/signed-in",
+    ):
+        assert begin_in_console(client, uri).status_code == 422, uri
+    command = client.post(f"{API}/oidc/start", json={"redirect_uri": f"{ORIGIN}/console/signed-in"})
+    assert command.status_code == 422
+
+
 def test_rotated_keys_are_fetched_and_forged_ones_do_not_make_us_ask_again_and_again(
     client: TestClient, provider: OidcProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,5 +234,6 @@ def test_the_command_logs_in_through_a_browser_and_a_first_login_makes_the_accou
 
 def test_without_a_provider_the_cure_is_named(client: TestClient, world: World) -> None:
     app_of(Parts(settings=Settings(home=world.home), database=world.database))
+    assert client.get(f"{API}/browser/sso").json() == {"provider": None}
     refused = client.post(f"{API}/oidc/start", json={"redirect_uri": BACK})
     assert (refused.status_code, "RAYMILL_OIDC_ISSUER" in refused.text) == (409, True)

@@ -532,4 +532,13 @@ def test_every_change_is_in_the_audit_log_by_its_callers_name(
         ("admin", "provider.add"),
     ]
     assert (newest[0]["object"], newest[0]["request_id"]) == ("route/smart", "r-9")
+
+    def actions(**asked: str) -> list[str]:
+        return [each["action"] for each in admin.get(f"{API}/audit", params=asked).json()["data"]]
+
+    assert actions(kinds="route,preset") == actions(object="route/smart") == ["route.set"]
+    assert actions(kinds="provider", actor="admin") == ["provider_key.set", "provider.add"]
+    assert actions(actor="operator") == ["route.set"]
+    assert actions(object="route/smar") == actions(kinds="rout") == []
+    assert admin.get(f"{API}/audit", params={"kinds": "route/"}).status_code == 422
     assert admin.get(f"{API}/audit/verify").json()["ok"] is True

@@ -17,7 +17,8 @@ from raymill.client.console_types import Access, GatewayKey
 from raymill.policies.errors import Denied, Invalid
 from raymill.registry import identity, passwords, sessions
 from raymill.registry.audit import Actor
-from raymill.registry.tables import ApiKey
+from raymill.registry.secrets import SecretBox
+from raymill.registry.tables import ApiKey, LoginSession
 from raymill.serve.api.access import allowed_to
 from raymill.serve.api.context import CONSOLE_HEADER, COOKIE, PartsDep, SessionDep, Who
 from raymill.serve.api.routes.sessions import check_password, nobody
@@ -37,8 +38,7 @@ def sign_in(
     opened: SessionDep,
 ) -> identity_types.Me:
     """Log in with a password; the session is in the answer's cookie. Too many attempts have to wait (429)."""
-    if CONSOLE_HEADER not in request.headers:
-        raise Denied(f"another page may not log its visitor in: send the header `{CONSOLE_HEADER}: 1`")
+    check_own_page(request)
     actor = nobody(request)
     check_password(found, body.account, body.password, actor)
     account = identity.find_account(opened, body.account)
@@ -46,22 +46,7 @@ def sign_in(
     actor = Actor(name=account.name, request_id=actor.request_id, address=actor.address)
     box, lifetimes = found.settings.secret_box, found.settings.lifetimes
     made = sessions.open_session(opened, box, account, "password", actor, lifetimes).session
-    token = sessions.browser_token(box, made)
-    response.set_cookie(
-        COOKIE,
-        token,
-        expires=made.expires_at,
-        path="/",
-        httponly=True,
-        samesite="strict",
-        secure=_by_tls(request),
-    )
-    return identity_types.Me(
-        account=account.name,
-        role=account.role.value,
-        team=account.team.name if account.team else None,
-        session_id=made.id,
-    )
+    return signed_in(request, response, box, made)
 
 
 @router.delete("/browser/session")
@@ -111,5 +96,31 @@ def key(who: Who, opened: SessionDep) -> GatewayKey:
     return GatewayKey(key=made, expires_at=expires_at)
 
 
-def _by_tls(request: Request) -> bool:
+def check_own_page(request: Request) -> None:
+    """Raises Denied: a page of another origin may have sent it."""
+    if CONSOLE_HEADER not in request.headers:
+        raise Denied(f"another page may not log its visitor in: send the header `{CONSOLE_HEADER}: 1`")
+
+
+def signed_in(request: Request, response: Response, box: SecretBox, made: LoginSession) -> identity_types.Me:
+    """Who has signed in; the session goes into the answer's cookie."""
+    response.set_cookie(
+        COOKIE,
+        sessions.browser_token(box, made),
+        expires=made.expires_at,
+        path="/",
+        httponly=True,
+        samesite="strict",
+        secure=by_tls(request),
+    )
+    account = made.account
+    return identity_types.Me(
+        account=account.name,
+        role=account.role.value,
+        team=account.team.name if account.team else None,
+        session_id=made.id,
+    )
+
+
+def by_tls(request: Request) -> bool:
     return request.headers.get("x-forwarded-proto", request.url.scheme) == "https"

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
 from raymill.client import evaluation_types as types
-from raymill.client.types import ImageFormat, JsonObject, Pipeline
+from raymill.client.types import ImageFormat, JsonObject, Page, Pipeline
 from raymill.evaluate.judge_config import Judgement
 from raymill.evaluate.target_config import TargetEvaluation, remote_of
 from raymill.policies.errors import Denied
@@ -21,6 +21,7 @@ from raymill.serve.api.chart import MEDIA
 from raymill.serve.api.context import Caller, IdempotencyKey, PartsDep, SessionDep, Who
 from raymill.serve.api.interval_chart import draw_comparison, draw_leaderboard
 from raymill.serve.api.judge_planning import plan_judgement
+from raymill.serve.api.paging import Cursor
 from raymill.serve.api.target_planning import Plan, plan_target
 from raymill.serve.api.threads import ThreadRoute
 
@@ -40,6 +41,8 @@ Version = Annotated[
 Task = Annotated[str | None, Query(max_length=128, description="This one only.")]
 Model = Annotated[str | None, Query(max_length=64, description="Versions of this model only.")]
 Newest = Annotated[int, Query(ge=1, le=500, description="So many scores, the newest.")]
+Better = Annotated[types.Side, Query(description="Who did better on them; neither: only the answers differ.")]
+Examples = Annotated[int, Query(ge=1, le=100, description="Examples on a page.")]
 Format = Annotated[ImageFormat, Query(alias="format")]
 
 
@@ -83,6 +86,22 @@ def compare(
 ) -> types.VersionComparison:
     """A verdict on A against B, for each task that both were measured on."""
     return evaluations.compare(opened, found.settings.artifacts, a, b, task)
+
+
+@router.get("/compare/changed")
+def changed(
+    _: Who,
+    opened: SessionDep,
+    found: PartsDep,
+    a: Version,
+    b: Version,
+    task: Task = None,
+    better: Better = "either",
+    limit: Examples = 20,
+    cursor: Cursor = None,
+) -> Page[types.ChangedSample]:
+    """The examples of a task that the two did not answer alike, in the order of the data, with both answers."""
+    return evaluations.changed(opened, found.settings.artifacts, (a, b), task, better, limit, cursor)
 
 
 @router.get("/compare/plot", **PICTURE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from raymill.client import types
 from raymill.registry import audit_export, tables
@@ -26,12 +26,35 @@ def deployments(_: Who, opened: SessionDep) -> types.Page[types.Deployment]:
     return types.Page(data=[wire.deployment(opened, row) for row in rows])
 
 
+Kinds = Annotated[
+    str | None,
+    Query(
+        max_length=200,
+        pattern=r"^[a-z_]+(,[a-z_]+)*$",
+        description="Of objects of these, such as route,tier.",
+    ),
+]
+
+
 @router.get("/audit", tags=["audit"])
 def audit(
-    _: Who, opened: SessionDep, limit: Limit = 50, cursor: Cursor = None
+    _: Who,
+    opened: SessionDep,
+    kinds: Kinds = None,
+    object_: Annotated[str | None, Query(alias="object", max_length=300)] = None,
+    actor: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
 ) -> types.Page[types.AuditEvent]:
     """Who changed what, newest first."""
-    rows = select(tables.AuditEvent)
+    event = tables.AuditEvent
+    rows = select(event)
+    if kinds is not None:
+        rows = rows.where(func.split_part(event.object, "/", 1).in_(kinds.split(",")))
+    if object_ is not None:
+        rows = rows.where(event.object == object_)
+    if actor is not None:
+        rows = rows.where(event.actor == actor)
     return page(opened, rows, tables.AuditEvent.seq, wire.audit_event, limit=limit, cursor=cursor)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
+from sqlalchemy.orm import Session
 
 from raymill.client import identity_types as types
 from raymill.policies.errors import Conflict
-from raymill.registry import identity, login_attempts, oidc, sessions
+from raymill.registry import identity, login_attempts, oidc, oidc_return, sessions
 from raymill.registry.audit import Actor
 from raymill.registry.login_attempts import Attempt
 from raymill.registry.oidc import IdentityProvider
@@ -20,18 +21,31 @@ router = APIRouter(tags=["sessions"], route_class=ThreadRoute)
 @router.post("/oidc/start", status_code=201)
 def start(body: types.OidcStart, request: Request, found: PartsDep, opened: SessionDep) -> types.OidcStarted:
     """Begin a login: where the browser has to go. Too many from an address have to wait (429)."""
-    provider, actor = _provider(found), nobody(request)
-    login_attempts.begin(found.database, Attempt(account=None, address=actor.address), actor)
-    started = oidc.start(opened, provider, body.redirect_uri)
+    oidc_return.check_command(body.redirect_uri)
+    started = begun(body, request, found, opened)
     return types.OidcStarted(url=started.url, state=started.state)
 
 
 @router.post("/oidc/finish", status_code=201)
 def finish(body: types.OidcFinish, request: Request, found: PartsDep, opened: SessionDep) -> types.Tokens:
     """Log in with the code that the browser brought back."""
+    return tokens(logged_in(body, request, found, opened, oidc_return.COMMAND))
+
+
+def begun(body: types.OidcStart, request: Request, found: Parts, opened: Session) -> oidc.Started:
+    """A login whose `redirect_uri` was checked."""
+    provider, actor = _provider(found), nobody(request)
+    login_attempts.begin(found.database, Attempt(account=None, address=actor.address), actor)
+    return oidc.start(opened, provider, body.redirect_uri)
+
+
+def logged_in(
+    body: types.OidcFinish, request: Request, found: Parts, opened: Session, path: str
+) -> sessions.Tokens:
+    """A new session for what the browser brought back to `path`. Raises as `registry/oidc.py` does."""
     provider, actor = _provider(found), nobody(request)
     with found.database.transaction() as first:  # a state is spent, whatever comes of it
-        row = oidc.take(first, body.state)
+        row = oidc.take(first, body.state, path)
     if body.iss is not None and body.iss != provider.config.issuer:
         raise sessions.NotLoggedIn("the answer is of another identity provider: begin again")
     claims = provider.claims_for(row, body.code)
@@ -41,7 +55,7 @@ def finish(body: types.OidcFinish, request: Request, found: PartsDep, opened: Se
     made = sessions.open_session(opened, box, account, "oidc", actor, lifetimes)
     opened.flush()
     login_attempts.succeed(found.database, Attempt(account=None, address=actor.address))
-    return tokens(made)
+    return made
 
 
 @router.put("/accounts/{name}/identity")

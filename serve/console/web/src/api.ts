@@ -53,6 +53,9 @@ export async function errorOf(response: Response): Promise<ApiError> {
 /** The header without which the session's cookie changes nothing. */
 export const CONSOLE_HEADER = { "x-raymill-console": "1" };
 
+/** These ask whether there is a session: their callers tell what follows. */
+const ASKS = new Set<string>(["/api/v1/access", "/api/v1/browser/session", "/api/v1/browser/sso/session"]);
+
 const strict: Middleware = {
   onRequest({ request }) {
     request.headers.set("x-raymill-console", "1");
@@ -61,9 +64,7 @@ const strict: Middleware = {
   async onResponse({ response, schemaPath }) {
     if (response.ok) return undefined;
     const error = await errorOf(response);
-    // These two ask whether there is a session: their callers tell what follows.
-    const asks = schemaPath === "/api/v1/access" || schemaPath === "/api/v1/browser/session";
-    if (error.status === 401 && !asks) signedOut.dispatchEvent(new Event("signedout"));
+    if (error.status === 401 && !ASKS.has(schemaPath)) signedOut.dispatchEvent(new Event("signedout"));
     throw error;
   },
   onError({ error }) {

@@ -1,6 +1,7 @@
 /** A page whose code comes when it is asked for, and that never flickers once it is there (React holds a Suspense
  * fallback for 300 ms, so none is used). */
 import { type ComponentType, useEffect, useState } from "react";
+import { asError } from "./ui/attempt";
 import { Failed, Waiting } from "./ui/state";
 
 export function later(load: () => Promise<{ default: ComponentType }>) {
@@ -16,7 +17,7 @@ export function later(load: () => Promise<{ default: ComponentType }>) {
       if (loaded) return;
       preload().then(
         () => drawn(true),
-        (reason: unknown) => setError(reason instanceof Error ? reason : new Error(String(reason))),
+        (reason: unknown) => setError(asError(reason)),
       );
     }, []);
     const Loaded = loaded;

@@ -1,8 +1,11 @@
 /** Who is signed in and what they may call. The session itself is a cookie that no script can read. */
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { createContext, type ReactNode, useContext, useEffect } from "react";
+import { createContext, type ReactNode, useCallback, useContext, useEffect } from "react";
+import { useLocation } from "wouter";
 import { ApiError, api, type Route, type Schemas, signedOut } from "./api";
 import { SignIn } from "./pages/sign-in";
+import { SignedIn } from "./pages/signed-in";
+import { RETURN } from "./sso";
 import { Failed, Waiting } from "./ui/state";
 
 type Access = Schemas["Access"];
@@ -14,8 +17,11 @@ const KEY = ["session"];
 /** Shows its children to who is signed in, else the login, at the same address. */
 export function SessionGate({ children }: { children: ReactNode }) {
   const client = useQueryClient();
+  const [at] = useLocation();
+  const returned = at === RETURN;
   const query = useQuery({
     queryKey: KEY,
+    enabled: !returned,
     queryFn: async () => (await api.GET("/api/v1/access")).data as Access,
     retry: (count, error) => !(error instanceof ApiError && error.status === 401) && count < 3,
     refetchInterval: 300_000,
@@ -25,6 +31,7 @@ export function SessionGate({ children }: { children: ReactNode }) {
     signedOut.addEventListener("signedout", ended);
     return () => signedOut.removeEventListener("signedout", ended);
   }, [client]);
+  if (returned) return <SignedIn />;
   if (query.error instanceof ApiError && query.error.status === 401) return <SignIn />;
   if (query.data) {
     const value = { access: query.data, allowed: new Set(query.data.allowed) };
@@ -52,20 +59,27 @@ export function useMay(route: Route): boolean {
   return session?.allowed.has(route) ?? false;
 }
 
-export function useSignIn() {
+/** After somebody else may have signed in: nothing that was read stays, and who it is is asked anew. */
+export function useForgetSession() {
   const client = useQueryClient();
+  return useCallback(async () => {
+    client.removeQueries({ predicate: (query) => query.queryKey[0] !== KEY[0] });
+    await client.resetQueries({ queryKey: KEY });
+  }, [client]);
+}
+
+export function useSignIn() {
+  const forget = useForgetSession();
   return async (account: string, password: string) => {
     await api.POST("/api/v1/browser/session", { body: { account, password } });
-    client.removeQueries({ predicate: (query) => query.queryKey[0] !== KEY[0] }); // it may be somebody else's
-    await client.resetQueries({ queryKey: KEY });
+    await forget();
   };
 }
 
 export function useSignOut() {
-  const client = useQueryClient();
+  const forget = useForgetSession();
   return async () => {
     await api.DELETE("/api/v1/browser/session");
-    client.removeQueries({ predicate: (query) => query.queryKey[0] !== KEY[0] });
-    await client.resetQueries({ queryKey: KEY });
+    await forget();
   };
 }

@@ -16,6 +16,8 @@ export const URL_ = ask("CONSOLE_URL");
 export const EMPTY_URL = ask("CONSOLE_EMPTY_URL");
 export const WORK_URL = ask("CONSOLE_WORK_URL");
 export const STAGE_URL = ask("CONSOLE_STAGE_URL");
+/** The identity provider, the one other host to which a tab may go, and only to sign in. */
+export const SSO_URL = ask("CONSOLE_SSO_URL");
 export const EXAMPLES = JSON.parse(ask("CONSOLE_EXAMPLES")) as Record<string, string>;
 export const PASSWORD = "correct horse battery";
 export type Account = "ada" | "ann" | "olga" | "vi";
@@ -79,7 +81,8 @@ export async function stranger(path: string, { url = URL_ }: { url?: string } = 
 function watched(page: Page, url: string): Tab {
   const faults: string[] = [];
   page.on("request", (request) => {
-    if (!/^(data|blob):/.test(request.url()) && !request.url().startsWith(url))
+    const signsIn = request.isNavigationRequest() && request.url().startsWith(`${SSO_URL}/authorize?`);
+    if (!/^(data|blob):/.test(request.url()) && !request.url().startsWith(url) && !signsIn)
       faults.push(`asks ${request.url()}`);
   });
   page.on("console", (message) => {

@@ -3,6 +3,7 @@ import { useState } from "react";
 import { $api, api, type Schemas } from "../api";
 import { DASH, duration, num, usd } from "../fmt";
 import { useMay } from "../session";
+import { asError } from "../ui/attempt";
 import { Button, Facts, Field, Pre, StateMark } from "../ui/controls";
 import { Confirm, Refused } from "../ui/dialog";
 import { Panel } from "../ui/page";
@@ -101,7 +102,7 @@ function Opinion({ requestId, name }: { requestId: string; name: string }) {
     try {
       await send(given);
     } catch (refused) {
-      setError(refused instanceof Error ? refused : new Error(String(refused)));
+      setError(asError(refused));
     }
   };
   return (

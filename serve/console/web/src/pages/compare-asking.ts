@@ -1,5 +1,6 @@
 /** The state of one question while its answers come: drawn once a frame, however fast they come. */
 import { useEffect, useRef, useState } from "react";
+import { asError } from "../ui/attempt";
 import { ask, type Heard, type Question } from "./compare-stream";
 
 export type Answer = {
@@ -44,7 +45,7 @@ export function useAsking() {
         frame ||= requestAnimationFrame(() => draw(true));
       });
     } catch (failed) {
-      if (!own.signal.aborted) setError(failed instanceof Error ? failed : new Error(String(failed)));
+      if (!own.signal.aborted) setError(asError(failed));
     }
     for (const answer of answers) {
       if (answer.state === "running") answer.state = own.signal.aborted ? "cancelled" : "failed";

@@ -1,10 +1,10 @@
 /** Presets: a model with a system prompt and parameters under a name that is asked like a model. */
-import { type FormEvent, useState } from "react";
-import { $api, api, queryClient, type Schemas } from "../api";
+import { useState } from "react";
+import { $api, api, type Schemas } from "../api";
 import { Action } from "../ui/action";
+import { CallForm } from "../ui/call-form";
 import { Button, Field, Input, Select } from "../ui/controls";
-import { Refused } from "../ui/dialog";
-import { May, Panel } from "../ui/page";
+import { Panel } from "../ui/page";
 import { Empty, Loaded } from "../ui/state";
 import { type Column, Table } from "../ui/table";
 
@@ -66,9 +66,7 @@ export function Presets({
           />
         )}
       </Loaded>
-      <May call="PUT /api/v1/presets/{name}">
-        <Keep models={models} draft={draft} />
-      </May>
+      <Keep models={models} draft={draft} />
     </Panel>
   );
 }
@@ -76,21 +74,19 @@ export function Presets({
 function Keep({ models, draft }: { models: readonly string[]; draft: Omit<Draft, "model"> }) {
   const [name, setName] = useState("");
   const [chosen, choose] = useState("");
-  const [error, setError] = useState<Error | null>(null);
   const model = models.includes(chosen) ? chosen : (models[0] ?? "");
-  const submit = async (event: FormEvent) => {
-    event.preventDefault();
-    setError(null);
-    try {
-      await api.PUT("/api/v1/presets/{name}", { params: { path: { name } }, body: { ...draft, model } });
-      setName("");
-      await queryClient.invalidateQueries();
-    } catch (refused) {
-      setError(refused instanceof Error ? refused : new Error(String(refused)));
-    }
+  const run = async () => {
+    await api.PUT("/api/v1/presets/{name}", { params: { path: { name } }, body: { ...draft, model } });
+    setName("");
   };
   return (
-    <form onSubmit={submit}>
+    <CallForm
+      call="PUT /api/v1/presets/{name}"
+      action="Keep"
+      look="plain"
+      disabled={!name || !model}
+      run={run}
+    >
       <div className="filters">
         <Field label="Keep the settings above as">
           <Input value={name} onChange={(event) => setName(event.target.value)} />
@@ -98,12 +94,8 @@ function Keep({ models, draft }: { models: readonly string[]; draft: Omit<Draft,
         <Field label="Of the model">
           <Select value={model} options={models} onChange={(event) => choose(event.target.value)} />
         </Field>
-        <Button type="submit" disabled={!name || !model}>
-          Keep
-        </Button>
       </div>
       <p className="small">One of the same name is replaced.</p>
-      {error && <Refused error={error} />}
-    </form>
+    </CallForm>
   );
 }

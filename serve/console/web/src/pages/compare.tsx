@@ -1,5 +1,6 @@
 /** One prompt to up to four models at once, their answers side by side as they come. */
 import { type FormEvent, type KeyboardEvent, useRef, useState } from "react";
+import { save } from "../save";
 import { Button, Field, Input, Pre } from "../ui/controls";
 import { Refused } from "../ui/dialog";
 import { Page, Panel } from "../ui/page";
@@ -16,6 +17,12 @@ export default function Compare() {
       <Asking />
     </Page>
   );
+}
+
+/** A row as data sets take it (`raymill dataset add`). The service keeps no conversation: the file is the person's. */
+function keep(system: string, before: readonly Message[]) {
+  const first: Message[] = system ? [{ role: "system", content: system }] : [];
+  save("conversation.jsonl", `${JSON.stringify({ messages: [...first, ...before] })}\n`, "application/jsonl");
 }
 
 function Asking() {
@@ -71,9 +78,14 @@ function Asking() {
           <Panel
             title="So far"
             actions={
-              <Button look="quiet" onClick={() => setBefore([])}>
-                Begin anew
-              </Button>
+              <>
+                <Button look="quiet" onClick={() => keep(system, before)}>
+                  Keep as a conversation
+                </Button>
+                <Button look="quiet" onClick={() => setBefore([])}>
+                  Begin anew
+                </Button>
+              </>
             }
           >
             <Pre label="What was said so far">

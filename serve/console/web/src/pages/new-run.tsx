@@ -6,6 +6,7 @@ import { ApiError, api, type Schemas } from "../api";
 import { bytes, DASH, duration, num, si } from "../fmt";
 import { save } from "../save";
 import { useMay } from "../session";
+import { asError } from "../ui/attempt";
 import { Button, Facts, Field, Input, Pre, Select } from "../ui/controls";
 import { Refused } from "../ui/dialog";
 import { Page, Panel } from "../ui/page";
@@ -53,7 +54,7 @@ function NewRunForm() {
       const shown = jobs.find((job) => job.step === "train") ?? jobs[0];
       navigate(shown ? addressOf(shown) : "/jobs");
     } catch (refused) {
-      setError(refused instanceof Error ? refused : new Error(String(refused)));
+      setError(asError(refused));
       setBusy(false);
     }
   };

@@ -5,23 +5,29 @@ import { $api, api, type Schemas } from "../api";
 import { DASH, num, when } from "../fmt";
 import { save } from "../save";
 import { Action } from "../ui/action";
-import { Facts, Pre } from "../ui/controls";
+import { Facts, Field, Input, Pre } from "../ui/controls";
 import { Diff } from "../ui/diff";
 import { Panel } from "../ui/page";
 import { Empty, Loaded, Notice } from "../ui/state";
 import { type Column, Table } from "../ui/table";
-import { useCursor } from "../url";
+import { useCursor, useTyped } from "../url";
 
 type Row = Schemas["AuditEvent"];
 
 export function Audit() {
   const [params] = useSearchParams();
   const cursor = useCursor();
+  const [object, setObject, ofObject] = useTyped("object");
+  const [actor, setActor, ofActor] = useTyped("actor");
   const chosen = Number(params.get("row") ?? "0");
   const query = $api.useQuery(
     "get",
     "/api/v1/audit",
-    { params: { query: { limit: 50, cursor } } },
+    {
+      params: {
+        query: { object: ofObject || undefined, actor: ofActor || undefined, limit: 50, cursor },
+      },
+    },
     { placeholderData: (before) => before },
   );
   /** The same page of the list, with that row opened or none. */
@@ -34,6 +40,18 @@ export function Audit() {
   return (
     <>
       <Proof />
+      <search className="filters">
+        <Field label="Who">
+          <Input data-search value={actor} onChange={(event) => setActor(event.target.value)} />
+        </Field>
+        <Field label="Object">
+          <Input
+            placeholder="route/support"
+            value={object}
+            onChange={(event) => setObject(event.target.value)}
+          />
+        </Field>
+      </search>
       <Loaded query={query} what="the audit log" rows={12}>
         {(page) => {
           const row = page.data.find((each) => each.seq === chosen);
@@ -53,7 +71,13 @@ export function Audit() {
                 href={(each) => at(each.seq)}
                 nextCursor={page.next_cursor ?? null}
                 busy={query.isPlaceholderData}
-                empty={<Empty title="Nothing was changed yet" />}
+                empty={
+                  <Empty
+                    title={ofObject || ofActor ? "No row fits these filters" : "Nothing was changed yet"}
+                  >
+                    Names are whole.
+                  </Empty>
+                }
               />
             </>
           );

@@ -1,10 +1,11 @@
 /** Another version of a step of code analysis, and trying one on a share of the submissions. */
-import { type FormEvent, useState } from "react";
+import { useState } from "react";
 import { api, queryClient, type Schemas } from "../api";
 import { useMay } from "../session";
 import { Action } from "../ui/action";
+import { CallForm, Tick } from "../ui/call-form";
 import { Button, Field, Input, Select } from "../ui/controls";
-import { Confirm, Refused } from "../ui/dialog";
+import { Confirm } from "../ui/dialog";
 import { Panel } from "../ui/page";
 
 type Version = Schemas["CodeStepVersion"];
@@ -32,38 +33,33 @@ export function StepForm({
     note: "",
     use: true,
   });
-  const [error, setError] = useState<Error | null>(null);
-  const [busy, setBusy] = useState(false);
   const set = (change: Partial<typeof form>) => setForm((before) => ({ ...before, ...change }));
   const params = objectOf(form.params);
-  const submit = async (event: FormEvent) => {
-    event.preventDefault();
-    setBusy(true);
-    setError(null);
-    try {
-      await api.PUT("/code/v1/steps/{step}", {
-        params: { path: { step } },
-        body: {
-          model: form.model,
-          fallback: form.fallback || null,
-          prompt: form.prompt || null,
-          params: params ?? {},
-          max_tokens: Number(form.most),
-          timeout_s: Number(form.timeout),
-          note: form.note,
-          use: form.use,
-        },
-      });
-      await queryClient.invalidateQueries();
-      close();
-    } catch (refused) {
-      setError(refused instanceof Error ? refused : new Error(String(refused)));
-      setBusy(false);
-    }
+  const run = async () => {
+    await api.PUT("/code/v1/steps/{step}", {
+      params: { path: { step } },
+      body: {
+        model: form.model,
+        fallback: form.fallback || null,
+        prompt: form.prompt || null,
+        params: params ?? {},
+        max_tokens: Number(form.most),
+        timeout_s: Number(form.timeout),
+        note: form.note,
+        use: form.use,
+      },
+    });
+    close();
   };
   return (
     <Panel title={`New version of ${step}`}>
-      <form onSubmit={submit}>
+      <CallForm
+        call="PUT /code/v1/steps/{step}"
+        action="Make it"
+        disabled={!form.model || !params}
+        run={run}
+        more={<Button onClick={close}>Leave it</Button>}
+      >
         <div className="pair">
           <Field label="Model" hint="Any name that the gateway answers for">
             <Input value={form.model} onChange={(event) => set({ model: event.target.value })} />
@@ -97,22 +93,12 @@ export function StepForm({
             <Input value={form.note} onChange={(event) => set({ note: event.target.value })} />
           </Field>
         </div>
-        <label className="inline">
-          <input
-            type="checkbox"
-            checked={form.use}
-            onChange={(event) => set({ use: event.target.checked })}
-          />{" "}
-          Use it from now on; without, it is kept to be tried first
-        </label>
-        {error && <Refused error={error} />}
-        <div className="actions">
-          <Button type="submit" look="main" disabled={busy || !form.model || !params}>
-            Make it
-          </Button>
-          <Button onClick={close}>Leave it</Button>
-        </div>
-      </form>
+        <Tick
+          label="Use it from now on; without, it is kept to be tried first"
+          value={form.use}
+          change={(use) => set({ use })}
+        />
+      </CallForm>
     </Panel>
   );
 }

@@ -1,10 +1,11 @@
-/** What keeps the service going: queues, dead letters, steps and faults of code analysis, audit log, health. */
+/** What keeps the service going: health, queues, dead letters, steps and faults of code analysis, configuration, audit log. */
 import { useMay } from "../session";
 import { Tabs } from "../ui/controls";
 import { Page } from "../ui/page";
 import { NoPermission } from "../ui/state";
 import { useParam } from "../url";
 import { Audit } from "./operations-audit";
+import { Configuration } from "./operations-configuration";
 import { Faults } from "./operations-faults";
 import { Health } from "./operations-health";
 import { DeadLetters } from "./operations-letters";
@@ -20,7 +21,7 @@ export default function Operations() {
     ["letters", "Dead letters"],
     ["steps", "Prompts"],
     ["faults", "Faults on purpose"],
-    ...(audit ? [["audit", "Audit log"] as const] : []),
+    ...(audit ? [["configuration", "Configuration"] as const, ["audit", "Audit log"] as const] : []),
   ] as const;
   return (
     <Page title="Operations">
@@ -29,6 +30,7 @@ export default function Operations() {
         {tab === "letters" && <DeadLetters />}
         {tab === "steps" && <StepsOfCode />}
         {tab === "faults" && <Faults />}
+        {tab === "configuration" && (audit ? <Configuration /> : <NoPermission />)}
         {tab === "audit" && (audit ? <Audit /> : <NoPermission />)}
         {tab === "health" && <Health />}
       </Tabs>

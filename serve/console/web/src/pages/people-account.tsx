@@ -1,12 +1,12 @@
 /** One account: what it may, its password, its sessions, who is behind it. */
 import { useQuery } from "@tanstack/react-query";
-import { type FormEvent, useState } from "react";
-import { $api, api, queryClient, type Schemas } from "../api";
+import { useState } from "react";
+import { $api, api, type Schemas } from "../api";
 import { DASH, when } from "../fmt";
 import { useSession } from "../session";
 import { Action } from "../ui/action";
-import { Button, ButtonLink, Facts, Field, Input, Select, StateMark } from "../ui/controls";
-import { Refused } from "../ui/dialog";
+import { CallForm } from "../ui/call-form";
+import { ButtonLink, Facts, Field, Secret, Select, StateMark } from "../ui/controls";
 import { May, Panel } from "../ui/page";
 import { Empty, Loaded, Notice } from "../ui/state";
 import { ROLES } from "./people-accounts";
@@ -156,42 +156,32 @@ function Rights({ account }: { account: Account }) {
 function Password({ name }: { name: string }) {
   const [password, setPassword] = useState("");
   const [told, tell] = useState<string | null>(null);
-  const [error, setError] = useState<Error | null>(null);
-  const submit = async (event: FormEvent) => {
-    event.preventDefault();
-    setError(null);
+  const run = async () => {
     tell(null);
-    try {
-      const { data } = await api.PUT("/api/v1/accounts/{name}/password", {
-        params: { path: { name } },
-        body: { password },
-      });
-      setPassword("");
-      tell(`${name} has it now; ${data?.ended_sessions ?? 0} sessions ended.`);
-      await queryClient.invalidateQueries();
-    } catch (refused) {
-      setError(refused instanceof Error ? refused : new Error(String(refused)));
-    }
+    const { data } = await api.PUT("/api/v1/accounts/{name}/password", {
+      params: { path: { name } },
+      body: { password },
+    });
+    setPassword("");
+    tell(`${name} has it now; ${data?.ended_sessions ?? 0} sessions ended.`);
   };
   return (
     <Panel title="Password">
-      <form onSubmit={submit}>
-        <Field label="New password" hint="12 characters or more. Its sessions and a lock end; its keys stay">
-          <Input
-            type="password"
-            autoComplete="new-password"
-            value={password}
-            onChange={(event) => setPassword(event.target.value)}
-          />
-        </Field>
+      <CallForm
+        call="PUT /api/v1/accounts/{name}/password"
+        action="Set it"
+        look="plain"
+        disabled={!password}
+        run={run}
+      >
+        <Secret
+          label="New password"
+          hint="12 characters or more. Its sessions and a lock end; its keys stay"
+          value={password}
+          change={setPassword}
+        />
         {told && <Notice kind="ok">{told}</Notice>}
-        {error && <Refused error={error} />}
-        <div className="actions">
-          <Button type="submit" disabled={!password}>
-            Set it
-          </Button>
-        </div>
-      </form>
+      </CallForm>
     </Panel>
   );
 }

@@ -1,11 +1,10 @@
 /** Accounts of people and services, and making one. */
-import { type FormEvent, useState } from "react";
+import { useState } from "react";
 import { useLocation } from "wouter";
-import { $api, api, queryClient, type Schemas } from "../api";
+import { $api, api, type Schemas } from "../api";
 import { DASH, when } from "../fmt";
-import { useMay } from "../session";
+import { CallForm, Unfolding } from "../ui/call-form";
 import { Button, Field, Input, Select, StateMark } from "../ui/controls";
-import { Refused } from "../ui/dialog";
 import { Panel } from "../ui/page";
 import { Empty, Loaded } from "../ui/state";
 import { type Column, Table } from "../ui/table";
@@ -18,8 +17,6 @@ const USUAL_TIER = "enterprise";
 
 export function Accounts() {
   const cursor = useCursor();
-  const may = useMay("POST /api/v1/accounts");
-  const [writing, write] = useState(false);
   const query = $api.useQuery(
     "get",
     "/api/v1/accounts",
@@ -28,14 +25,9 @@ export function Accounts() {
   );
   return (
     <>
-      {may && !writing && (
-        <div className="actions">
-          <Button look="main" onClick={() => write(true)}>
-            New account
-          </Button>
-        </div>
-      )}
-      {writing && <NewAccount close={() => write(false)} />}
+      <Unfolding call="POST /api/v1/accounts" label="New account">
+        {(close) => <NewAccount close={close} />}
+      </Unfolding>
       <Loaded query={query} what="the accounts" rows={8}>
         {(page) => (
           <Table
@@ -59,29 +51,24 @@ function NewAccount({ close }: { close: () => void }) {
   const [role, setRole] = useState<Account["role"]>("viewer");
   const [team, setTeam] = useState("");
   const [tier, setTier] = useState("");
-  const [error, setError] = useState<Error | null>(null);
-  const [busy, setBusy] = useState(false);
   const [, navigate] = useLocation();
   const teams = $api.useQuery("get", "/api/v1/teams");
   const tiers = $api.useQuery("get", "/api/v1/tiers");
   const tierNames = (tiers.data?.data ?? []).map((each) => each.name);
   const chosen = tier || (tierNames.includes(USUAL_TIER) ? USUAL_TIER : (tierNames[0] ?? ""));
-  const submit = async (event: FormEvent) => {
-    event.preventDefault();
-    setBusy(true);
-    setError(null);
-    try {
-      await api.POST("/api/v1/accounts", { body: { name, role, team: team || null, tier: chosen } });
-      await queryClient.invalidateQueries();
-      navigate(`/people?account=${encodeURIComponent(name)}`);
-    } catch (refused) {
-      setError(refused instanceof Error ? refused : new Error(String(refused)));
-      setBusy(false);
-    }
+  const run = async () => {
+    await api.POST("/api/v1/accounts", { body: { name, role, team: team || null, tier: chosen } });
+    navigate(`/people?account=${encodeURIComponent(name)}`);
   };
   return (
     <Panel title="New account">
-      <form onSubmit={submit}>
+      <CallForm
+        call="POST /api/v1/accounts"
+        action="Make it"
+        disabled={!name || !chosen}
+        run={run}
+        more={<Button onClick={close}>Leave it</Button>}
+      >
         <div className="pair">
           <Field label="Name" hint="Of a person or a service, lower case">
             <Input value={name} onChange={(event) => setName(event.target.value)} />
@@ -104,14 +91,7 @@ function NewAccount({ close }: { close: () => void }) {
             <Select value={chosen} options={tierNames} onChange={(event) => setTier(event.target.value)} />
           </Field>
         </div>
-        {error && <Refused error={error} />}
-        <div className="actions">
-          <Button type="submit" look="main" disabled={busy || !name || !chosen}>
-            Make it
-          </Button>
-          <Button onClick={close}>Leave it</Button>
-        </div>
-      </form>
+      </CallForm>
     </Panel>
   );
 }

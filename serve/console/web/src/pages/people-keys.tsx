@@ -1,11 +1,12 @@
 /** API keys: making one, which is shown once, and revoking. */
-import { type FormEvent, useState } from "react";
-import { $api, api, queryClient, type Schemas } from "../api";
+import { useState } from "react";
+import { $api, api, type Schemas } from "../api";
 import { DASH, when } from "../fmt";
-import { useMay, useSession } from "../session";
+import { useSession } from "../session";
 import { Action } from "../ui/action";
+import { CallForm, Unfolding } from "../ui/call-form";
 import { Button, Field, Input, Pre, StateMark } from "../ui/controls";
-import { Dialog, Refused } from "../ui/dialog";
+import { Dialog } from "../ui/dialog";
 import { Panel } from "../ui/page";
 import { Empty, Loaded } from "../ui/state";
 import { type Column, Table } from "../ui/table";
@@ -22,8 +23,6 @@ const SCOPES: readonly (readonly [Scope, string])[] = [
 
 export function Keys() {
   const cursor = useCursor();
-  const may = useMay("POST /api/v1/keys");
-  const [writing, write] = useState(false);
   const query = $api.useQuery(
     "get",
     "/api/v1/keys",
@@ -32,14 +31,9 @@ export function Keys() {
   );
   return (
     <>
-      {may && !writing && (
-        <div className="actions">
-          <Button look="main" onClick={() => write(true)}>
-            New key
-          </Button>
-        </div>
-      )}
-      {writing && <NewKey close={() => write(false)} />}
+      <Unfolding call="POST /api/v1/keys" label="New key">
+        {(close) => <NewKey close={close} />}
+      </Unfolding>
       <Loaded query={query} what="the keys" rows={8}>
         {(page) => (
           <Table
@@ -64,27 +58,21 @@ function NewKey({ close }: { close: () => void }) {
   const [days, setDays] = useState("90");
   const [scopes, setScopes] = useState<readonly Scope[]>([]);
   const [made, setMade] = useState<string | null>(null);
-  const [error, setError] = useState<Error | null>(null);
-  const [busy, setBusy] = useState(false);
-  const submit = async (event: FormEvent) => {
-    event.preventDefault();
-    setBusy(true);
-    setError(null);
-    try {
-      const { data } = await api.POST("/api/v1/keys", {
-        body: { account, name, expires_in_days: whole(days), scopes: [...scopes] },
-      });
-      setMade(data?.key ?? null);
-      await queryClient.invalidateQueries();
-    } catch (refused) {
-      setError(refused instanceof Error ? refused : new Error(String(refused)));
-    } finally {
-      setBusy(false);
-    }
+  const run = async () => {
+    const { data } = await api.POST("/api/v1/keys", {
+      body: { account, name, expires_in_days: whole(days), scopes: [...scopes] },
+    });
+    setMade(data?.key ?? null);
   };
   return (
     <Panel title="New key">
-      <form onSubmit={submit}>
+      <CallForm
+        call="POST /api/v1/keys"
+        action="Make it"
+        disabled={!name || !account}
+        run={run}
+        more={<Button onClick={close}>Leave it</Button>}
+      >
         <div className="pair">
           <Field label="Account">
             <Input value={account} onChange={(event) => setAccount(event.target.value)} />
@@ -113,14 +101,7 @@ function NewKey({ close }: { close: () => void }) {
             </label>
           ))}
         </fieldset>
-        {error && <Refused error={error} />}
-        <div className="actions">
-          <Button type="submit" look="main" disabled={busy || !name || !account}>
-            Make it
-          </Button>
-          <Button onClick={close}>Leave it</Button>
-        </div>
-      </form>
+      </CallForm>
       {made && <Once text={made} close={close} />}
     </Panel>
   );

@@ -1,11 +1,11 @@
 /** Who is behind an account, all that is kept of it as a file, and erasing that. */
-import { type FormEvent, useState } from "react";
-import { $api, api, queryClient, type Schemas } from "../api";
+import { useState } from "react";
+import { $api, api, type Schemas } from "../api";
 import { save } from "../save";
 import { useSession } from "../session";
 import { Action } from "../ui/action";
-import { Button, Field, Input } from "../ui/controls";
-import { Refused } from "../ui/dialog";
+import { CallForm } from "../ui/call-form";
+import { Field, Input } from "../ui/controls";
 import { Panel } from "../ui/page";
 import { Loaded } from "../ui/state";
 
@@ -49,23 +49,20 @@ export function PersonalData({ name }: { name: string }) {
 function PersonForm({ person }: { person: Schemas["Person"] }) {
   const [displayName, setDisplayName] = useState(person.display_name);
   const [email, setEmail] = useState(person.email);
-  const [error, setError] = useState<Error | null>(null);
-  const submit = async (event: FormEvent) => {
-    event.preventDefault();
-    setError(null);
-    try {
-      await api.PATCH("/api/v1/accounts/{name}/person", {
-        params: { path: { name: person.account } },
-        body: { display_name: displayName || null, email: email || null },
-      });
-      await queryClient.invalidateQueries();
-    } catch (refused) {
-      setError(refused instanceof Error ? refused : new Error(String(refused)));
-    }
-  };
+  const run = () =>
+    api.PATCH("/api/v1/accounts/{name}/person", {
+      params: { path: { name: person.account } },
+      body: { display_name: displayName || null, email: email || null },
+    });
   const same = displayName === person.display_name && email === person.email;
   return (
-    <form onSubmit={submit}>
+    <CallForm
+      call="PATCH /api/v1/accounts/{name}/person"
+      action="Keep it"
+      look="plain"
+      disabled={same}
+      run={run}
+    >
       <div className="pair">
         <Field label="Name of the person">
           <Input value={displayName} onChange={(event) => setDisplayName(event.target.value)} />
@@ -74,12 +71,6 @@ function PersonForm({ person }: { person: Schemas["Person"] }) {
           <Input type="email" value={email} onChange={(event) => setEmail(event.target.value)} />
         </Field>
       </div>
-      {error && <Refused error={error} />}
-      <div className="actions">
-        <Button type="submit" disabled={same}>
-          Keep it
-        </Button>
-      </div>
-    </form>
+    </CallForm>
   );
 }

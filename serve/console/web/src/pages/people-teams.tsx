@@ -1,13 +1,13 @@
 /** Teams: who is in them, what their jobs may hold at once, and disabling one. */
-import { type FormEvent, useState } from "react";
+import { useState } from "react";
 import { Link } from "wouter";
-import { $api, api, queryClient, type Schemas } from "../api";
+import { $api, api, type Schemas } from "../api";
 import { DASH, when } from "../fmt";
 import { useMay } from "../session";
 import { Action } from "../ui/action";
-import { Button, Facts, Field, Input, StateMark } from "../ui/controls";
-import { Refused } from "../ui/dialog";
-import { May, Panel } from "../ui/page";
+import { CallForm } from "../ui/call-form";
+import { Facts, Field, Input, StateMark } from "../ui/controls";
+import { Panel } from "../ui/page";
 import { Empty, Loaded } from "../ui/state";
 import { type Column, Table } from "../ui/table";
 import { useParam } from "../url";
@@ -21,9 +21,7 @@ export function Teams() {
   const query = $api.useQuery("get", "/api/v1/teams");
   return (
     <>
-      <May call="POST /api/v1/teams">
-        <NewTeam />
-      </May>
+      <NewTeam />
       {chosen && <QuotaOf key={chosen} team={chosen} />}
       <Loaded query={query} what="the teams">
         {(page) => (
@@ -45,30 +43,18 @@ export function Teams() {
 
 function NewTeam() {
   const [name, setName] = useState("");
-  const [error, setError] = useState<Error | null>(null);
-  const submit = async (event: FormEvent) => {
-    event.preventDefault();
-    setError(null);
-    try {
-      await api.POST("/api/v1/teams", { body: { name } });
-      setName("");
-      await queryClient.invalidateQueries();
-    } catch (refused) {
-      setError(refused instanceof Error ? refused : new Error(String(refused)));
-    }
+  const run = async () => {
+    await api.POST("/api/v1/teams", { body: { name } });
+    setName("");
   };
   return (
-    <form onSubmit={submit}>
+    <CallForm call="POST /api/v1/teams" action="Make it" look="plain" disabled={!name} run={run}>
       <div className="filters">
         <Field label="New team">
           <Input value={name} onChange={(event) => setName(event.target.value)} />
         </Field>
-        <Button type="submit" disabled={!name}>
-          Make it
-        </Button>
       </div>
-      {error && <Refused error={error} />}
-    </form>
+    </CallForm>
   );
 }
 

@@ -1,11 +1,11 @@
 /** One's own account: password, sessions, and what is kept of oneself. */
-import { type FormEvent, useState } from "react";
-import { CONSOLE_HEADER, errorOf, queryClient, type Schemas } from "../api";
+import { useState } from "react";
+import { CONSOLE_HEADER, errorOf, type Schemas } from "../api";
 import { apiRoot } from "../base";
 import { DASH } from "../fmt";
 import { useSession } from "../session";
-import { Button, Facts, Field, Input } from "../ui/controls";
-import { Refused } from "../ui/dialog";
+import { CallForm } from "../ui/call-form";
+import { Facts, Secret } from "../ui/controls";
 import { May, Panel } from "../ui/page";
 import { Notice } from "../ui/state";
 import { PersonalData } from "./people-person";
@@ -37,48 +37,31 @@ function OwnPassword() {
   const [current, setCurrent] = useState("");
   const [password, setPassword] = useState("");
   const [told, tell] = useState<string | null>(null);
-  const [error, setError] = useState<Error | null>(null);
-  const submit = async (event: FormEvent) => {
-    event.preventDefault();
-    setError(null);
+  const run = async () => {
     tell(null);
-    try {
-      const { ended_sessions: ended } = await change({ current, password });
-      setCurrent("");
-      setPassword("");
-      tell(`It is changed; ${ended} other sessions ended.`);
-      await queryClient.invalidateQueries();
-    } catch (refused) {
-      setError(refused instanceof Error ? refused : new Error(String(refused)));
-    }
+    const { ended_sessions: ended } = await change({ current, password });
+    setCurrent("");
+    setPassword("");
+    tell(`It is changed; ${ended} other sessions ended.`);
   };
   return (
     <Panel title="Your password">
-      <form onSubmit={submit}>
-        <Field label="The one you have">
-          <Input
-            type="password"
-            autoComplete="current-password"
-            value={current}
-            onChange={(event) => setCurrent(event.target.value)}
-          />
-        </Field>
-        <Field label="Another one" hint="12 characters or more. Your other sessions end">
-          <Input
-            type="password"
-            autoComplete="new-password"
-            value={password}
-            onChange={(event) => setPassword(event.target.value)}
-          />
-        </Field>
+      <CallForm
+        call="PUT /api/v1/password"
+        action="Change it"
+        look="plain"
+        disabled={!current || !password}
+        run={run}
+      >
+        <Secret label="The one you have" value={current} change={setCurrent} own />
+        <Secret
+          label="Another one"
+          hint="12 characters or more. Your other sessions end"
+          value={password}
+          change={setPassword}
+        />
         {told && <Notice kind="ok">{told}</Notice>}
-        {error && <Refused error={error} />}
-        <div className="actions">
-          <Button type="submit" disabled={!current || !password}>
-            Change it
-          </Button>
-        </div>
-      </form>
+      </CallForm>
     </Panel>
   );
 }

@@ -1,10 +1,10 @@
 /** Code to be reviewed: files, a text, or a patch; with tests of the author, if there are any. */
-import { type ChangeEvent, type FormEvent, useRef, useState } from "react";
+import { type ChangeEvent, useRef, useState } from "react";
 import { useLocation } from "wouter";
 import { api, type Schemas } from "../api";
 import { bytes } from "../fmt";
+import { CallForm } from "../ui/call-form";
 import { Button, Field, Input, Select } from "../ui/controls";
-import { Refused } from "../ui/dialog";
 import { Panel } from "../ui/page";
 
 type Request = Schemas["SubmissionRequest"];
@@ -20,8 +20,6 @@ const BLANK = { way: "files" as Way, text: "", language: "", comment: "", tests:
 export function SubmitForm({ close }: { close: () => void }) {
   const [form, setForm] = useState(BLANK);
   const [files, setFiles] = useState<{ name: string; text: string }[]>([]);
-  const [error, setError] = useState<Error | null>(null);
-  const [busy, setBusy] = useState(false);
   const key = useRef(crypto.randomUUID());
   const [, navigate] = useLocation();
   const set = (change: Partial<typeof BLANK>) => {
@@ -34,25 +32,23 @@ export function SubmitForm({ close }: { close: () => void }) {
     key.current = crypto.randomUUID();
     setFiles(chosen.map((file, at) => ({ name: file.name, text: texts[at] ?? "" })));
   };
-  const submit = async (event: FormEvent) => {
-    event.preventDefault();
-    setBusy(true);
-    setError(null);
-    try {
-      const { data } = await api.POST("/code/v1/submissions", {
-        body: requestOf(form, files),
-        params: { header: { "idempotency-key": key.current } },
-      });
-      navigate(data ? `/reviews?id=${data.id}` : "/reviews");
-    } catch (refused) {
-      setError(refused instanceof Error ? refused : new Error(String(refused)));
-      setBusy(false);
-    }
+  const run = async () => {
+    const { data } = await api.POST("/code/v1/submissions", {
+      body: requestOf(form, files),
+      params: { header: { "idempotency-key": key.current } },
+    });
+    navigate(data ? `/reviews?id=${data.id}` : "/reviews");
   };
   const ready = form.way === "files" ? files.length > 0 : form.text.trim() !== "";
   return (
     <Panel title="Submit code">
-      <form onSubmit={submit}>
+      <CallForm
+        call="POST /code/v1/submissions"
+        action="Submit"
+        disabled={!ready}
+        run={run}
+        more={<Button onClick={close}>Leave it</Button>}
+      >
         <Field label="Code is">
           <Select
             value={form.way}
@@ -99,14 +95,7 @@ export function SubmitForm({ close }: { close: () => void }) {
             </Field>
           </div>
         </details>
-        {error && <Refused error={error} />}
-        <div className="actions">
-          <Button type="submit" look="main" disabled={busy || !ready}>
-            Submit
-          </Button>
-          <Button onClick={close}>Leave it</Button>
-        </div>
-      </form>
+      </CallForm>
     </Panel>
   );
 }

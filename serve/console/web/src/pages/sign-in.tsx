@@ -1,6 +1,9 @@
 /** The login. It stands at whatever address was asked for, which is shown once who asks is known. */
 import { type FormEvent, useEffect, useState } from "react";
+import { $api } from "../api";
 import { useSignIn } from "../session";
+import { goToProvider } from "../sso";
+import { useAttempt } from "../ui/attempt";
 import { Button, Field, Input } from "../ui/controls";
 import { Refused } from "../ui/dialog";
 
@@ -8,21 +11,15 @@ export function SignIn() {
   const signIn = useSignIn();
   const [account, setAccount] = useState("");
   const [password, setPassword] = useState("");
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<Error | null>(null);
+  const { busy, error, attempt } = useAttempt();
   useEffect(() => {
     document.title = "Sign in · Raymill";
   }, []);
-  const submit = async (event: FormEvent) => {
+  const offer = $api.useQuery("get", "/api/v1/browser/sso", {}, { retry: false, refetchInterval: false });
+  const provider = offer.data?.provider;
+  const submit = (event: FormEvent) => {
     event.preventDefault();
-    setBusy(true);
-    setError(null);
-    try {
-      await signIn(account, password);
-    } catch (refused) {
-      setError(refused instanceof Error ? refused : new Error(String(refused)));
-      setBusy(false);
-    }
+    void attempt(() => signIn(account, password));
   };
   return (
     <main className="alone">
@@ -53,6 +50,11 @@ export function SignIn() {
           Sign in
         </Button>
       </form>
+      {provider && (
+        <Button disabled={busy} onClick={() => void attempt(goToProvider)}>
+          Sign in with {provider}
+        </Button>
+      )}
       <p className="small">
         An administrator gives an account its first password: <code>raymill user set-password NAME</code>
       </p>

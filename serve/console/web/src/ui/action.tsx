@@ -3,6 +3,7 @@ import { useState } from "react";
 import type { Route } from "../api";
 import { queryClient } from "../api";
 import { useMay } from "../session";
+import { useAttempt } from "./attempt";
 import { Button } from "./controls";
 import { Confirm, Refused } from "./dialog";
 import { keepFocus } from "./focus";
@@ -20,8 +21,7 @@ type Props = {
 export function Action({ call, label, run, look = "plain", confirm, disabled }: Props) {
   const may = useMay(call);
   const [asking, ask] = useState(false);
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<Error | null>(null);
+  const { busy, error, attempt } = useAttempt();
   if (!may) return null;
   const go = async () => {
     await run();
@@ -29,16 +29,8 @@ export function Action({ call, label, run, look = "plain", confirm, disabled }: 
   };
   const now = async () => {
     const back = keepFocus();
-    setBusy(true);
-    setError(null);
-    try {
-      await go();
-    } catch (refused) {
-      setError(refused instanceof Error ? refused : new Error(String(refused)));
-    } finally {
-      setBusy(false);
-      back();
-    }
+    await attempt(go);
+    back();
   };
   return (
     <>

@@ -2,6 +2,7 @@
 import { type FormEvent, type ReactNode, useState } from "react";
 import { queryClient, type Route } from "../api";
 import { useMay } from "../session";
+import { useAttempt } from "./attempt";
 import { Button, Field, Input } from "./controls";
 import { Confirm, Refused } from "./dialog";
 import { keepFocus } from "./focus";
@@ -25,25 +26,17 @@ export function CallForm({
   children: ReactNode;
 }) {
   const may = useMay(call);
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<Error | null>(null);
+  const { busy, error, attempt } = useAttempt();
   if (!may) return null;
   const submit = async (event: FormEvent) => {
     event.preventDefault();
     if (busy || disabled) return;
     const back = keepFocus();
-    setBusy(true);
-    setError(null);
-    try {
+    await attempt(async () => {
       await run();
       await queryClient.invalidateQueries();
-    } catch (refused) {
-      if (stopped(refused)) return;
-      setError(refused instanceof Error ? refused : new Error(String(refused)));
-    } finally {
-      setBusy(false);
-      back();
-    }
+    });
+    back();
   };
   return (
     <form onSubmit={submit}>
@@ -59,9 +52,27 @@ export function CallForm({
   );
 }
 
-/** Called off by the person, who needs no word about it. */
-export function stopped(error: unknown): boolean {
-  return error instanceof DOMException && error.name === "AbortError";
+/** A button that gives way to a form, for who may call what the form calls. */
+export function Unfolding({
+  call,
+  label,
+  children,
+}: {
+  call: Route;
+  label: string;
+  children: (close: () => void) => ReactNode;
+}) {
+  const may = useMay(call);
+  const [open, setOpen] = useState(false);
+  if (!may) return null;
+  if (open) return children(() => setOpen(false));
+  return (
+    <div className="actions">
+      <Button look="main" onClick={() => setOpen(true)}>
+        {label}
+      </Button>
+    </div>
+  );
 }
 
 /** A button whose call is made for a reason, which the audit log keeps. */

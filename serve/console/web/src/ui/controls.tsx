@@ -72,6 +72,33 @@ export function Input(props: InputHTMLAttributes<HTMLInputElement>) {
   );
 }
 
+/** A password or key: never shown, never filled in by what the browser keeps for another. */
+export function Secret({
+  label,
+  hint,
+  value,
+  change,
+  own = false,
+}: {
+  label: string;
+  hint?: string;
+  value: string;
+  change: (next: string) => void;
+  /** The one that one has. */
+  own?: boolean;
+}) {
+  return (
+    <Field label={label} hint={hint}>
+      <Input
+        type="password"
+        autoComplete={own ? "current-password" : "new-password"}
+        value={value}
+        onChange={(event) => change(event.target.value)}
+      />
+    </Field>
+  );
+}
+
 export function Select({
   options,
   ...rest

@@ -1,6 +1,7 @@
 /** A native dialog: Esc closes it, focus goes back to where it was. */
 import { type FormEvent, type ReactNode, useEffect, useId, useRef, useState } from "react";
 import { ApiError } from "../api";
+import { useAttempt } from "./attempt";
 import { Button, Field, Input } from "./controls";
 import { keepFocus } from "./focus";
 import { Notice } from "./state";
@@ -55,20 +56,11 @@ export function Confirm({
   close: () => void;
 }) {
   const [text, setText] = useState("");
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<Error | null>(null);
+  const { busy, error, attempt } = useAttempt();
   const submit = async (event: FormEvent) => {
     event.preventDefault();
     if (busy || (typed !== undefined && text !== typed)) return;
-    setBusy(true);
-    setError(null);
-    try {
-      await run();
-      close();
-    } catch (refused) {
-      setError(refused instanceof Error ? refused : new Error(String(refused)));
-      setBusy(false);
-    }
+    if (await attempt(run)) close();
   };
   return (
     <Dialog title={title} close={close}>

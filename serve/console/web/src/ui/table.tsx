@@ -1,8 +1,18 @@
 /**
- * A table of one page of rows. One tab stop: j and k (or arrows) move the row, Enter opens it, space marks it.
+ * A table of one page of rows. One tab stop: j and k (or arrows) move the row, Enter opens it, space marks it. A row with
+ * `detail` opens in place, one at a time, and stays open as the next one's when j or k goes on.
  * Pages are by cursor, which stands in the address; nothing is counted.
  */
-import { type KeyboardEvent, memo, type ReactNode, useEffect, useRef, useState } from "react";
+import {
+  type KeyboardEvent,
+  memo,
+  type ReactNode,
+  useCallback,
+  useEffect,
+  useId,
+  useRef,
+  useState,
+} from "react";
 import { Link, useLocation, useSearchParams } from "wouter";
 import { Button } from "./controls";
 
@@ -23,6 +33,8 @@ type Props<Row> = {
   rowKey: (row: Row) => string;
   /** Where Enter and the first cell's link go. */
   href?: (row: Row) => string;
+  /** What stands below a row once Enter, or its first cell's button, has opened it. */
+  detail?: (row: Row) => ReactNode;
   /** Of the next page; null: this is the last. */
   nextCursor?: string | null;
   /** Old rows are shown while new ones come. */
@@ -37,7 +49,9 @@ type Order = { id: string; down: boolean } | null;
 const BEAT_MS = 10_000;
 
 export function Table<Row>(props: Props<Row>) {
-  const { columns, rowKey, href, onMark, marked } = props;
+  const { columns, rowKey, href, detail, onMark, marked } = props;
+  const [unfolded, unfold] = useState<string | null>(null);
+  const turn = useCallback((key: string) => unfold((before) => (before === key ? null : key)), []);
   const [order, setOrder] = useState<Order>(null);
   const [at, setAt] = useState(0);
   const [, navigate] = useLocation();
@@ -49,10 +63,12 @@ export function Table<Row>(props: Props<Row>) {
   const move = (to: number) => {
     const next = Math.min(Math.max(0, to), rows.length - 1);
     setAt(next);
-    (body.current?.children[next] as HTMLElement | undefined)?.focus();
+    const row = rows[next];
+    if (unfolded !== null && row) unfold(rowKey(row));
+    body.current?.querySelectorAll<HTMLElement>(":scope > tr[data-key]")[next]?.focus();
   };
   const onKey = (event: KeyboardEvent) => {
-    if (event.target instanceof HTMLElement && event.target.closest("a, button, input, select")) {
+    if (event.target instanceof HTMLElement && event.target.closest("a, button, input, select, .unfolded")) {
       if (!["j", "k"].includes(event.key)) return;
     }
     const row = rows[current];
@@ -61,6 +77,7 @@ export function Table<Row>(props: Props<Row>) {
     else if (event.key === "Home") move(0);
     else if (event.key === "End") move(rows.length - 1);
     else if (event.key === "Enter" && row && href) navigate(href(row));
+    else if (event.key === "Enter" && row && detail) turn(rowKey(row));
     else if (event.key === " " && row && onMark) onMark(rowKey(row));
     else return;
     event.preventDefault();
@@ -97,6 +114,9 @@ export function Table<Row>(props: Props<Row>) {
                   marked={marked?.has(key) ?? false}
                   columns={columns}
                   href={href}
+                  detail={detail}
+                  unfolded={unfolded === key}
+                  onTurn={turn}
                   onMark={onMark}
                   onFocus={setAt}
                   beat={beat}
@@ -111,12 +131,14 @@ export function Table<Row>(props: Props<Row>) {
   );
 }
 
-type LineProps<Row> = Pick<Props<Row>, "columns" | "href" | "onMark"> & {
+type LineProps<Row> = Pick<Props<Row>, "columns" | "href" | "detail" | "onMark"> & {
   name: string;
   row: Row;
   index: number;
   current: boolean;
   marked: boolean;
+  unfolded: boolean;
+  onTurn: (key: string) => void;
   onFocus: (index: number) => void;
   /** Changes as time goes on, of which cells may tell. */
   beat: number;
@@ -131,32 +153,58 @@ function useBeat(): number {
   return beat;
 }
 
-function LineOf<Row>({ name, row, index, current, marked, columns, href, onMark, onFocus }: LineProps<Row>) {
+function LineOf<Row>(props: LineProps<Row>) {
+  const { name, row, index, current, marked, unfolded, columns, href, detail, onMark, onTurn, onFocus } =
+    props;
+  const id = useId();
+  const first = (content: ReactNode) => {
+    if (href) {
+      return (
+        <Link href={href(row)} tabIndex={-1}>
+          {content}
+        </Link>
+      );
+    }
+    if (!detail) return content;
+    return (
+      <button
+        type="button"
+        className="fold"
+        tabIndex={-1}
+        aria-expanded={unfolded}
+        aria-controls={unfolded ? id : undefined}
+        onClick={() => onTurn(name)}
+      >
+        <span aria-hidden="true">{unfolded ? "▾" : "▸"}</span> {content}
+      </button>
+    );
+  };
   return (
-    <tr data-key={name} tabIndex={current ? 0 : -1} onFocus={() => onFocus(index)}>
-      {onMark && (
-        <td>
-          <input
-            type="checkbox"
-            tabIndex={-1}
-            aria-label={`Mark ${name}`}
-            checked={marked}
-            onChange={() => onMark(name)}
-          />
-        </td>
+    <>
+      <tr data-key={name} tabIndex={current ? 0 : -1} onFocus={() => onFocus(index)}>
+        {onMark && (
+          <td>
+            <input
+              type="checkbox"
+              tabIndex={-1}
+              aria-label={`Mark ${name}`}
+              checked={marked}
+              onChange={() => onMark(name)}
+            />
+          </td>
+        )}
+        {columns.map((column, place) => (
+          <td key={column.id} className={column.num ? "num" : undefined}>
+            {place === 0 ? first(column.cell(row)) : column.cell(row)}
+          </td>
+        ))}
+      </tr>
+      {detail && unfolded && (
+        <tr className="unfolded" id={id}>
+          <td colSpan={columns.length + (onMark ? 1 : 0)}>{detail(row)}</td>
+        </tr>
       )}
-      {columns.map((column, place) => (
-        <td key={column.id} className={column.num ? "num" : undefined}>
-          {place === 0 && href ? (
-            <Link href={href(row)} tabIndex={-1}>
-              {column.cell(row)}
-            </Link>
-          ) : (
-            column.cell(row)
-          )}
-        </td>
-      ))}
-    </tr>
+    </>
   );
 }
 

@@ -2,7 +2,8 @@
 import { useRef, useState } from "react";
 import { api, type Schemas } from "../../api";
 import { bytes, num } from "../../fmt";
-import { CallForm, stopped, Tick } from "../../ui/call-form";
+import { asError, stopped } from "../../ui/attempt";
+import { CallForm, Tick } from "../../ui/call-form";
 import { Bar, Button, Field, Input, Select } from "../../ui/controls";
 import { Refused } from "../../ui/dialog";
 import { Panel } from "../../ui/page";
@@ -61,7 +62,7 @@ export function AddSet() {
       if (data) setJob({ id: data.id, title: "Check" });
     } catch (refused) {
       if (stopped(refused)) return;
-      setError(refused instanceof Error ? refused : new Error(String(refused)));
+      setError(asError(refused));
     }
   };
   const register = async () => {

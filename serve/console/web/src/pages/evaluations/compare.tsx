@@ -5,6 +5,7 @@ import { Field, Input } from "../../ui/controls";
 import { Empty, Loaded, Notice } from "../../ui/state";
 import { type Column, Table } from "../../ui/table";
 import { useTyped } from "../../url";
+import { Changed } from "./changed";
 import { scaleOf, Whisker } from "./whisker";
 
 type Task = Schemas["TaskComparison"];
@@ -49,7 +50,12 @@ export function Comparison() {
       </search>
       {ready ? (
         <Loaded query={query} what="the comparison">
-          {(told) => <Verdicts told={told} />}
+          {(told) => (
+            <>
+              <Verdicts told={told} />
+              {told.tasks.length > 0 && <Changed told={told} />}
+            </>
+          )}
         </Loaded>
       ) : (
         <Empty title="Choose two that were measured">
@@ -97,8 +103,8 @@ function Verdicts({ told }: { told: Schemas["VersionComparison"] }) {
       cell: (each) => <Whisker low={each.low} high={each.high} at={each.difference} scale={scale} zero />,
     },
     { id: "p", label: "p", num: true, cell: (each) => sig(each.p_value, 3), sort: (each) => each.p_value },
-    { id: "won", label: "A alone right", num: true, cell: (each) => num(each.wins) },
-    { id: "lost", label: "B alone right", num: true, cell: (each) => num(each.losses) },
+    { id: "won", label: "A alone", num: true, cell: (each) => num(each.wins) },
+    { id: "lost", label: "B alone", num: true, cell: (each) => num(each.losses) },
     { id: "n", label: "Examples", num: true, cell: (each) => num(each.examples) },
     { id: "test", label: "Test", cell: (each) => each.test },
   ];

@@ -113,7 +113,7 @@ function TaskBoard({
     {
       id: "apart",
       label: "From the best",
-      cell: (each) => (best && overlaps(each, best) ? "intervals overlap" : "apart"),
+      cell: (each) => (best && overlaps(each, best) ? "overlaps" : "apart"),
     },
     { id: "n", label: "n", num: true, cell: (each) => num(each.samples), sort: (each) => each.samples },
     { id: "dataset", label: "Data set", cell: (each) => each.dataset ?? DASH },
@@ -124,7 +124,6 @@ function TaskBoard({
       cell: (each) => (each.cost_micro_usd == null ? DASH : usd(each.cost_micro_usd / 1e6)),
     },
     { id: "at", label: "At (UTC)", num: true, cell: (each) => when(each.evaluated_at) },
-    { id: "note", label: "Note", cell: (each) => <span className="wrap">{each.note ?? DASH}</span> },
   ];
   return (
     <Panel title={task}>
@@ -136,6 +135,17 @@ function TaskBoard({
         marked={marked}
         onMark={mark}
       />
+      {rows.some((each) => each.note) && (
+        <ul className="small">
+          {rows
+            .filter((each) => each.note)
+            .map((each) => (
+              <li key={each.version}>
+                {each.version} has no interval: {each.note}
+              </li>
+            ))}
+        </ul>
+      )}
       <p className="small">Space marks a row. Two that are marked are compared example by example.</p>
     </Panel>
   );

@@ -4,7 +4,7 @@ import { $api, api, type Schemas } from "../../api";
 import { DASH, num, usd, when } from "../../fmt";
 import { Action } from "../../ui/action";
 import { CallForm } from "../../ui/call-form";
-import { Facts, Field, Input } from "../../ui/controls";
+import { Facts, Field, Input, Secret } from "../../ui/controls";
 import { Panel } from "../../ui/page";
 import { Empty, Loaded, Notice } from "../../ui/state";
 import { type Column, Table } from "../../ui/table";
@@ -113,14 +113,12 @@ function Keys({ provider }: { provider: Provider }) {
           <Field label="Key's name" hint="One that is there gets another secret">
             <Input value={key} onChange={(event) => setKey(event.target.value)} />
           </Field>
-          <Field label="Secret" hint="Kept sealed, and never shown again">
-            <Input
-              type="password"
-              autoComplete="new-password"
-              value={secret}
-              onChange={(event) => setSecret(event.target.value)}
-            />
-          </Field>
+          <Secret
+            label="Secret"
+            hint="Kept sealed, and never shown again"
+            value={secret}
+            change={setSecret}
+          />
         </div>
       </CallForm>
     </>

@@ -3,7 +3,7 @@ import { useState } from "react";
 import { $api, api, type Schemas } from "../../api";
 import { DASH, num, when } from "../../fmt";
 import { CallForm } from "../../ui/call-form";
-import { Field, Input, Select } from "../../ui/controls";
+import { Field, Input, Secret, Select } from "../../ui/controls";
 import { May, Panel } from "../../ui/page";
 import { Empty, Loaded } from "../../ui/state";
 import { type Column, Table } from "../../ui/table";
@@ -95,14 +95,12 @@ function NewProvider() {
           >
             <Input value={url} onChange={(event) => setUrl(event.target.value)} />
           </Field>
-          <Field label="Key" hint="Kept sealed, and never shown again; empty: later">
-            <Input
-              type="password"
-              autoComplete="new-password"
-              value={secret}
-              onChange={(event) => setSecret(event.target.value)}
-            />
-          </Field>
+          <Secret
+            label="Key"
+            hint="Kept sealed, and never shown again; empty: later"
+            value={secret}
+            change={setSecret}
+          />
         </div>
       </CallForm>
     </Panel>

@@ -1,0 +1,34 @@
+/** Signing in at the identity provider: there, and back to the address that was asked for, which this tab keeps meanwhile. */
+import { api } from "./api";
+import { base } from "./base";
+
+/** Below `/console`; the provider has to know it. */
+export const RETURN = "/signed-in";
+const KEY = "raymill.asked";
+
+/** Leaves the page. */
+export async function goToProvider() {
+  const redirect_uri = `${location.origin}${base}${RETURN}`;
+  const { data } = await api.POST("/api/v1/browser/sso", { body: { redirect_uri } });
+  if (!data) return;
+  sessionStorage.setItem(KEY, location.pathname.slice(base.length) + location.search);
+  location.assign(data.url);
+}
+
+/** Raises ApiError, or an Error with what the provider said. */
+export async function finish(search: string) {
+  const brought = new URLSearchParams(search);
+  const [state, code] = [brought.get("state"), brought.get("code")];
+  if (!state || !code) {
+    const why = brought.get("error_description") ?? brought.get("error") ?? "it sent no code";
+    throw new Error(`The identity provider let nobody in: ${why}.`);
+  }
+  await api.POST("/api/v1/browser/sso/session", { body: { state, code, iss: brought.get("iss") } });
+}
+
+/** Where the login began, once. */
+export function asked(): string {
+  const path = sessionStorage.getItem(KEY) ?? "";
+  sessionStorage.removeItem(KEY);
+  return /^\/(?!\/|signed-in)/.test(path) ? path : "/overview";
+}
