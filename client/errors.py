@@ -9,7 +9,7 @@ says the same, so a caller may catch either.
     │   ├── Refused       401, 403: also Denied
     │   ├── Missing       404, 410: also NotFound
     │   ├── Clash         409, 412: also Conflict
-    │   └── ServerAway    429, 502, 503, 504, 507: also Unavailable
+    │   └── ServerAway    429, 502, 503, 504, 507, and from 500 on what is no error body of ours: also Unavailable
     ├── Unreachable       no answer at all: also Unavailable
     └── WaitedTooLong     `wait` gave up; the work goes on
 """

@@ -66,6 +66,8 @@ class SampleAnswer(Wire):
 class ChangedSample(Wire):
     """An example of a task that A and B did not answer alike."""
 
+    place: int
+    """In A's samples, from 0."""
     index: int | None
     """In the data of the task; null in samples that do not tell."""
     better: Literal["a", "b", "neither"]

@@ -116,11 +116,11 @@ def check(response: httpx.Response) -> None:
         body = ErrorEnvelope.model_validate_json(response.content).error
     except ValidationError:
         path = response.request.url.path
-        raise api_error(
-            response.status_code,
-            f"{response.request.method} {path} answered {response.status_code} {response.reason_phrase}".rstrip(),
-            request_id=request_id,
-        ) from None
+        said = f"{response.request.method} {path} answered {response.status_code} {response.reason_phrase}".rstrip()
+        if response.status_code >= 500:
+            # Not the service's own words: what stands before it answers so while a part starts.
+            raise ServerAway(said, status=response.status_code, request_id=request_id) from None
+        raise api_error(response.status_code, said, request_id=request_id) from None
     raise api_error(
         response.status_code,
         one_line(body.message),

@@ -28,7 +28,7 @@ from raymill.policies.errors import Conflict, Invalid, NotFound, Unavailable
 from raymill.registry import audit, identity
 from raymill.registry.audit import Actor
 from raymill.registry.identity import is_live
-from raymill.registry.oidc_return import is_loopback
+from raymill.registry.oidc_return import is_loopback, leads_to
 from raymill.registry.sessions import NotLoggedIn
 from raymill.registry.tables import Account, ExternalIdentity, OidcLogin, Role
 
@@ -236,7 +236,7 @@ def take(session: Session, state: str, path: str) -> OidcLogin:
         NotLoggedIn: there is none.
     """
     row = session.get(OidcLogin, _sha256(state), with_for_update=True)
-    if row is None or row.expires_at <= dt.datetime.now(dt.UTC) or not row.redirect_uri.endswith(path):
+    if row is None or row.expires_at <= dt.datetime.now(dt.UTC) or not leads_to(row.redirect_uri, path):
         raise NotLoggedIn("this login was finished already, or too slowly: begin again")
     session.delete(row)
     session.flush()

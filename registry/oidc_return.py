@@ -16,10 +16,16 @@ CONSOLE = "/console/signed-in"
 """How the paths of both end; a proxy may put another before the console's."""
 
 
+LOCALHOST = "localhost"
+
+
 def check_command(redirect_uri: str) -> None:
     """Raises Invalid: it is no `http://127.0.0.1:PORT/callback`, on the machine that logs in (RFC 8252, section 7.3)."""
     parts = _parts(redirect_uri)
-    if parts.scheme != "http" or not is_loopback(parts.hostname) or parts.path != COMMAND:
+    here = parts.hostname != LOCALHOST and is_loopback(
+        parts.hostname
+    )  # RFC 8252, section 8.3: an address, no name
+    if parts.scheme != "http" or not (here and _plain(parts)) or parts.path != COMMAND:
         raise Invalid(
             f"redirect_uri is {redirect_uri[:80]!r}: give http://127.0.0.1:PORT/callback",
             param="redirect_uri",
@@ -30,8 +36,10 @@ def check_console(redirect_uri: str, origin: str | None) -> None:
     """Raises Invalid: it is not the console's of `origin`, from which the page asks, or that speaks no TLS and is not this machine's."""
     parts = _parts(redirect_uri)
     safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
-    plain = not (parts.query or parts.fragment or parts.username or parts.password)
-    if not (safe and plain and parts.path.endswith(CONSOLE)) or f"{parts.scheme}://{parts.netloc}" != origin:
+    if (
+        not (safe and _plain(parts) and parts.path.endswith(CONSOLE))
+        or f"{parts.scheme}://{parts.netloc}" != origin
+    ):
         raise Invalid(
             f"redirect_uri is {redirect_uri[:80]!r}, asked from {origin}: give ORIGIN{CONSOLE}, with https unless it is "
             "this machine",
@@ -41,12 +49,21 @@ def check_console(redirect_uri: str, origin: str | None) -> None:
 
 def is_loopback(host: str | None) -> bool:
     """An address of this machine, or `localhost`."""
-    if host == "localhost":
+    if host == LOCALHOST:
         return True
     try:
         return ipaddress.ip_address(host or "").is_loopback
     except ValueError:
         return False
+
+
+def leads_to(redirect_uri: str, path: str) -> bool:
+    """Whether the browser comes back to a path that ends so."""
+    return _parts(redirect_uri).path.endswith(path)
+
+
+def _plain(parts: SplitResult) -> bool:
+    return not (parts.query or parts.fragment or parts.username or parts.password)
 
 
 def _parts(url: str) -> SplitResult:

@@ -119,6 +119,16 @@ def price_in(row: tables.Price) -> Price:
     return Price(row.input_micro_usd, row.cached_input_micro_usd, row.output_micro_usd, row.max_output_tokens)
 
 
+def _told(price: Price) -> dict[str, int | None]:
+    """By the names of the columns."""
+    return {
+        "input_micro_usd": price.input,
+        "cached_input_micro_usd": price.cached_input,
+        "output_micro_usd": price.output,
+        "max_output_tokens": price.max_output_tokens,
+    }
+
+
 def set_price(session: Session, provider: str, model: str, price: Price, actor: Actor) -> tables.Price:
     """Make or replace an override.
 
@@ -133,15 +143,10 @@ def set_price(session: Session, provider: str, model: str, price: Price, actor: 
         amount = getattr(price, field)
         if not 0 <= amount <= MAX_MICRO_USD:
             raise Invalid(f"{field} is {amount} micro-dollars: give 0 to {MAX_MICRO_USD}", param=field)
-    values = {
-        "input_micro_usd": price.input,
-        "cached_input_micro_usd": price.cached_input,
-        "output_micro_usd": price.output,
-        "max_output_tokens": price.max_output_tokens,
-    }
+    values = _told(price)
     updated = {**values, "updated_at": dt.datetime.now(dt.UTC)}
     known = session.get(tables.Price, (provider, model), with_for_update=True)
-    before = None if known is None else {name: getattr(known, name) for name in values}
+    before = None if known is None else _told(price_in(known))
     session.execute(
         insert(tables.Price)
         .values(provider=provider, model=model, **updated)
@@ -160,7 +165,8 @@ def remove_price(session: Session, provider: str, model: str, actor: Actor) -> t
             f"no override for {model!r} of {provider!r}: `raymill price list` shows the ones there are"
         )
     session.delete(row)
-    audit.record(session, actor, "price.remove", f"price/{provider}/{model}")
+    before = _told(price_in(row))
+    audit.record(session, actor, "price.remove", f"price/{provider}/{model}", before=before)
     tell_gateways(session)
     return row
 

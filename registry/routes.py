@@ -133,7 +133,8 @@ def remove_preset(session: Session, name: str, actor: Actor) -> Preset:
     _take_turns(session)
     row = find_preset(session, name)
     session.delete(row)
-    audit.record(session, actor, "preset.remove", f"preset/{name}")
+    before = {"model": row.model, "system": row.system, "params": row.params}
+    audit.record(session, actor, "preset.remove", f"preset/{name}", before=before)
     tell_gateways(session)
     return row
 

@@ -84,6 +84,7 @@ def _task(name: str, paired: Paired) -> types.TaskComparison:
 
 def _changed_sample(sample: ChangedSample) -> types.ChangedSample:
     return types.ChangedSample(
+        place=sample.place,
         index=sample.index,
         better="a" if sample.gain > 0 else "b" if sample.gain < 0 else "neither",
         prompt=sample.a.prompt,

@@ -25,6 +25,9 @@ from raymill.serve.llm.prefix_memory import PrefixMemory, Prompt, best, prompt_o
 
 logger = logging.getLogger(__name__)
 
+MUTE_S = 1.0
+"""A replica that did not tell its load in time is not waited for again for so long: each request would wait."""
+
 
 class PrefixRouter(PowerOfTwoChoicesRequestRouter):  # type: ignore[misc]
     """Serve's own choice, after the replica that suits a request's beginning. All of it runs on one event loop."""
@@ -33,6 +36,7 @@ class PrefixRouter(PowerOfTwoChoicesRequestRouter):  # type: ignore[misc]
         super().initialize_state(**kwargs)
         self._memories: dict[ReplicaID, PrefixMemory] = defaultdict(PrefixMemory)
         self._on_their_way: Counter[ReplicaID] = Counter()
+        self._mute_until_s: dict[ReplicaID, float] = {}
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -45,6 +49,8 @@ class PrefixRouter(PowerOfTwoChoicesRequestRouter):  # type: ignore[misc]
         if prompt is None:
             return others
         loads = await self._loads(candidate_replicas)
+        assert pending_request is not None
+        pending_request.suited = bool(loads)
         if not loads:
             return others
         now_s = time.monotonic()
@@ -57,8 +63,16 @@ class PrefixRouter(PowerOfTwoChoicesRequestRouter):  # type: ignore[misc]
         """Requests at each replica that can take one more; those that do not tell in time are left out."""
         loads = {each.replica_id: self._replica_queue_len_cache.get(each.replica_id) for each in replicas}
         # Serve forgets a load after 10 s without a request of this process's own.
-        silent = [each for each in replicas if loads[each.replica_id] is None]
-        loads |= {each.replica_id: load for each, load in await self._probe_queue_lens(silent, 0)}
+        now_s = time.monotonic()
+        silent = [
+            each
+            for each in replicas
+            if loads[each.replica_id] is None and self._mute_until_s.get(each.replica_id, 0.0) <= now_s
+        ]
+        for each, load in await self._probe_queue_lens(silent, 0):
+            loads[each.replica_id] = load
+            if load is None:
+                self._mute_until_s[each.replica_id] = time.monotonic() + MUTE_S
         return {
             each.replica_id: load + self._on_their_way[each.replica_id]
             for each in replicas
@@ -97,12 +111,15 @@ class PrefixRouter(PowerOfTwoChoicesRequestRouter):  # type: ignore[misc]
             del self._memories[gone]
         for gone in self._on_their_way.keys() - self._replicas.keys():
             del self._on_their_way[gone]
+        for gone in self._mute_until_s.keys() - self._replicas.keys():
+            del self._mute_until_s[gone]
 
     def _get_pending_request_matching_metadata(
         self, request_metadata: RequestMetadata | None = None
     ) -> PendingRequest | None:
-        """A replica was chosen for this request, not for the one that waits longest as with Serve's own choice."""
-        return self._get_pending_request_matching_internal_request_id(request_metadata)
+        """A replica that was chosen for this request is not given to the one that waits longest, as Serve does; any other is."""
+        found = self._get_pending_request_matching_internal_request_id(request_metadata)
+        return found if getattr(found, "suited", False) else None
 
 
 def _prompt(request: PendingRequest | None) -> Prompt | None:

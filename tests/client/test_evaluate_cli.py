@@ -37,7 +37,7 @@ STANDING: dict[str, Any] = {
     "backend": None, "prompt_tokens": None, "completion_tokens": None, "cost_micro_usd": None,
 }  # fmt: skip
 CHANGED: dict[str, Any] = {
-    "index": 7, "better": "b", "prompt": "Where is\nmy parcel?", "prompt_b": None, "reference": "delayed",
+    "place": 3, "index": 7, "better": "b", "prompt": "Where is\nmy parcel?", "prompt_b": None, "reference": "delayed",
     "a": {"score": 0.0, "answer": "lost " * 100, "answers": 1, "reason": "no_json"},
     "b": {"score": 0.5, "answer": "delayed", "answers": 2, "reason": None},
 }  # fmt: skip

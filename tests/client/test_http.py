@@ -320,7 +320,14 @@ def test_the_asyncio_client_does_the_same(
 ) -> None:
     away = refusal(503, "unavailable", "away")
     service.on("POST", "/api/v1/pipelines", away, reply(status=202, data=pipeline("running")))
-    service.on("GET", EVENTS, reply(chunks=(event(1),), cut=True), reply(chunks=(event(1), event(2), END)))
+    proxys_own = reply(status=500, data="Internal Server Error")
+    service.on(
+        "GET",
+        EVENTS,
+        reply(chunks=(event(1),), cut=True),
+        proxys_own,
+        reply(chunks=(event(1), event(2), END)),
+    )
     service.on("GET", "/api/v1/llms", reply(data={"data": [llm("a")], "next_cursor": None}))
     service.on("GET", f"/api/v1/pipelines/{PIPELINE}", reply(data=pipeline("succeeded")))
 

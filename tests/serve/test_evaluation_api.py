@@ -70,6 +70,7 @@ def test_the_examples_that_changed_come_by_page_with_both_answers(client: TestCl
     first = read()
     assert [each["index"] for each in first["data"]] == [1, 2]
     assert first["data"][0] == {
+        "place": 1,
         "index": 1,
         "better": "a",
         "prompt": "p1",

@@ -10,7 +10,7 @@ import hmac
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Cookie, Header, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 
 from raymill.client import identity_types
 from raymill.client.console_types import SsoOffer, SsoStarted
@@ -25,6 +25,11 @@ router = APIRouter(prefix="/browser/sso", tags=["sessions"], route_class=ThreadR
 
 COOKIE = "raymill_sso"
 """Holds the state of the login that this browser has begun. HttpOnly, SameSite=Strict: the page asks, not the provider's."""
+
+
+def cookie_name(request: Request) -> str:
+    """By TLS one that no other host of the same domain can set (RFC 6265bis, section 4.1.3.2)."""
+    return f"__Host-{COOKIE}" if by_tls(request) else COOKIE
 
 
 @router.get("")
@@ -48,7 +53,7 @@ def begin(
     oidc_return.check_console(body.redirect_uri, origin)
     started = begun(body, request, found, opened)
     response.set_cookie(
-        COOKIE,
+        cookie_name(request),
         started.state,
         max_age=oidc.LOGIN_S,
         path="/",
@@ -66,12 +71,14 @@ def finish(
     response: Response,
     found: PartsDep,
     opened: SessionDep,
-    state: Annotated[str, Cookie(alias=COOKIE)] = "",
 ) -> identity_types.Me:
     """Log in with the code that the browser brought back; the session is in the answer's cookie."""
     check_own_page(request)
+    state = request.cookies.get(cookie_name(request), "")
     if not hmac.compare_digest(state.encode(), body.state.encode()):
         raise NotLoggedIn("this login was not begun in this browser, or too long ago: begin again")
     made = logged_in(body, request, found, opened, oidc_return.CONSOLE)
-    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+    response.delete_cookie(
+        cookie_name(request), path="/", httponly=True, samesite="strict", secure=by_tls(request)
+    )
     return signed_in(request, response, found.settings.secret_box, made.session)

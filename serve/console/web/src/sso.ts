@@ -12,7 +12,10 @@ export async function goToProvider() {
   const { data } = await api.POST("/api/v1/browser/sso", { body: { redirect_uri } });
   if (!data) return;
   sessionStorage.setItem(KEY, location.pathname.slice(base.length) + location.search);
+  // Busy until the page is left, and anew where the browser brings it back as it was: each login has a cookie of its own.
+  addEventListener("pageshow", (event) => event.persisted && location.reload(), { once: true });
   location.assign(data.url);
+  await new Promise(() => undefined);
 }
 
 /** Raises ApiError, or an Error with what the provider said. */

@@ -1,7 +1,7 @@
 /** The examples of a task that A and B did not answer alike: each opens in place, with what was asked, wanted and answered. */
-import { $api, type Schemas } from "../../api";
+import { $api, ApiError, type Schemas } from "../../api";
 import { DASH, num, sig } from "../../fmt";
-import { Field, Pre, Select } from "../../ui/controls";
+import { Button, Field, Pre, Select } from "../../ui/controls";
 import { Panel } from "../../ui/page";
 import { Empty, Loaded } from "../../ui/state";
 import { type Column, Table } from "../../ui/table";
@@ -31,6 +31,7 @@ export function Changed({ told }: { told: Schemas["VersionComparison"] }) {
     { params: { query: { a: told.a, b: told.b, task, better: side, limit: 20, cursor } } },
     { placeholderData: (before) => before, refetchInterval: false },
   );
+  const refused: unknown = query.error;
   return (
     <Panel title="Examples that changed">
       <div className="filters">
@@ -47,13 +48,19 @@ export function Changed({ told }: { told: Schemas["VersionComparison"] }) {
           <Select value={side} options={SIDES} onChange={(event) => setBetter(event.target.value)} />
         </Field>
       </div>
+      {refused instanceof ApiError && refused.param === "cursor" && (
+        <Empty
+          title="This page is of an older measurement"
+          action={<Button onClick={() => setBetter(side)}>First page</Button>}
+        />
+      )}
       <Loaded query={query} what="the examples" rows={8}>
         {(page) => (
           <Table
             caption={`Examples of ${task} that changed, in the order of the data`}
             columns={COLUMNS}
             rows={page.data}
-            rowKey={keyOf}
+            rowKey={(each) => `example ${each.place}`}
             detail={shown}
             nextCursor={page.next_cursor ?? null}
             busy={query.isPlaceholderData}
@@ -66,11 +73,6 @@ export function Changed({ told }: { told: Schemas["VersionComparison"] }) {
       <p className="small">Enter opens an example; j and k go on to the next and the one before.</p>
     </Panel>
   );
-}
-
-/** Equal examples, of which the data may have several, differ in their place. */
-function keyOf(each: Sample): string {
-  return each.index === null ? `${each.prompt} ${each.reference}` : `example ${each.index}`;
 }
 
 function shown(each: Sample) {
