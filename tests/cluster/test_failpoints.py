@@ -92,7 +92,8 @@ def test_an_engine_that_ends_at_a_write_leaves_everything_to_the_next_one_P1_P2_
 def test_an_engine_that_ends_while_it_stops_a_job_P5(
     database: Database, tmp_path: Path, processes: Processes, what: str, where: str
 ) -> None:
-    spec = JobSpec(kind="plain", config={"seconds": 2.5})
+    # Long enough for a busy machine to be told to stop before the end.
+    spec = JobSpec(kind="plain", config={"seconds": 5.0})
     with database.transaction() as session:
         jobs.enqueue(jobs.raw(session), [spec])
     # A lease that a pause of a busy machine does not outlast: the sweeper would end the cancelled job first.

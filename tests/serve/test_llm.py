@@ -81,6 +81,11 @@ def test_vllm_answers_as_hugging_face_does(client: openai.OpenAI, expected: list
         assert answer.model == "triage@1"
 
 
+def counted(usage: Any) -> tuple[int, int, int]:
+    """Without what was cached: the same question asked again finds more."""
+    return usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
+
+
 @pytest.mark.parametrize("model", ["triage", "triage-q8"])
 def test_a_stream_holds_the_same_answer_and_the_usage(client: openai.OpenAI, model: str) -> None:
     plain = greedy(client, model, QUESTIONS[0])
@@ -96,7 +101,7 @@ def test_a_stream_holds_the_same_answer_and_the_usage(client: openai.OpenAI, mod
     texts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
     assert "".join(texts) == plain.choices[0].message.content
     assert len([text for text in texts if text]) > 3
-    assert chunks[-1].usage == plain.usage
+    assert counted(chunks[-1].usage) == counted(plain.usage)
     finish = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices]
     assert finish[-1] == plain.choices[0].finish_reason
 
