@@ -1,6 +1,6 @@
 """Conversations on two vLLM replicas, routed by prefix and balanced: what the prefix caches spare, and how soon answers begin.
 
-    python -m benchmarks.prefixes [--quick] [--out FILE]
+    python -m benchmarks.prefixes [--quick]
 
 Real Serve, real vLLM on the CPU, a small Llama of random weights, the gateway's own way to engines. Rounds take turns between
 both routings on the same two engines; each has texts of its own, so no round finds what another left. Times are milliseconds.
@@ -24,7 +24,7 @@ from typing import Any, get_args
 
 import psutil
 import ray
-from benchmarks.report import machine
+from benchmarks import report
 from ray import serve
 from ray.serve import RunTarget
 from tests.llama import random_llama
@@ -268,10 +268,9 @@ async def measured(plan: Plan, counts: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round of fewer conversations")
-    parser.add_argument("--out", type=Path, help="file of results, as JSON")
     args = parser.parse_args()
     plan = Plan(rounds=1, conversations=6, turns=3, alike=24) if args.quick else Plan()
-    results: dict[str, Any] = {"machine": machine(), "plan": vars(plan)}
+    results: dict[str, Any] = {"date": report.now(), "machine": report.machine(), "plan": vars(plan)}
     with tempfile.TemporaryDirectory() as folder:
         counts = Path(folder) / "counts"
         counts.mkdir()
@@ -287,8 +286,7 @@ def main() -> None:
             serve.shutdown()
             ray.shutdown()
     print(json.dumps(results["ratios_prefix_to_balanced"] | results["one_prefix"], indent=1))
-    if args.out is not None:
-        args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {report.write(results, 'prefixes.json', whole=not args.quick)}")
 
 
 if __name__ == "__main__":

@@ -45,11 +45,12 @@ class PrefixRouter(PowerOfTwoChoicesRequestRouter):  # type: ignore[misc]
         others: list[list[RunningReplica]] = await super().choose_replicas(
             candidate_replicas, pending_request
         )
-        prompt = _prompt(pending_request) if len(candidate_replicas) > 1 else None
+        if pending_request is None or len(candidate_replicas) < 2:
+            return others
+        prompt = _prompt(pending_request)
         if prompt is None:
             return others
         loads = await self._loads(candidate_replicas)
-        assert pending_request is not None
         pending_request.suited = bool(loads)
         if not loads:
             return others
@@ -122,9 +123,16 @@ class PrefixRouter(PowerOfTwoChoicesRequestRouter):  # type: ignore[misc]
         return found if getattr(found, "suited", False) else None
 
 
-def _prompt(request: PendingRequest | None) -> Prompt | None:
-    """None: its beginning is no matter."""
-    if request is None or request.metadata.session_id == BALANCED or not request.args:
+def _prompt(request: PendingRequest) -> Prompt | None:
+    """None: its beginning is no matter. Kept with the request, which is routed anew until a replica takes it."""
+    if not hasattr(request, "prompt"):
+        request.prompt = _read(request)
+    found: Prompt | None = request.prompt
+    return found
+
+
+def _read(request: PendingRequest) -> Prompt | None:
+    if request.metadata.session_id == BALANCED or not request.args:
         return None
     body = request.args[0]
     if not isinstance(body, dict):

@@ -1,6 +1,6 @@
 """Fine-tuning with ZeRO-2 on two Ray nodes loses a worker, its driver, a node; and comes to the same losses.
 
-Each run is a driver of its own (drill.py) on a cluster of two nodes with one worker on each.
+Each run is a driver of its own (training_drill.py) on a cluster of two nodes with one worker on each.
 """
 
 from __future__ import annotations

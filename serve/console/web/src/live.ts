@@ -59,10 +59,10 @@ export function concerns(key: readonly unknown[], change: Change): "now" | "late
   const path = typeof key[1] === "string" ? key[1] : "";
   if (!shows(path, change.topic)) return "no";
   // A log of some kinds of objects alone shows the others' changes nowhere.
-  const kinds = /"kinds":"([^"]*)"/.exec(JSON.stringify(key[2] ?? {}))?.[1];
+  const asked = JSON.stringify(key[2] ?? {});
+  const kinds = /"kinds":"([^"]*)"/.exec(asked)?.[1];
   if (kinds && change.topic !== "all" && !kinds.split(",").includes(change.topic)) return "no";
   if (change.topic !== "job" || !change.key || change.kinds?.includes("state")) return "now";
-  const asked = JSON.stringify(key[2] ?? {});
   const named = [change.key, change.pipeline_id].some((id) => id && asked.includes(id));
   return named ? "now" : path.includes("{") ? "no" : "later";
 }

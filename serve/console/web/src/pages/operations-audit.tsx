@@ -1,5 +1,5 @@
 /** Who changed what: each row with what was before and after it, and the proof that no row was changed since. */
-import { useState } from "react";
+import { type ReactNode, useState } from "react";
 import { Link, useSearchParams } from "wouter";
 import { $api, api, type Schemas } from "../api";
 import { DASH, num, when } from "../fmt";
@@ -87,8 +87,14 @@ export function Audit() {
   );
 }
 
-function OneRow({ row, back }: { row: Row; back: string }) {
+/** Of a row of the log; `otherwise` stands where it tells of neither. */
+export function BeforeAfter({ row, otherwise }: { row: Row; otherwise: ReactNode }) {
   const text = (value: Row["before"]) => (value ? JSON.stringify(value, null, 2) : "");
+  if (!row.before && !row.after) return otherwise;
+  return <Diff before={text(row.before)} after={text(row.after)} label={`Before and after row ${row.seq}`} />;
+}
+
+function OneRow({ row, back }: { row: Row; back: string }) {
   const detail = Object.keys(row.detail).length > 0;
   return (
     <Panel title={`Row ${num(row.seq)}`} actions={<Link href={back}>Close</Link>}>
@@ -103,11 +109,7 @@ function OneRow({ row, back }: { row: Row; back: string }) {
           ["Hash", row.hash],
         ]}
       />
-      {row.before || row.after ? (
-        <Diff before={text(row.before)} after={text(row.after)} label={`Before and after row ${row.seq}`} />
-      ) : (
-        <p className="small">The row tells of no before and after.</p>
-      )}
+      <BeforeAfter row={row} otherwise={<p className="small">The row tells of no before and after.</p>} />
       {detail && <Pre label={`Details of row ${row.seq}`}>{JSON.stringify(row.detail, null, 2)}</Pre>}
     </Panel>
   );

@@ -3,10 +3,10 @@ import { $api, api, type Schemas } from "../api";
 import { num, when } from "../fmt";
 import { Action } from "../ui/action";
 import { Field, Input, Pre, Select } from "../ui/controls";
-import { Diff } from "../ui/diff";
 import { Empty, Loaded } from "../ui/state";
 import { type Column, Table } from "../ui/table";
 import { useCursor, useParam, useTyped } from "../url";
+import { BeforeAfter } from "./operations-audit";
 
 type Row = Schemas["AuditEvent"];
 const KINDS = ["route", "preset", "provider", "price", "tier", "budget", "queue", "environment", "team"];
@@ -64,14 +64,12 @@ export function Configuration() {
 }
 
 function shown(row: Row) {
-  const text = (value: Row["before"]) => (value ? JSON.stringify(value, null, 2) : "");
   return (
     <div className="stack">
-      {row.before || row.after ? (
-        <Diff before={text(row.before)} after={text(row.after)} label={`Before and after row ${row.seq}`} />
-      ) : (
-        <Pre label={`Row ${row.seq}`}>{JSON.stringify(row.detail, null, 2)}</Pre>
-      )}
+      <BeforeAfter
+        row={row}
+        otherwise={<Pre label={`Row ${row.seq}`}>{JSON.stringify(row.detail, null, 2)}</Pre>}
+      />
       <PutBack row={row} />
     </div>
   );
