@@ -207,6 +207,8 @@ def shown(results: Results) -> str:
         lines.append(
             f"{name[:38]:38} {memory['last']:8.1f} {_slope(memory):>24} {files['last']:5.0f} {_slope(files):>20}{verdict}"
         )
+    processes = results["all"]["processes"]
+    lines.append(f"{processes['first']} processes after the warm-up, {processes['last']} at the end")
     return "\n".join(lines)
 
 

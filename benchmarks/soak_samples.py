@@ -26,6 +26,10 @@ MEMORY_PER_H = 16.0
 """MiB. A process whose memory surely grows faster than this is not flat."""
 
 DESCRIPTORS_PER_H = 30.0
+MORE_PROCESSES = 0.1
+"""Share of those after the warm-up that may have come by the end: pools open connections up to their bounds when more is asked at
+once, each with memory and descriptors of its own."""
+
 Z95 = 1.96
 MOST_POINTS = 400
 """Of a slope; of longer series every n-th."""
@@ -35,6 +39,13 @@ class Sample(NamedTuple):
     at_s: float
     memory: float
     descriptors: int
+
+
+class Total(NamedTuple):
+    at_s: float
+    memory: float
+    descriptors: int
+    processes: int
 
 
 class Slope(NamedTuple):
@@ -47,20 +58,22 @@ class Samples:
     """Of each process that was ever seen, and of all together."""
 
     def __init__(self) -> None:
-        self.of: dict[tuple[str, int], list[Sample]] = defaultdict(list)
-        """By name and pid."""
+        self.of: dict[int, list[Sample]] = defaultdict(list)
+        """By pid."""
 
-        self.all: list[Sample] = []
+        self.names: dict[int, str] = {}
+        self.all: list[Total] = []
 
     def take(self, at_s: float, processes: Iterable[psutil.Process]) -> None:
-        memory, descriptors = 0.0, 0
+        memory, descriptors, count = 0.0, 0, 0
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, OSError):
                 found = process.memory_info()
                 one = Sample(at_s, (found.rss - found.shared) / MIB, process.num_fds())
-                self.of[name_of(process), process.pid].append(one)
-                memory, descriptors = memory + one.memory, descriptors + one.descriptors
-        self.all.append(Sample(at_s, memory, descriptors))
+                self.names.setdefault(process.pid, name_of(process))
+                self.of[process.pid].append(one)
+                memory, descriptors, count = memory + one.memory, descriptors + one.descriptors, count + 1
+        self.all.append(Total(at_s, memory, descriptors, count))
 
 
 def name_of(process: psutil.Process) -> str:
@@ -71,7 +84,8 @@ def name_of(process: psutil.Process) -> str:
     if "-m" in command[:4]:
         return command[command.index("-m") + 1]
     if command[0].startswith("ray::"):
-        return re.sub(r"#[\w-]*$", "", command[0].partition("(")[0].split()[0])
+        # What an actor does just now stands behind its class.
+        return re.sub(r"(#[\w-]*|\.\w+)$", "", command[0].partition("(")[0].split()[0])
     if command[0].startswith("postgres:"):
         of = command[0].rpartition(": ")[2]
         return "postgres connection" if "(" in of else f"postgres {of.strip()}"
@@ -91,31 +105,42 @@ def slope(points: Sequence[tuple[float, float]]) -> Slope:
 
 
 def judge(samples: Samples, warm_up_s: float) -> Results:
-    """Each process that lived through the run after its warm-up, and the sum of all, short-lived ones among them.
+    """Each process that lived through the run after its warm-up, and how many there are.
 
     Returns:
-        `processes`, `all` and `flat`: whether none of them surely grows faster than the bounds.
+        `processes`, `all` and `flat`: whether none of them surely grows faster than the bounds, nor their number.
     """
     end = samples.all[-1].at_s
     processes: Results = {}
     short_lived = 0
-    for (name, pid), taken in sorted(samples.of.items()):
+    for pid, taken in sorted(samples.of.items(), key=lambda each: (samples.names[each[0]], each[0])):
         late = [each for each in taken if each.at_s >= warm_up_s]
         if len(late) < 3 or late[0].at_s > warm_up_s + (end - warm_up_s) / 3 or late[-1].at_s < end:
             short_lived += 1
             continue
-        label = name if name not in processes else f"{name} ({pid})"
-        processes[label] = _judged(late)
-    together = _judged([each for each in samples.all if each.at_s >= warm_up_s])
-    flat = together["flat"] and all(each["flat"] for each in processes.values())
+        name = samples.names[pid]
+        processes[name if name not in processes else f"{name} ({pid})"] = _judged(late)
+    together = _together([each for each in samples.all if each.at_s >= warm_up_s])
     return {
-        "bounds_per_hour": {"memory_mib": MEMORY_PER_H, "descriptors": DESCRIPTORS_PER_H},
+        "bounds": {
+            "memory_mib_per_hour": MEMORY_PER_H,
+            "descriptors_per_hour": DESCRIPTORS_PER_H,
+            "more_processes": MORE_PROCESSES,
+        },
         "samples": len(samples.all),
         "processes": processes,
         "short_lived": short_lived,
         "all": together,
-        "flat": flat,
+        "flat": together["flat"] and all(each["flat"] for each in processes.values()),
     }
+
+
+def _together(taken: Sequence[Total]) -> Results:
+    """The sums are told; what is judged is the number of processes."""
+    sums = _judged([Sample(each.at_s, each.memory, each.descriptors) for each in taken])
+    first, last = taken[0].processes, taken[-1].processes
+    flat = last <= first * (1 + MORE_PROCESSES)
+    return {**sums, "processes": {"first": first, "last": last}, "flat": flat}
 
 
 def _judged(taken: Sequence[Sample]) -> Results:

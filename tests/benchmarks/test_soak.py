@@ -7,7 +7,7 @@ import random
 
 import psutil
 import pytest
-from benchmarks.soak_samples import MEMORY_PER_H, Sample, Samples, judge, name_of, slope
+from benchmarks.soak_samples import MEMORY_PER_H, Sample, Samples, Total, judge, name_of, slope
 
 
 def series(grow_per_h: float, *, jump: float = 0.0, noise: float = 1.0, seconds: int = 1200) -> list[Sample]:
@@ -22,11 +22,13 @@ def series(grow_per_h: float, *, jump: float = 0.0, noise: float = 1.0, seconds:
     ]
 
 
-def judged(*taken: list[Sample]) -> dict[str, bool]:
+def judged(*taken: list[Sample], come: int = 0) -> dict[str, bool]:
+    """`come`: processes beside 20 that come half way."""
     samples = Samples()
     for pid, each in enumerate(taken):
-        samples.of[f"p{pid}", pid] = each
-    samples.all = taken[0]
+        samples.of[pid], samples.names[pid] = each, f"p{pid}"
+    half = taken[0][-1].at_s / 2
+    samples.all = [Total(*each, processes=20 + come * (each.at_s > half)) for each in taken[0]]
     found = judge(samples, warm_up_s=300)
     return {name: each["flat"] for name, each in found["processes"].items()} | {"flat": found["flat"]}
 
@@ -46,13 +48,17 @@ def test_steady_growth_is_found_and_noise_or_a_late_jump_is_none() -> None:
     assert steep.low > MEMORY_PER_H
 
 
+def test_more_processes_are_growth_though_each_is_flat() -> None:
+    assert judged(series(0), come=2)["flat"]
+    assert judged(series(0), come=3) == {"p0": True, "flat": False}
+
+
 def test_this_process_is_read_and_named_without_a_path() -> None:
     samples = Samples()
     process = psutil.Process(os.getpid())
     samples.take(0.0, [process])
-    ((name, pid),) = samples.of
-    assert (name, pid) == (name_of(process), os.getpid())
-    assert "/" not in name
-    (taken,) = samples.of[name, pid]
+    assert samples.names == {os.getpid(): name_of(process)}
+    assert "/" not in samples.names[os.getpid()]
+    (taken,) = samples.of[os.getpid()]
     assert taken.memory > 1
     assert taken.descriptors > 2
