@@ -202,14 +202,14 @@ def trainer(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from raymill.train.notice import HeedingTorch
+    from raymill.train.group import WorkerGroup
 
     gpu = wants_gpu(use)
     enough_cpus(use.least_workers)
     return TorchTrainer(
         worker,
         train_loop_config=settings,
-        torch_config=HeedingTorch(backend="nccl" if gpu else "gloo"),
+        torch_config=WorkerGroup(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=(use.least_workers, use.workers) if elastic else use.workers,
             elastic_resize_monitor_interval_s=RESIZE_S,

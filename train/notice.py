@@ -1,7 +1,7 @@
 """A worker hears that its machine is about to be taken away: SIGTERM. Ray would end the process there and then.
 
-Handlers of signals can only be set in a process's main thread, and Ray Train runs the training in another; so the
-backend that sets up the workers does it, by what it executes on each.
+Handlers of signals can only be set in a process's main thread, and Ray Train runs the training in another; so what sets up
+the group of workers (`group.py`) does it.
 """
 
 from __future__ import annotations
@@ -9,10 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from typing import Any
-
-from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
 
 GRACE_S = 25.0
 """What a machine that is taken away leaves at the least (30 s on most clouds); then the process ends anyhow."""
@@ -36,17 +32,3 @@ def heed() -> None:
             last.start()
 
     signal.signal(signal.SIGTERM, note)
-
-
-class _HeedingBackend(_TorchBackend):  # type: ignore[misc]  # ray is untyped
-    def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
-        super().on_training_start(worker_group, backend_config)
-        worker_group.execute(heed)
-
-
-class HeedingTorch(TorchConfig):  # type: ignore[misc]
-    """torch's process group on workers that note SIGTERM."""
-
-    @property
-    def backend_cls(self) -> type[_TorchBackend]:
-        return _HeedingBackend

@@ -9,16 +9,29 @@ the same versions. Sets nothing up on a machine with GPUs, where the operation i
 from __future__ import annotations
 
 import os
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
 OPERATION = "deepspeed_shm_comm"
 
 
+VARIABLE = "TORCH_EXTENSIONS_DIR"
+
+
 def extensions() -> Path:
-    """Where torch puts what it compiles."""
-    given = os.environ.get("TORCH_EXTENSIONS_DIR")
-    return Path(given) if given else Path.home() / ".cache" / "torch_extensions"
+    """Where torch puts what it compiles. By default beside the packages, whose paths are part of what is compiled: two
+    installations that share a folder would compile anew at each other's runs."""
+    if given := os.environ.get(VARIABLE):
+        return Path(given)
+    packages = Path(sys.prefix)
+    writable = os.access(packages, os.W_OK)
+    return packages / "torch_extensions" if writable else Path.home() / ".cache" / "torch_extensions"
+
+
+def use_extensions() -> None:
+    """Have torch look there."""
+    os.environ[VARIABLE] = str(extensions())
 
 
 def stamp() -> Path:
@@ -33,6 +46,7 @@ def prewarm() -> bool:
     for lock in extensions().glob(f"**/{OPERATION}/lock"):
         # A compiler that was killed leaves its lock, and every later run would wait for it for ever.
         lock.unlink()
+    use_extensions()
     from deepspeed.accelerator import get_accelerator
 
     builder = get_accelerator().create_op_builder("ShareMemCommBuilder")

@@ -32,6 +32,7 @@ from raymill.train.layouts import lay_out
 from raymill.train.loop import Engine, Schedule, Shares, train
 from raymill.train.metrics import METRICS, POINTS, Point, read_points, summary, thinned, write_points
 from raymill.train.objectives import Objective, TokenLoss
+from raymill.train.prewarm import use_extensions
 from raymill.train.reference import take_reference
 from raymill.train.run_config import EarlyStop
 from raymill.train.sink import SNAPSHOT
@@ -105,6 +106,7 @@ def run_task(task: Task, work_dir: Path, sink: Any) -> None:
     first = place.get_world_rank() == 0
     give_way()
     set_threads()
+    use_extensions()
     told = Told(sink, rank=place.get_world_rank())
     told.tell("worker", rank=told.rank, pid=os.getpid(), host=socket.gethostname(), node=node_id())
     engine = make_engine(task, place.get_world_size(), ray.train.torch.get_device())
