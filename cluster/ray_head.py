@@ -26,21 +26,12 @@ from raymill.registry.files import make_private
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Asks Ray and the service here, past any `http_proxy`, which neither reaches them nor should see their keys."""
 
-SERVE_ENVIRONMENT = {
-    # HAProxy in front of Serve, tuned for throughput: 15 times the requests of Serve's own proxy (docs/architecture.md).
-    "RAY_SERVE_ENABLE_HA_PROXY": "1",
-    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    "RAY_SERVE_LOG_TO_STDERR": "0",
-    # The controller looks at everything ten times a second otherwise: 3 % of a core, taken from who answers.
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
-    # A line for each request, parsed in Python: a third of a core at full load. The gateway counts itself.
-    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-    "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
-    # Otherwise every application that is deleted drains for 30 s first.
-    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-    # HAProxy that is not there after three times 5 s is killed and started again, which a busy machine never ends.
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
-}
+NODE_ENVIRONMENT = dict(
+    line.split("=", 1)
+    for line in Path(__file__).with_name("nodes.env").read_text(encoding="utf-8").splitlines()
+    if line and not line.startswith("#")
+)
+"""What every node of a cluster is started with, whoever starts it."""
 
 SERVE_PORTS = range(10_000, 19_000, 100)
 """First ports of blocks of 100; a service takes one, told by its home."""
@@ -78,7 +69,8 @@ def ray_environment(settings: Settings) -> dict[str, str]:
     cluster that is joined comes from where Ray looks for it (`cluster/joining.py`)."""
     return {
         **os.environ,
-        **SERVE_ENVIRONMENT,
+        **NODE_ENVIRONMENT,
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAYMILL_HOME": str(settings.home),
         "RAYMILL_PORT": str(settings.port),
         "RAY_AUTH_MODE": "token",
@@ -86,17 +78,8 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray replaces 127.0.0.1 by the machine's own address unless it thinks clusters impossible here.
         **({"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if settings.address is None else {}),
-        # Replicas answer people. What may take its time gives way by itself (cluster/processes.py); Ray would
-        # put both behind everything else on the machine.
-        "RAY_worker_niceness": "0",
-        # A busy machine needs more than the 30 s after which Ray would give up on its own processes.
-        "RAY_agent_register_timeout_ms": "180000",
-        "RAY_raylet_start_wait_time_s": "60",
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
         "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "150",
-        # A driver that waits for a GPU waits as long as it takes.
-        "RAY_JOB_START_TIMEOUT_SECONDS": str(7 * 24 * 3600),
-        # A job that is stopped may leave a checkpoint first; Ray would kill it after 3 s.
         "RAY_JOB_STOP_WAIT_TIME_S": str(math.ceil(settings.grace_s) + 5),
         "RAY_gcs_rpc_server_reconnect_timeout_s": str(RECONNECT_S),
         **_own_state(settings),

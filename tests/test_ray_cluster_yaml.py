@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from ray.autoscaler._private.providers import _NODE_PROVIDERS
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import start as ray_start
 
-from raymill.cluster.ray_head import SERVE_ENVIRONMENT
+from raymill.cluster.ray_head import NODE_ENVIRONMENT, ray_environment
+from raymill.cluster.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -80,18 +82,23 @@ def test_it_has_a_head_and_groups_of_cpu_and_gpu_workers_that_scale_from_zero(co
 def test_every_node_starts_with_the_settings_of_one_service(config: dict[str, Any]) -> None:
     assert config["file_mounts"]["~/raymill.env"] == "raymill.env"
     assert "/raymill.env" in (ROOT / ".gitignore").read_text().splitlines()
-    told = {name: value for name, value in SERVE_ENVIRONMENT.items() if not name.endswith("_NBTHREAD")}
     for command in start_commands(config).values():
         words = shlex.split(command.split("ray start", 1)[0])
         assert words[words.index("set") : words.index("RAY_AUTH_MODE=token")] == [
-            *("set", "-a;", ".", "~/raymill.env;", "set", "+a;")
+            *("set", "-a;", ".", "~/raymill/cluster/nodes.env;", ".", "~/raymill.env;", "set", "+a;")
         ]
-        assert told == {
-            name: value for name, _, value in (word.partition("=") for word in words) if name in told
-        }
         assert any(word.startswith("RAYMILL_ADDRESS=") for word in words)
     # Work that asks for a CPU goes to the workers; the head's are for who answers.
     assert config["available_node_types"]["head"]["resources"] == {"CPU": 0}
+
+
+def test_a_shell_reads_the_settings_of_nodes_as_we_do() -> None:
+    shell = "set -a; . cluster/nodes.env; env"
+    told = subprocess.run(["sh", "-c", shell], cwd=ROOT, env={}, capture_output=True, text=True, check=True)
+    assert NODE_ENVIRONMENT.items() <= dict(line.split("=", 1) for line in told.stdout.splitlines()).items()
+    # The time that a stopped job has is that of the supervisor's own head.
+    own = ray_environment(Settings())
+    assert {name: own[name] for name in NODE_ENVIRONMENT} == NODE_ENVIRONMENT
 
 
 def test_every_node_asks_for_the_token_and_stays_off_public_interfaces(config: dict[str, Any]) -> None:
