@@ -72,7 +72,7 @@ compressor:
 
 # Compiled once for each machine.
 operators:
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m raymill.train.prewarm
+	@$(BIN)/python -m raymill.train.prewarm
 
 demo: $(STAMP) ## Train, evaluate, quantize, promote and serve a small model, and show what came out
 	@$(BIN)/python examples/support/demo.py

@@ -30,8 +30,10 @@ def extensions() -> Path:
 
 
 def use_extensions() -> None:
-    """Have torch look there."""
+    """Have torch look there, and compile by the ninja that was installed with it: nodes need not have ours, or any, in their
+    path, and another version would compile anew."""
     os.environ[VARIABLE] = str(extensions())
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 
 def stamp() -> Path:
