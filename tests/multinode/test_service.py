@@ -7,7 +7,6 @@ Prints what it measured (`-s`).
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 import threading
@@ -15,14 +14,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
-import httpx
 import psutil
 import pytest
 from tests.conftest import HOME, RunningService, free_port
 from tests.e2e.conftest import MakeRecipe, rows
 from tests.lines import write_lines
+from tests.multinode.load import Load, answers, say, wait_until
 
 from raymill.client.recipe import load_recipe
 from raymill.client.sdk import Raymill
@@ -31,7 +30,6 @@ from raymill.cluster import processes
 from raymill.cluster.ray_head import free_ports, ray_environment
 from raymill.cluster.service import read_service
 from raymill.cluster.settings import Settings
-from raymill.policies.errors import Unavailable
 
 pytestmark = [pytest.mark.slow, pytest.mark.multinode, pytest.mark.timeout(1500)]
 
@@ -128,52 +126,6 @@ def join(settings: Settings, folder: Path) -> subprocess.Popen[bytes]:
         )
 
 
-class Load:
-    """Requests for the alias at a fixed rate; what became of each."""
-
-    def __init__(self, cluster: Cluster, messages: Any, per_s: float) -> None:
-        self._cluster, self._messages, self._per_s = cluster, messages, per_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._send()))
-        self.answered: list[tuple[float, str]] = []
-        """When each answer came, and which version gave it."""
-        self.failed: list[tuple[float, str]] = []
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    async def _send(self) -> None:
-        service = self._cluster.service
-        headers = {"authorization": f"Bearer {service.api_key}"}
-        limits = httpx.Limits(max_connections=200)
-        async with httpx.AsyncClient(
-            base_url=service.url, headers=headers, timeout=60, limits=limits, trust_env=False
-        ) as http:
-            waiting: list[asyncio.Task[None]] = []
-            started = time.monotonic()
-            while not self._stop.is_set():
-                waiting.append(asyncio.create_task(self._ask(http)))
-                await asyncio.sleep(max(0.0, started + len(waiting) / self._per_s - time.monotonic()))
-            await asyncio.gather(*waiting)
-
-    async def _ask(self, http: httpx.AsyncClient) -> None:
-        body = {"model": NAME, "messages": self._messages, "max_tokens": 2, "temperature": 0}
-        try:
-            response = await http.post("/v1/chat/completions", json=body)
-        except httpx.HTTPError as error:
-            self.failed.append((time.monotonic(), repr(error)))
-            return
-        if response.status_code == 200:
-            self.answered.append((time.monotonic(), response.headers["x-raymill-target"]))
-        else:
-            self.failed.append((time.monotonic(), f"{response.status_code} {response.text[:300]}"))
-
-
 Run = Callable[..., Pipeline]
 
 
@@ -209,7 +161,7 @@ def messages(data: Path) -> Any:
 
 @pytest.mark.usefixtures("versions")
 def test_a_rolling_update_fails_no_request(cluster: Cluster, run: Run, messages: Any) -> None:
-    with Load(cluster, messages, PER_S) as load:
+    with Load(cluster.service, NAME, messages, PER_S) as load:
         started = time.monotonic()
         time.sleep(5)
         run(0.001)  # the alias moves to version 1
@@ -239,7 +191,7 @@ def test_all_returns_after_the_head_was_killed(
     wait_until(lambda: bool(evaluates.told("evaluate", "progress")))
     before = cluster.replicas()
     assert len(before) == 1
-    with Load(cluster, messages, 5) as load:
+    with Load(cluster.service, NAME, messages, 5) as load:
         time.sleep(2)
         killed_at = time.monotonic()
         cluster.kill_head()
@@ -263,19 +215,6 @@ def test_all_returns_after_the_head_was_killed(
     assert [version.number for version in client.llms.versions(NAME)] == [3, 2, 1]
     assert client.audit.verify().ok
     assert back_s < BACK_S
-
-
-def answers(client: Raymill) -> bool:
-    """Whether the control plane does."""
-    try:
-        client.status()
-    except Unavailable:
-        return False
-    return True
-
-
-def say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
 
 
 class Watch:
@@ -307,10 +246,3 @@ class Watch:
         ended = self._cluster.client.pipelines.wait(self._pipeline.id, timeout_s=600)
         assert ended.state == "succeeded", ended.error
         return ended.jobs[-1]
-
-
-def wait_until(holds: Callable[[], bool], within_s: float = 300) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
