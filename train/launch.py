@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymill.cluster.context import JobContext, JsonObject, Preempted
 from raymill.cluster.plain import last_line
+from raymill.cluster.settings import Settings
 from raymill.policies.errors import Invalid, RaymillError, Unavailable
 from raymill.registry.placement_config import pin
 from raymill.train.compatibility import Machine, missing_on
@@ -33,6 +34,11 @@ REFUSAL_PATIENCE_S = 10.0
 
 RESIZE_S = 60.0
 """How long an elastic run computes at the least before it starts again with more workers."""
+
+JOIN_S = 900.0
+"""How long machines that are to come may take: a cloud's start, a set-up, a head's restart."""
+
+JOIN_POLL_S = 5.0
 
 MOST_CORES = 16
 """Cores for one CPU worker; more rarely help a matrix product of this size."""
@@ -75,6 +81,7 @@ def launch(
     Raises:
         Invalid: the input is at fault; the message says how.
         StorageFull, CheckpointFailed: a checkpoint could not be written.
+        Unavailable: the cluster lacks CPUs or GPUs for the workers.
         TrainingFailed: the workers died more than `use.max_failures` times.
         Paused, Preempted: the run rests; another attempt goes on from the very step.
     """
@@ -85,6 +92,7 @@ def launch(
     if not ray.is_initialized():
         ray.init()
     context.event("phase", name="start workers")
+    wait_for_machines(use, context)
     sink = make_sink()
     given = {**settings, "work_dir": str(context.work_dir)}
     run = Run(worker, {**given, "sink": sink}, use, context.work_dir)
@@ -205,7 +213,6 @@ def trainer(
     from raymill.train.group import WorkerGroup
 
     gpu = wants_gpu(use)
-    enough_cpus(use.least_workers)
     return TorchTrainer(
         worker,
         train_loop_config=settings,
@@ -245,13 +252,40 @@ def wants_gpu(use: ClusterUse) -> bool:
     return gpu
 
 
-def enough_cpus(workers: int) -> None:
-    """Raises Unavailable: there are more workers than the whole cluster has CPUs for, so they would never start."""
-    total = int(ray.cluster_resources().get("CPU", 0))
-    if total < workers:
-        raise Unavailable(
-            f"workers is {workers}, the cluster has {total} CPUs: lower workers or add a machine"
-        )
+def wait_for_machines(use: ClusterUse, context: JobContext) -> None:
+    """Return once the cluster has what the workers ask for. Machines join a cluster of `raymill up --address` by themselves,
+    because its autoscaler is asked for them or after its head was replaced: they are waited for.
+
+    Raises:
+        Unavailable: there are fewer CPUs or GPUs than workers, and no machine joined in `JOIN_S`.
+    """
+    bundle = {"CPU": 1.0, **({"GPU": 1.0} if use.use_gpu else {}), **pin(use.resources)}
+    if (missing := lacking(bundle, use.least_workers)) is None:
+        return
+    cure = "lower workers or add a machine"
+    if Settings().address is None:
+        raise Unavailable(f"{missing}: {cure}")
+    context.event(
+        "log", text=f"{missing}: waiting for machines to join, {JOIN_S / 60:.0f} minutes at the most"
+    )
+    deadline = time.monotonic() + JOIN_S
+    wanted = ray.util.placement_group([bundle] * use.least_workers)  # an autoscaler adds what this asks for
+    try:
+        while not wanted.wait(timeout_seconds=JOIN_POLL_S):
+            context.check()
+            if time.monotonic() > deadline and (missing := lacking(bundle, use.least_workers)) is not None:
+                raise Unavailable(f"{missing} after {JOIN_S / 60:.0f} minutes: {cure}")
+    finally:
+        ray.util.remove_placement_group(wanted)
+
+
+def lacking(bundle: Mapping[str, float], workers: int) -> str | None:
+    """What the whole cluster, busy or not, has too little of for so many workers; None where nothing is."""
+    there = ray.cluster_resources()
+    for name in bundle:
+        if there.get(name, 0.0) < bundle[name] * workers:
+            return f"workers is {workers}, the cluster has {there.get(name, 0.0):g} of {name}"
+    return None
 
 
 def read_finished(path: Path) -> JsonObject:

@@ -242,7 +242,7 @@ def test_a_model_is_trained_over_two_machines_and_served_on_a_third_that_comes_l
 def test_nothing_is_lost_with_a_machine_that_trains(
     cluster: Cluster, client: Raymill, submit: Submit
 ) -> None:
-    pipeline = submit(0.002, replicas=0, epochs=20, checkpoint_every=5)
+    pipeline = submit(0.002, replicas=0, epochs=10, checkpoint_every=5)
     wait_for_event(client, pipeline, "train", "checkpoint")
     gone = cluster.workers.pop(0)
     gone.cut_power()
@@ -252,7 +252,7 @@ def test_nothing_is_lost_with_a_machine_that_trains(
     say(f"power cut at {gone.name}: trained to its end after {time.monotonic() - cut_at:.0f} s")
     (train,) = [job for job in ended.jobs if job.step == "train"]
     assert train.attempt == 1
-    assert (train.result or {})["steps"] == 12 * 20
+    assert (train.result or {})["steps"] == 12 * 10
     assert new.name in hosts(client, ended)
 
 
@@ -280,7 +280,7 @@ def test_replicas_of_other_machines_go_on_when_a_cable_is_pulled(
 
 
 def test_a_new_machine_takes_the_place_of_the_head(cluster: Cluster, client: Raymill, submit: Submit) -> None:
-    pipeline = submit(0.003, replicas=0, epochs=20, checkpoint_every=5)
+    pipeline = submit(0.003, replicas=0, epochs=10, checkpoint_every=5)
     wait_for_event(client, pipeline, "train", "checkpoint")
     cut_at = time.monotonic()
     cluster.replace_head()
@@ -291,7 +291,7 @@ def test_a_new_machine_takes_the_place_of_the_head(cluster: Cluster, client: Ray
     ended = ended_well(client, pipeline)
     (train,) = [job for job in ended.jobs if job.step == "train"]
     assert train.attempt == 2
-    assert (train.result or {})["steps"] == 12 * 20
+    assert (train.result or {})["steps"] == 12 * 10
     wait_until(lambda: chats(client))
     say(
         f"another head's service is up after {up_s:.0f} s, and all is back after {time.monotonic() - cut_at:.0f} s"

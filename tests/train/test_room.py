@@ -1,0 +1,36 @@
+"""What a run does where the cluster is too small for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import ray
+
+from raymill.cluster.context import LocalContext
+from raymill.policies.errors import Unavailable
+from raymill.train import launch
+from raymill.train.config import ClusterUse
+
+
+@pytest.fixture
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalContext:
+    monkeypatch.delenv("RAYMILL_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, "accelerator_type:L4": 1.0})
+    return LocalContext(tmp_path, job_id="room")
+
+
+def test_a_machine_of_our_own_refuses_at_once(context: LocalContext) -> None:
+    launch.wait_for_machines(ClusterUse(workers=4), context)
+    launch.wait_for_machines(ClusterUse(workers=8, min_workers=4, sharding="fsdp"), context)
+    with pytest.raises(Unavailable, match="workers is 5, the cluster has 4 of CPU: lower workers or add"):
+        launch.wait_for_machines(ClusterUse(workers=5), context)
+    with pytest.raises(Unavailable, match="workers is 1, the cluster has 0 of GPU"):
+        launch.wait_for_machines(ClusterUse(workers=1, use_gpu=True), context)
+    assert context.events == []
+
+
+@pytest.mark.usefixtures("context")
+def test_what_a_pin_asks_for_is_looked_at_too() -> None:
+    assert launch.lacking({"CPU": 1.0, "accelerator_type:L4": 0.001}, 4) is None
+    assert launch.lacking({"CPU": 1.0, "accelerator_type:H100": 0.001}, 1) is not None
