@@ -1,4 +1,4 @@
-"""What accelerators the cluster has, as Ray tells it."""
+"""What accelerators the cluster has, as Ray tells it, and which it should have."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raymill.registry.accelerators import Gpus
-from raymill.registry.placement_config import ANY, PREFIX
+from raymill.registry.placement_config import ANY, PIN, PREFIX
 
 
 def count(nodes: Sequence[Mapping[str, Any]], free: Mapping[str, Mapping[str, float]]) -> dict[str, Gpus]:
@@ -37,3 +37,16 @@ def of_cluster() -> dict[str, Gpus]:
     from ray._private.state import available_resources_per_node  # no public call tells it by node
 
     return count(ray.nodes(), available_resources_per_node())
+
+
+def ask(wanted: Mapping[str, int]) -> None:
+    """Have the autoscaler of the cluster that this process has joined, where it has one, hold so many GPUs of each type at
+    the least, in use or not, until it is asked for others."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=[bundle(name) for name in sorted(wanted) for _ in range(wanted[name])])
+
+
+def bundle(name: str) -> dict[str, float]:
+    """What one GPU of a type is to Ray."""
+    return {"GPU": 1, **({} if name == ANY else {f"{PREFIX}{name}": PIN})}

@@ -18,7 +18,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from raymill.cluster.accelerators import of_cluster
+from raymill.cluster.accelerators import ask, of_cluster
 from raymill.cluster.claim import Claimer
 from raymill.cluster.job_logs import last_lines
 from raymill.cluster.job_numbers import JobNumbers
@@ -59,6 +59,9 @@ class Dispatcher:
         self._seen: dict[tuple[uuid.UUID, int], tuple[Job, float]] = {}
         """Attempts that ran at the last look, and since when they are known to, on the monotonic clock."""
         self._next_check = 0.0
+        self._asked: dict[str, int] | None = None
+        """What the cluster was asked to have; None: an engine before this one may have."""
+
         # What an engine before this one had claimed and not started is started now: its id says if it was.
         self._claimer = Claimer(database, settings, "heavy", WORKER, running=list, numbers=numbers)
         for job in database.hold_once(lambda connection: jobs.unheard(connection, WORKER, [])):
@@ -86,6 +89,26 @@ class Dispatcher:
             log.warning("Ray does not tell its accelerators: %s", error)
             return
         self._database.patiently(lambda session: accelerators.tell(session, found))
+        if self._settings.address is not None:
+            self._ask_for_accelerators()
+
+    def _ask_for_accelerators(self) -> None:
+        """Jobs wait in their queue for GPUs to be free, where Ray does not see them."""
+        slots = self._settings.heavy_slots
+        wanted = self._database.patiently(lambda session: accelerators.wanted(session, slots))
+        if wanted == self._asked:
+            return
+        try:
+            ask(wanted)
+        except RayError as error:
+            log.warning("Ray was not asked for accelerators: %s", error)
+            return
+        if wanted or self._asked:
+            log.info(
+                "asked the cluster for %s",
+                ", ".join(f"{n} GPUs ({name})" for name, n in wanted.items()) or "no GPUs",
+            )
+        self._asked = wanted
 
     def _submit(self, job: Claimed) -> None:
         # An attempt that hangs (stopped, swapped out) has lost its lease; end it before two share a directory.

@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from raymill.registry.jobs.bounds import LEFT
 from raymill.registry.placement_config import ANY
 from raymill.registry.tables import Accelerator
+
+# Those that run hold their GPUs, and a cluster is asked for a size, whoever uses it.
+NEXT = text(f"""
+WITH {LEFT}
+next AS (
+    SELECT job.accelerator, job.gpus FROM job JOIN queue ON queue.name = job.queue
+    WHERE queue.runner = 'heavy' AND (job.state = 'running' OR (
+        job.state = 'queued' AND job.waiting_on = 0 AND job.run_at <= statement_timestamp() AND queue.paused_at IS NULL
+        AND NOT EXISTS (SELECT FROM quota WHERE quota.team_id = job.team_id AND (
+            quota.running < 1 OR quota.cpus < job.cpus OR quota.gpus < job.gpus))))
+    ORDER BY job.state = 'running' DESC, job.priority DESC, job.run_at, job.id LIMIT :slots)
+SELECT accelerator, sum(gpus) AS gpus FROM next WHERE accelerator IS NOT NULL GROUP BY accelerator
+""")
 
 
 class Gpus(NamedTuple):
@@ -32,6 +46,15 @@ def tell(session: Session, found: Mapping[str, Gpus]) -> None:
             .values(name=name, **values)
             .on_conflict_do_update(index_elements=[Accelerator.name], set_=values)
         )
+
+
+def wanted(session: Session, slots: int) -> dict[str, int]:
+    """GPUs by type that the heavy jobs ask for which run or would be next, were the GPUs there.
+
+    Args:
+        slots: jobs that may run at once.
+    """
+    return {row.accelerator: int(row.gpus) for row in session.execute(NEXT, {"slots": slots})}
 
 
 def known(session: Session) -> int:

@@ -169,6 +169,33 @@ def test_jobs_wait_until_their_accelerators_are_free(database: Database) -> None
     assert len(claim(database, queue="heavy", limit=9)) == 1
 
 
+def test_the_cluster_is_to_have_what_runs_and_what_is_next(database: Database) -> None:
+    def wanted(slots: int) -> dict[str, int]:
+        with database.transaction() as session:
+            return accelerators.wanted(session, slots)
+
+    assert wanted(8) == {}
+    tell(database, {"any": Gpus(4, 4), "H100": Gpus(4, 4)})
+    enqueue(database, spec(queue="heavy", gpus=4, accelerator="H100"))
+    assert len(claim(database, queue="heavy", limit=1)) == 1
+    ops = make_team(database, "ops", max_gpus=1)
+    enqueue(
+        database,
+        spec(queue="heavy", gpus=2, accelerator="L4"),
+        spec(queue="heavy"),  # takes a slot
+        spec(queue="heavy", gpus=8, accelerator="H100"),
+        spec(queue="heavy", gpus=1, accelerator="any", priority=3),
+        spec(ops, queue="heavy", gpus=2, accelerator="L4"),  # its team may not
+        spec(queue="heavy", gpus=16, accelerator="L4", run_at=dt.datetime(2100, 1, 31, tzinfo=dt.UTC)),
+    )
+    assert wanted(2) == {"H100": 4, "any": 1}
+    assert wanted(3) == wanted(4) == {"H100": 4, "any": 1, "L4": 2}
+    assert wanted(9) == {"H100": 12, "any": 1, "L4": 2}
+    with database.transaction() as session:
+        jobs.pause_queue(session, "heavy", ADA)
+    assert wanted(9) == {"H100": 4}
+
+
 # --- why a job waits ------------------------------------------------------------------------------------
 
 
