@@ -126,7 +126,7 @@ class Dispatcher:
                 metadata={"raymill_job": str(job.id), "step": job.step, "model": job.name},
                 # All that Ray starts for it comes from the warm process too.
                 runtime_env={"env_vars": {SOCKET: str(warm)}} if warm is not None else None,
-                **_placed(job),
+                **_placed(job, self._settings),
             )
         except RuntimeError as error:
             if "already exists" not in str(error):
@@ -201,11 +201,14 @@ class Dispatcher:
         return self._database.patiently(read)
 
 
-def _placed(job: Claimed) -> dict[str, Any]:
-    """What the driver itself asks of Ray; most kinds' drivers only wait for what they start."""
-    asked = job.config.get("resources")
-    if asked is None or not kind_of(job.kind).in_driver:
+def _placed(job: Claimed, settings: Settings) -> dict[str, Any]:
+    """What the driver itself asks of Ray; most kinds' drivers only wait for what they start, and run on the head."""
+    if not kind_of(job.kind).in_driver:
         return {}
+    asked = job.config.get("resources")
+    if asked is None:
+        # The head of a cluster does no heavy work; that of one machine is all there is.
+        return {} if settings.address is None else {"entrypoint_num_cpus": 1}
     resources = Resources.model_validate(asked)
     return {"entrypoint_num_gpus": resources.gpus, "entrypoint_resources": pin(resources)}
 

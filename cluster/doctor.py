@@ -249,7 +249,8 @@ def check_gpu() -> Iterator[Check]:
 
 def _is_running(settings: Settings) -> bool:
     with suppress(NotFound):
-        return psutil.pid_exists(read_service(settings).supervisor_pid)
+        service = read_service(settings)
+        return service.is_here and psutil.pid_exists(service.supervisor_pid)
     return False
 
 

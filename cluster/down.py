@@ -9,7 +9,8 @@ import psutil
 from raymill.cluster import processes
 from raymill.cluster.settings import Settings
 from raymill.cluster.supervisor import leftovers
-from raymill.cluster.up import supervisor_pid
+from raymill.cluster.up import refuse_elsewhere, supervisor_pid
+from raymill.policies.errors import Conflict
 
 STOP_S = 120.0
 
@@ -17,6 +18,11 @@ STOP_S = 120.0
 def main() -> None:
     settings = Settings()
     pid = supervisor_pid(settings)
+    if pid is not None:
+        try:
+            refuse_elsewhere(settings)
+        except Conflict as error:
+            sys.exit(f"error: {error}")
     if pid is not None and pid > 0:
         psutil.Process(pid).terminate()
         if not processes.wait_until_gone(pid, STOP_S):

@@ -18,7 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from raymill.cluster.ray_head import DIRECT
 from raymill.cluster.settings import Settings
@@ -48,6 +48,9 @@ class Found(NamedTuple):
 
     artifacts: str = ""
     """`RAYMILL_ARTIFACTS_URL`; empty where it is not set."""
+
+    cache: str = ""
+    """Where copies of artifacts lie: a replica is told a path there."""
 
 
 def require_database(settings: Settings) -> None:
@@ -125,6 +128,8 @@ def complaints(settings: Settings, mark: str, found: Iterable[Found]) -> Iterato
         elif node.artifacts != (settings.artifacts_url or ""):
             here = settings.artifacts_url or "not set"
             yield f"RAYMILL_ARTIFACTS_URL is {node.artifacts or 'not set'} on node {node.node} and {here} here: {start}"
+        elif node.cache != str(settings.cache_dir):
+            yield f"RAYMILL_CACHE is {node.cache} on node {node.node} and {settings.cache_dir} here: {start}"
         elif not node.joined:
             yield f"RAYMILL_ADDRESS is not set on node {node.node}, so no other reaches its replicas: {start}"
 
@@ -146,6 +151,7 @@ def check_nodes(settings: Settings) -> None:
     path.write_text(mark)
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
+        refuse_but_on_the_head(ray.get_runtime_context().get_node_id(), nodes)
         asked = [
             ray.remote(num_cpus=0, max_retries=0)(look)
             .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
@@ -168,12 +174,23 @@ def check_nodes(settings: Settings) -> None:
         raise Invalid(complaint)
 
 
-def look(node: str, name: str) -> tuple[str, str, str, bool, str, str]:
+def refuse_but_on_the_head(here: str, nodes: Iterable[Mapping[str, Any]]) -> None:
+    """Raises Invalid: users are answered at the head's port, and this machine is another."""
+    for node in nodes:
+        if "node:__internal_head__" in node["Resources"] and node["NodeID"] != here:
+            head = node["NodeManagerAddress"]
+            raise Invalid(
+                f"this machine is not the cluster's head, where users are answered: run `raymill up` on {head}"
+            )
+
+
+def look(node: str, name: str) -> tuple[str, str, str, bool, str, str, str]:
     """Runs on a node; the fields of `Found`."""
     here = Settings()
     path = here.home / name
     seen = path.read_text() if path.is_file() else ""
-    return node, str(here.home), _digest(here), here.address is not None, seen, here.artifacts_url or ""
+    joined, artifacts = here.address is not None, here.artifacts_url or ""
+    return node, str(here.home), _digest(here), joined, seen, artifacts, str(here.cache_dir)
 
 
 def _digest(settings: Settings) -> str:

@@ -98,8 +98,10 @@ KINDS: dict[str, Kind] = {
         work="raymill.evaluate.compress_job:run_compress",
         effects=catalog.register_quantizations,
     ),
-    "export_gguf": Kind(queue="heavy", work="raymill.evaluate.quantize_job:run_export_gguf"),
-    "export_adapter": Kind(queue="heavy", work="raymill.evaluate.adapter_gguf:run_export_adapter"),
+    "export_gguf": Kind(queue="heavy", work="raymill.evaluate.quantize_job:run_export_gguf", in_driver=True),
+    "export_adapter": Kind(
+        queue="heavy", work="raymill.evaluate.adapter_gguf:run_export_adapter", in_driver=True
+    ),
     "promote": Kind(
         queue="short",
         work="raymill.cluster.governance:run_promote",

@@ -13,6 +13,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymill.cluster import logs
 from raymill.cluster.attempt import Attempt, open_attempt
@@ -165,7 +166,10 @@ class Pool:
         self._start()
 
     def _start(self) -> None:
-        self._actor = ray.remote(num_cpus=0, max_concurrency=3)(PoolWorker).remote()
+        # Here: its jobs ask the gateway at this machine's own port.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        worker = ray.remote(num_cpus=0, max_concurrency=3, scheduling_strategy=here)(PoolWorker)
+        self._actor = worker.remote()
         self._running = self._actor.run.remote()
 
     def tend(self) -> None:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+import socket
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import NotFound
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def this_machine() -> str:
+    """Its name and the run of its kernel: another machine may come to have the same name."""
+    return f"{socket.gethostname()}/{BOOT_ID.read_text().strip() if BOOT_ID.exists() else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +29,12 @@ class Service:
 
     dashboard_url: str
     supervisor_pid: int
+    machine: str = field(default_factory=this_machine)
+    """Where the supervisor runs; its process id means nothing elsewhere."""
+
+    @property
+    def is_here(self) -> bool:
+        return self.machine == this_machine()
 
 
 def read_service(settings: Settings) -> Service:

@@ -38,6 +38,9 @@ FRONT_HEADER = "x-raymill-front"
 """Holds `Settings.front_key`: whoever sends that is believed what `x-forwarded-for` says."""
 
 
+JOINED_SLOTS = 16
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RAYMILL_", frozen=True, extra="ignore")
 
@@ -88,8 +91,14 @@ class Settings(BaseSettings):
     """Logical CPUs of a head started here. Twice the cores: replicas and drivers mostly wait. 0 leaves all that asks for
     one to nodes that join it."""
 
-    heavy_slots: int = Field(default_factory=lambda: max(1, (os.cpu_count() or 1) // 2), ge=1)
-    """Heavy jobs (training, evaluation, quantization) that run at once."""
+    heavy_slots: int = Field(
+        default_factory=lambda given: (
+            JOINED_SLOTS if given.get("address") else max(1, (os.cpu_count() or 1) // 2)
+        ),
+        ge=1,
+    )
+    """Heavy jobs (training, evaluation, quantization) that run at once: one for two cores of this machine; where a cluster is
+    joined 16, each with a process of half a GiB on the head."""
 
     warm_start: bool = False
     """Keep a process that has imported what heavy jobs need, and start their processes as copies of it: a training

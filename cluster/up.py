@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from raymill.cluster.settings import Settings
 from raymill.policies.errors import Conflict, NotFound, RaymillError, Unavailable
 
 READY_S = 600.0
+ELSEWHERE_S = 120.0
+"""So long a shared folder may keep the lock of a machine that is gone."""
 
 
 def main() -> None:
@@ -51,9 +54,13 @@ def start(settings: Settings) -> str:
         Unavailable: it did not come up; the message says what to read.
     """
     log = settings.logs_dir / "supervisor.log"
-    child = None if supervisor_pid(settings) else _spawn(settings, log)
-    deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline:
+    child: subprocess.Popen[bytes] | None = None
+    begun = time.monotonic()
+    while time.monotonic() < begun + READY_S:
+        if child is None and supervisor_pid(settings) is None:
+            child = _spawn(settings, log)
+        if child is None and time.monotonic() > begun + ELSEWHERE_S:
+            refuse_elsewhere(settings)
         url = _ready(settings)
         if url is not None:
             return url
@@ -61,6 +68,16 @@ def start(settings: Settings) -> str:
             raise Unavailable(f"the service did not start: {_last_error(log)}")
         time.sleep(0.2)
     raise Unavailable(f"the service was not ready within {READY_S:.0f} s: read {log.parent}")
+
+
+def refuse_elsewhere(settings: Settings) -> None:
+    """Raises Conflict where another machine that shares the home runs the service."""
+    with contextlib.suppress(NotFound):
+        if not (service := read_service(settings)).is_here:
+            host = service.machine.partition("/")[0]
+            raise Conflict(
+                f"the service of {settings.home} runs on {host}, where it answers; end it there with `raymill down`"
+            )
 
 
 def supervisor_pid(settings: Settings) -> int | None:

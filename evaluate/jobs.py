@@ -13,6 +13,7 @@ from pathlib import Path
 import ray
 
 from raymill.cluster.context import JobContext, JsonObject, Outcome
+from raymill.cluster.settings import Settings
 from raymill.evaluate.actors import ActorPool, Size, join_ray
 from raymill.evaluate.benchmark_config import BenchmarkTask
 from raymill.evaluate.config import (
@@ -183,8 +184,10 @@ def write_samples(context: JobContext, results: dict[str, TaskResult]) -> Path:
 
 
 def pool_size(config: EvaluateConfig) -> Size:
-    """As many actors as asked for, but no more than the cluster has processors for."""
-    room = int(ray.cluster_resources().get("CPU", 1) / config.cpus_per_actor)
+    """As many actors as asked for, but no more than a machine alone has processors for; others may join a cluster."""
+    room = config.actors
+    if Settings().address is None:
+        room = int(ray.cluster_resources().get("CPU", 1) / config.cpus_per_actor)
     return Size(
         actors=max(1, min(config.actors, room)),
         cpus=config.cpus_per_actor,

@@ -44,6 +44,7 @@ MOST_CORES = 16
 """Cores for one CPU worker; more rarely help a matrix product of this size."""
 
 FINISHED = "finished.json"
+ON_GPU = "on-gpu"
 EXPORT = "export"
 CHECKPOINTS = "checkpoints"
 
@@ -86,18 +87,19 @@ def launch(
         Paused, Preempted: the run rests; another attempt goes on from the very step.
     """
     finished = context.work_dir / FINISHED
-    if finished.is_file():
+    if has_finished(context.work_dir):
         context.event("log", text="training had finished before: its result is used")
         return read_finished(finished)
     if not ray.is_initialized():
         ray.init()
     context.event("phase", name="start workers")
-    wait_for_machines(use, context)
+    use = as_before(use, context.work_dir)
+    wait_for_machines(use, use.least_workers, context.event, context.check)
     sink = make_sink()
     given = {**settings, "work_dir": str(context.work_dir)}
     run = Run(worker, {**given, "sink": sink}, use, context.work_dir)
     rest = watch(run, sink, context, validation.start(given, use) if validation else None)
-    if finished.is_file():
+    if has_finished(context.work_dir):
         return read_finished(finished)
     if rest is not None:
         raise rest
@@ -213,6 +215,8 @@ def trainer(
     from raymill.train.group import WorkerGroup
 
     gpu = wants_gpu(use)
+    if gpu:
+        (work_dir / ON_GPU).touch()
     return TorchTrainer(
         worker,
         train_loop_config=settings,
@@ -252,28 +256,38 @@ def wants_gpu(use: ClusterUse) -> bool:
     return gpu
 
 
-def wait_for_machines(use: ClusterUse, context: JobContext) -> None:
-    """Return once the cluster has what the workers ask for. Machines join a cluster of `raymill up --address` by themselves,
+def as_before(use: ClusterUse, work_dir: Path) -> ClusterUse:
+    """A run that was on GPUs goes on on GPUs, and is not continued on CPUs because those came first."""
+    if use.use_gpu is None and (work_dir / ON_GPU).exists():
+        return use.model_copy(update={"use_gpu": True})
+    return use
+
+
+def wait_for_machines(
+    use: ClusterUse, workers: int, tell: Callable[..., None], check: Callable[[], None]
+) -> None:
+    """Return once the cluster has what so many workers ask for. Machines join a cluster of `raymill up --address` by themselves,
     because its autoscaler is asked for them or after its head was replaced: they are waited for.
 
     Raises:
         Unavailable: there are fewer CPUs or GPUs than workers, and no machine joined in `JOIN_S`.
     """
-    bundle = {"CPU": 1.0, **({"GPU": 1.0} if use.use_gpu else {}), **pin(use.resources)}
-    if (missing := lacking(bundle, use.least_workers)) is None:
+    needs_gpu = use.use_gpu is None and missing_on(Machine(gpus=0), use.model_dump()) is not None
+    gpu = {"GPU": 1.0} if use.use_gpu or needs_gpu else {}
+    bundle = {"CPU": 1.0, **gpu, **pin(use.resources)}
+    if (missing := lacking(bundle, workers)) is None:
         return
     cure = "lower workers or add a machine"
     if Settings().address is None:
         raise Unavailable(f"{missing}: {cure}")
-    context.event(
-        "log", text=f"{missing}: waiting for machines to join, {JOIN_S / 60:.0f} minutes at the most"
-    )
+    text = f"{missing}: waiting for machines to join, {JOIN_S / 60:.0f} minutes at the most"
+    tell("log", text=text)
     deadline = time.monotonic() + JOIN_S
-    wanted = ray.util.placement_group([bundle] * use.least_workers)  # an autoscaler adds what this asks for
+    wanted = ray.util.placement_group([bundle] * workers)  # an autoscaler adds what this asks for
     try:
         while not wanted.wait(timeout_seconds=JOIN_POLL_S):
-            context.check()
-            if time.monotonic() > deadline and (missing := lacking(bundle, use.least_workers)) is not None:
+            check()
+            if time.monotonic() > deadline and (missing := lacking(bundle, workers)) is not None:
                 raise Unavailable(f"{missing} after {JOIN_S / 60:.0f} minutes: {cure}")
     finally:
         ray.util.remove_placement_group(wanted)
@@ -286,6 +300,11 @@ def lacking(bundle: Mapping[str, float], workers: int) -> str | None:
         if there.get(name, 0.0) < bundle[name] * workers:
             return f"workers is {workers}, the cluster has {there.get(name, 0.0):g} of {name}"
     return None
+
+
+def has_finished(work_dir: Path) -> bool:
+    """By the folder's list: on NFS a file that was asked for before another machine wrote it is missing for a minute."""
+    return work_dir.is_dir() and any(each.name == FINISHED for each in work_dir.iterdir())
 
 
 def read_finished(path: Path) -> JsonObject:

@@ -17,11 +17,12 @@ from pathlib import Path
 import ray
 
 from raymill.cluster.context import JsonObject
+from raymill.cluster.settings import Settings
 from raymill.policies.errors import Invalid, Unavailable
 from raymill.registry.tables import TrialState
 from raymill.registry.trials import TrialRecord
 from raymill.train.config import TrainConfig
-from raymill.train.launch import MOST_CORES, wants_gpu
+from raymill.train.launch import MOST_CORES, wait_for_machines, wants_gpu
 from raymill.tune.config import TuneConfig, Values
 from raymill.tune.proposals import proposals
 from raymill.tune.recorder import Recorder, Tell
@@ -86,6 +87,7 @@ def run_search(search: Search) -> list[TrialRecord]:
     """
     if not ray.is_initialized():
         ray.init()
+    wait_for_machines(search.train, 1, search.tell, search.check)
     recorder = recorder_of(search)
     if any(not record.state.over for record in recorder.records.values()) or (
         len(recorder.records) < search.config.size
@@ -192,21 +194,28 @@ def concurrent_of(search: Search) -> int:
 
 
 def room_of(search: Search) -> int:
-    """Trials that the cluster has room for at once."""
+    """Trials that the cluster has room for at once. Machines join a cluster while it works: those without room wait."""
+    if Settings().address is not None:
+        return search.config.size
     there = ray.cluster_resources()
     if wants_gpu(search.train):
         return max(1, int(there.get("GPU", 0)))
     if search.config.concurrent:
         return max(1, int(there.get("CPU", 1)))
-    return max(1, cores() // 2) * max(1, len(ray.nodes()))
+    return max(1, cores() // 2) * machines()
 
 
 def threads_of(search: Search) -> int:
     """An equal share of a machine's cores for each trial."""
     if wants_gpu(search.train):
-        return max(1, min(MOST_CORES, cores() // room_of(search)))
-    running = min(concurrent_of(search), int(ray.cluster_resources().get("CPU", 1)))
-    return max(1, min(MOST_CORES, cores() * len(ray.nodes()) // running))
+        return max(1, min(MOST_CORES, cores() // max(1, int(ray.cluster_resources().get("GPU", 0)))))
+    running = max(1, min(concurrent_of(search), int(ray.cluster_resources().get("CPU", 1))))
+    return max(1, min(MOST_CORES, cores() * machines() // running))
+
+
+def machines() -> int:
+    """Of the cluster, now."""
+    return max(1, len([node for node in ray.nodes() if node["Alive"]]))
 
 
 def cores() -> int:

@@ -15,14 +15,16 @@ def refuse_what_the_cluster_lacks(recipe: Recipe) -> None:
     Raises:
         Invalid: a setting needs a GPU, and no machine of the cluster has one; or more of them than this machine has.
     """
+    # Machines of a cluster that was joined may come when they are asked for; a head of our own is one machine.
+    if Settings().address is not None:
+        return
     sections = {"train": recipe.train, "base.pretrain": recipe.base.pretrain}
     for param, section in sections.items():
         if section is None or (reason := missing_on(NOTHING, section.model_dump())) is None:
             continue
         if cluster().gpus == 0:
             raise Invalid(f"{param}: {reason}", param=param)
-    # Machines of a cluster that was joined may come when they are asked for; a head of our own is one machine.
-    if recipe.serve is not None and recipe.serve.gpus and Settings().address is None:
+    if recipe.serve is not None and recipe.serve.gpus:
         lacks = recipe.serve.missing_on(cluster().gpus)
         if lacks is not None:
             raise Invalid(f"serve.{lacks}", param="serve.gpus")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -15,12 +16,22 @@ from typing import NamedTuple
 import pytest
 from pydantic import SecretStr
 
-from raymill.cluster import processes
+from raymill.cluster import down, processes
 from raymill.cluster.applications import ours
-from raymill.cluster.joining import Found, _digest, cluster_token, complaints, require_database
+from raymill.cluster.joining import (
+    Found,
+    _digest,
+    cluster_token,
+    complaints,
+    refuse_but_on_the_head,
+    require_database,
+)
 from raymill.cluster.ray_head import free_ports, plan_head, ray_environment
-from raymill.cluster.settings import Settings
-from raymill.policies.errors import Invalid, Unavailable
+from raymill.cluster.service import Service, write_service
+from raymill.cluster.settings import JOINED_SLOTS, Settings
+from raymill.cluster.supervisor import lock
+from raymill.cluster.up import refuse_elsewhere
+from raymill.policies.errors import Conflict, Invalid, Unavailable
 from raymill.registry.database import Database
 from raymill.registry.postgres import EmbeddedPostgres
 from raymill.registry.tables import Llm
@@ -42,20 +53,58 @@ def test_a_database_of_this_machine_alone_is_refused(tmp_path: Path) -> None:
 
 def test_each_complaint_names_the_node_the_value_and_the_cure(tmp_path: Path) -> None:
     settings = joined(tmp_path)
-    good = Found("10.0.0.8", str(tmp_path), _digest(settings), joined=True, seen="mark")
+    cache = str(settings.cache_dir)
+    good = Found("10.0.0.8", str(tmp_path), _digest(settings), joined=True, seen="mark", cache=cache)
     bad = [
         good._replace(node="10.0.0.9", home="/elsewhere"),
         good._replace(node="10.0.0.10", seen=""),
         good._replace(node="10.0.0.11", database=""),
         good._replace(node="10.0.0.12", artifacts="s3://elsewhere"),
-        good._replace(node="10.0.0.13", joined=False),
+        good._replace(node="10.0.0.13", cache="/nvme"),
+        good._replace(node="10.0.0.14", joined=False),
     ]
     told = list(complaints(settings, "mark", [good, *bad]))
-    wanted = ["/elsewhere", "mount one shared folder", "DATABASE_URL", "s3://elsewhere", "RAYMILL_ADDRESS"]
+    wanted = [
+        *("/elsewhere", "mount one shared folder", "DATABASE_URL", "s3://elsewhere"),
+        *("RAYMILL_CACHE is /nvme", "RAYMILL_ADDRESS"),
+    ]
     for node, said, words in zip(bad, told, wanted, strict=True):
         assert f"node {node.node}" in said
         assert words in said
         assert "secret" not in said
+
+
+def test_only_the_head_answers_users() -> None:
+    nodes = [
+        {"NodeID": "a", "NodeManagerAddress": "10.0.0.7", "Resources": {"node:__internal_head__": 1.0}},
+        {"NodeID": "b", "NodeManagerAddress": "10.0.0.8", "Resources": {"CPU": 4.0}},
+    ]
+    refuse_but_on_the_head("a", nodes)
+    with pytest.raises(Invalid, match=r"run `raymill up` on 10\.0\.0\.7"):
+        refuse_but_on_the_head("b", nodes)
+
+
+def test_a_service_of_another_machine_is_not_ours_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = joined(tmp_path)
+    refuse_elsewhere(settings)  # nothing was started
+    url = "http://127.0.0.1:1"
+    write_service(settings, Service(url=url, ray_address="-", dashboard_url=url, supervisor_pid=1))
+    refuse_elsewhere(settings)
+    there = Service(url=url, ray_address="-", dashboard_url=url, supervisor_pid=1, machine="old-head/2")
+    write_service(settings, there)
+    with pytest.raises(Conflict, match="runs on old-head"):
+        refuse_elsewhere(settings)
+    monkeypatch.setenv("RAYMILL_HOME", str(tmp_path))
+    with lock(tmp_path), pytest.raises(SystemExit, match="runs on old-head"):
+        down.main()
+
+
+def test_a_cluster_has_more_slots_than_half_a_heads_cores(tmp_path: Path) -> None:
+    assert joined(tmp_path).heavy_slots == JOINED_SLOTS
+    assert joined(tmp_path, heavy_slots=3).heavy_slots == 3
+    assert Settings(home=tmp_path).heavy_slots == max(1, (os.cpu_count() or 1) // 2)
 
 
 def test_applications_of_others_are_not_ours(database: Database) -> None:

@@ -20,14 +20,31 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalContext:
     return LocalContext(tmp_path, job_id="room")
 
 
+def wait(use: ClusterUse, context: LocalContext) -> None:
+    launch.wait_for_machines(use, use.least_workers, context.event, context.check)
+
+
 def test_a_machine_of_our_own_refuses_at_once(context: LocalContext) -> None:
-    launch.wait_for_machines(ClusterUse(workers=4), context)
-    launch.wait_for_machines(ClusterUse(workers=8, min_workers=4, sharding="fsdp"), context)
+    wait(ClusterUse(workers=4), context)
+    wait(ClusterUse(workers=8, min_workers=4, sharding="fsdp"), context)
     with pytest.raises(Unavailable, match="workers is 5, the cluster has 4 of CPU: lower workers or add"):
-        launch.wait_for_machines(ClusterUse(workers=5), context)
+        wait(ClusterUse(workers=5), context)
     with pytest.raises(Unavailable, match="workers is 1, the cluster has 0 of GPU"):
-        launch.wait_for_machines(ClusterUse(workers=1, use_gpu=True), context)
+        wait(ClusterUse(workers=1, use_gpu=True), context)
     assert context.events == []
+
+
+def test_what_needs_a_gpu_waits_for_one_though_it_does_not_ask(context: LocalContext) -> None:
+    with pytest.raises(Unavailable, match="has 0 of GPU"):
+        wait(ClusterUse(offload="optimizer"), context)
+
+
+def test_a_run_that_was_on_gpus_goes_on_there(context: LocalContext) -> None:
+    context.work_dir.mkdir(parents=True, exist_ok=True)
+    assert launch.as_before(ClusterUse(), context.work_dir).use_gpu is None
+    (context.work_dir / launch.ON_GPU).touch()
+    assert launch.as_before(ClusterUse(), context.work_dir).use_gpu is True
+    assert launch.as_before(ClusterUse(use_gpu=False), context.work_dir).use_gpu is False
 
 
 @pytest.mark.usefixtures("context")
