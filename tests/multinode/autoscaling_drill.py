@@ -1,5 +1,5 @@
-"""Asks Ray's autoscaler as the engine does, and prints what the cluster had at each stage, as JSON:
-`python -m tests.multinode.autoscaling_drill`.
+"""Asks Ray's autoscaler as the engine does, and writes what the cluster had at each stage, as JSON:
+`python -m tests.multinode.autoscaling_drill FILE`.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 
 import ray
 
@@ -33,7 +34,7 @@ def main() -> None:
     for wanted in ({"L4": 1, "any": 1}, {"L4": 1}, {}):
         ask(wanted)
         stages.append(wait_for(sum(wanted.values())))
-    sys.stdout.write(json.dumps(stages))
+    Path(sys.argv[1]).write_text(json.dumps(stages))
 
 
 if __name__ == "__main__":

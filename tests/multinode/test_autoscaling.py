@@ -27,12 +27,12 @@ NODE = {"CPU": 1, "GPU": 1, "accelerator_type:L4": 1, "object_store_memory": 100
 CONFIG = {
     "cluster_name": "tests",
     "max_workers": 3,
-    "provider": {"type": "fake_multinode"},
+    "provider": {"type": "fake_multinode", "use_node_id_as_ip": True},
     "available_node_types": {
-        "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "l4": {"resources": NODE, "node_config": {}, "min_workers": 0, "max_workers": 3},
     },
-    "head_node_type": "head",
+    "head_node_type": "ray.head.default",
     "upscaling_speed": 1.0,
     "idle_timeout_minutes": 0.1,
     **{name: {} for name in ("auth", "docker", "file_mounts")},
@@ -43,7 +43,7 @@ COMMAND = f"""
 set -e
 cd {shlex.quote(str(ROOT))}
 ray start --head --num-cpus=0 --object-store-memory=100000000 --autoscaling-config={SHARED}/cluster.json --disable-usage-stats
-python -m tests.multinode.autoscaling_drill >{SHARED}/stages.json
+python -m tests.multinode.autoscaling_drill {SHARED}/stages.json
 """
 
 
