@@ -137,13 +137,12 @@ def judge(samples: Samples, warm_up_s: float) -> Results:
 
 def _together(taken: Sequence[Total]) -> Results:
     """The sums are told; what is judged is the number of processes."""
-    sums = _judged([Sample(each.at_s, each.memory, each.descriptors) for each in taken])
     first, last = taken[0].processes, taken[-1].processes
     flat = last <= first * (1 + MORE_PROCESSES)
-    return {**sums, "processes": {"first": first, "last": last}, "flat": flat}
+    return {**_judged(taken), "processes": {"first": first, "last": last}, "flat": flat}
 
 
-def _judged(taken: Sequence[Sample]) -> Results:
+def _judged(taken: Sequence[Sample | Total]) -> Results:
     memory = slope([(each.at_s, each.memory) for each in taken])
     descriptors = slope([(each.at_s, each.descriptors) for each in taken])
     return {

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raymill.registry.accelerators import Gpus
-from raymill.registry.placement_config import ANY, PIN, PREFIX
+from raymill.registry.placement_config import ANY, PREFIX, Resources, pin
 
 
 def count(nodes: Sequence[Mapping[str, Any]], free: Mapping[str, Mapping[str, float]]) -> dict[str, Gpus]:
@@ -44,9 +44,7 @@ def ask(wanted: Mapping[str, int]) -> None:
     the least, in use or not, until it is asked for others."""
     from ray.autoscaler.sdk import request_resources
 
-    request_resources(bundles=[bundle(name) for name in sorted(wanted) for _ in range(wanted[name])])
-
-
-def bundle(name: str) -> dict[str, float]:
-    """What one GPU of a type is to Ray."""
-    return {"GPU": 1, **({} if name == ANY else {f"{PREFIX}{name}": PIN})}
+    bundles = [
+        {"GPU": 1, **pin(Resources(accelerator=name))} for name in sorted(wanted) for _ in range(wanted[name])
+    ]
+    request_resources(bundles=bundles)

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raymill.cluster.ray_head import DIRECT
+from raymill.cluster.ray_head import DIRECT, HEAD
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Invalid, RaymillError, Unavailable
 
@@ -177,7 +177,7 @@ def check_nodes(settings: Settings) -> None:
 def refuse_but_on_the_head(here: str, nodes: Iterable[Mapping[str, Any]]) -> None:
     """Raises Invalid: users are answered at the head's port, and this machine is another."""
     for node in nodes:
-        if "node:__internal_head__" in node["Resources"] and node["NodeID"] != here:
+        if HEAD in node["Resources"] and node["NodeID"] != here:
             head = node["NodeManagerAddress"]
             raise Invalid(
                 f"this machine is not the cluster's head, where users are answered: run `raymill up` on {head}"

@@ -13,7 +13,6 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymill.cluster import logs
 from raymill.cluster.attempt import Attempt, open_attempt
@@ -23,6 +22,7 @@ from raymill.cluster.job_numbers import JobNumbers
 from raymill.cluster.keeper import Keeper
 from raymill.cluster.kinds import all_kinds
 from raymill.cluster.numbers import Publisher
+from raymill.cluster.ray_head import on_this_node
 from raymill.cluster.settings import Settings
 from raymill.cluster.wake import Wake
 from raymill.registry.jobs import Claimed, Done, LeaseLost
@@ -167,8 +167,7 @@ class Pool:
 
     def _start(self) -> None:
         # Here: its jobs ask the gateway at this machine's own port.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        worker = ray.remote(num_cpus=0, max_concurrency=3, scheduling_strategy=here)(PoolWorker)
+        worker = ray.remote(num_cpus=0, max_concurrency=3, scheduling_strategy=on_this_node())(PoolWorker)
         self._actor = worker.remote()
         self._running = self._actor.run.remote()
 

@@ -17,6 +17,7 @@ import tempfile
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raymill.cluster.haproxy import haproxy_environment, wrap_haproxy
 from raymill.cluster.head_files import ALIVE
@@ -38,6 +39,9 @@ SERVE_PORTS = range(10_000, 19_000, 100)
 
 
 NVIDIA = Path("/dev/nvidiactl")
+
+HEAD = "node:__internal_head__"
+"""Ray's resource of the head alone."""
 
 SESSIONS = "r"
 """Ray opens its folder to everybody, so it lies in one that is not."""
@@ -175,10 +179,18 @@ def forget(settings: Settings) -> None:
     shutil.rmtree(state_dir(settings), ignore_errors=True)
 
 
+def on_this_node() -> Any:
+    """The scheduling strategy of an actor that must be where the process is that starts it."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def at_head(settings: Settings) -> dict[str, float]:
     """What an actor asks of Ray to run on a head of ours. Nodes that join it are on its machine, and replicas with a port for HTTP would share it
     with those of the head."""
-    return {"node:__internal_head__": 0.001} if settings.address is None else {}
+    return {HEAD: 0.001} if settings.address is None else {}
 
 
 def warm_socket(settings: Settings) -> Path | None:

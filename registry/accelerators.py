@@ -9,20 +9,28 @@ from sqlalchemy import delete, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from raymill.registry.jobs.bounds import LEFT
+from raymill.registry.jobs import Priority
+from raymill.registry.jobs.bounds import LEFT, WITHIN_QUOTA
 from raymill.registry.placement_config import ANY
 from raymill.registry.tables import Accelerator
 
-# Those that run hold their GPUs, and a cluster is asked for a size, whoever uses it.
+# Those that run hold their GPUs, and a cluster is asked for a size, whoever uses it. An index gives the
+# first of each queue and priority.
 NEXT = text(f"""
 WITH {LEFT}
 next AS (
-    SELECT job.accelerator, job.gpus FROM job JOIN queue ON queue.name = job.queue
-    WHERE queue.runner = 'heavy' AND (job.state = 'running' OR (
-        job.state = 'queued' AND job.waiting_on = 0 AND job.run_at <= statement_timestamp() AND queue.paused_at IS NULL
-        AND NOT EXISTS (SELECT FROM quota WHERE quota.team_id = job.team_id AND (
-            quota.running < 1 OR quota.cpus < job.cpus OR quota.gpus < job.gpus))))
-    ORDER BY job.state = 'running' DESC, job.priority DESC, job.run_at, job.id LIMIT :slots)
+    SELECT accelerator, gpus FROM (
+        SELECT true AS running, job.priority, job.run_at, job.id, job.accelerator, job.gpus
+        FROM job JOIN queue ON queue.name = job.queue WHERE queue.runner = 'heavy' AND job.state = 'running'
+        UNION ALL
+        SELECT false, ready.*
+        FROM queue CROSS JOIN generate_series({min(Priority):d}, {max(Priority):d}) AS level CROSS JOIN LATERAL (
+            SELECT job.priority, job.run_at, job.id, job.accelerator, job.gpus FROM job
+            WHERE job.queue = queue.name AND job.priority = level AND job.state = 'queued' AND job.waiting_on = 0
+              AND job.run_at <= statement_timestamp() AND {WITHIN_QUOTA}
+            ORDER BY job.run_at, job.id LIMIT :slots) AS ready
+        WHERE queue.runner = 'heavy' AND queue.paused_at IS NULL) AS job
+    ORDER BY running DESC, priority DESC, run_at, id LIMIT :slots)
 SELECT accelerator, sum(gpus) AS gpus FROM next WHERE accelerator IS NOT NULL GROUP BY accelerator
 """)
 

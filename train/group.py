@@ -31,9 +31,8 @@ def speak_where_ray_does() -> None:
     Gloo asks what the machine's own name stands for, which is 127.0.1.1 on many and nothing on some; NCCL takes the first
     interface that it finds.
     """
-    found = interface_of(ray.util.get_node_ip_address())
-    for name in INTERFACES:
-        if found is not None:
+    if (found := interface_of(ray.util.get_node_ip_address())) is not None:
+        for name in INTERFACES:
             os.environ.setdefault(name, found)
 
 

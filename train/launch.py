@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymill.cluster.context import JobContext, JsonObject, Preempted
 from raymill.cluster.plain import last_line
+from raymill.cluster.ray_head import on_this_node
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Invalid, RaymillError, Unavailable
 from raymill.registry.placement_config import pin
@@ -119,8 +119,7 @@ class Validation(NamedTuple):
 
 def make_sink() -> Any:
     """On this node: it must not go with a worker's."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(Sink).remote()
+    return ray.remote(num_cpus=0, scheduling_strategy=on_this_node())(Sink).remote()
 
 
 class Run(threading.Thread):
@@ -272,16 +271,15 @@ def wait_for_machines(
     Raises:
         Unavailable: there are fewer CPUs or GPUs than workers, and no machine joined in `JOIN_S`.
     """
-    needs_gpu = use.use_gpu is None and missing_on(Machine(gpus=0), use.model_dump()) is not None
-    gpu = {"GPU": 1.0} if use.use_gpu or needs_gpu else {}
-    bundle = {"CPU": 1.0, **gpu, **pin(use.resources)}
+    joins = Settings().address is not None
+    # What one machine alone lacks of GPUs `wants_gpu` says, with its own cure.
+    bundle = bundle_of(use) if joins else {"CPU": 1.0}
     if (missing := lacking(bundle, workers)) is None:
         return
     cure = "lower workers or add a machine"
-    if Settings().address is None:
+    if not joins:
         raise Unavailable(f"{missing}: {cure}")
-    text = f"{missing}: waiting for machines to join, {JOIN_S / 60:.0f} minutes at the most"
-    tell("log", text=text)
+    tell("log", text=f"{missing}: waiting for machines to join, {JOIN_S / 60:.0f} minutes at the most")
     deadline = time.monotonic() + JOIN_S
     wanted = ray.util.placement_group([bundle] * workers)  # an autoscaler adds what this asks for
     try:
@@ -291,6 +289,13 @@ def wait_for_machines(
                 raise Unavailable(f"{missing} after {JOIN_S / 60:.0f} minutes: {cure}")
     finally:
         ray.util.remove_placement_group(wanted)
+
+
+def bundle_of(use: ClusterUse) -> dict[str, float]:
+    """What one worker asks of Ray: a GPU where it is told to, or where one of its settings needs one."""
+    needs_gpu = use.use_gpu is None and missing_on(Machine(gpus=0), use.model_dump()) is not None
+    gpu = {"GPU": 1.0} if use.use_gpu or needs_gpu else {}
+    return {"CPU": 1.0, **gpu, **pin(use.resources)}
 
 
 def lacking(bundle: Mapping[str, float], workers: int) -> str | None:

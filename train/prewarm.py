@@ -14,8 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 OPERATION = "deepspeed_shm_comm"
-
-
 VARIABLE = "TORCH_EXTENSIONS_DIR"
 
 

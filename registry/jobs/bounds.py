@@ -38,10 +38,11 @@ spare AS MATERIALIZED (
 
 # Columns and condition of a candidate: it fits by itself.
 COLUMNS = ", team_id, gpus, cpus, accelerator"
-FITS = """
+WITHIN_QUOTA = """NOT EXISTS (SELECT FROM quota WHERE quota.team_id = job.team_id AND (
+              quota.running < 1 OR quota.cpus < job.cpus OR job.gpus > 0 AND quota.gpus < job.gpus))"""
+FITS = f"""
           AND (job.team_id IS NULL OR job.team_id <> ALL (ARRAY(SELECT team_id FROM quota WHERE running < 1)))
-          AND NOT EXISTS (SELECT FROM quota WHERE quota.team_id = job.team_id AND (
-              quota.running < 1 OR quota.cpus < job.cpus OR job.gpus > 0 AND quota.gpus < job.gpus))
+          AND {WITHIN_QUOTA}
           AND (job.accelerator IS NULL
                OR EXISTS (SELECT FROM spare WHERE spare.name = job.accelerator AND spare.gpus >= job.gpus))"""
 

@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from raymill.cluster.context import LocalContext
-from raymill.policies.errors import Unavailable
+from raymill.policies.errors import Invalid, Unavailable
 from raymill.train import launch
 from raymill.train.config import ClusterUse
 
@@ -29,14 +29,25 @@ def test_a_machine_of_our_own_refuses_at_once(context: LocalContext) -> None:
     wait(ClusterUse(workers=8, min_workers=4, sharding="fsdp"), context)
     with pytest.raises(Unavailable, match="workers is 5, the cluster has 4 of CPU: lower workers or add"):
         wait(ClusterUse(workers=5), context)
-    with pytest.raises(Unavailable, match="workers is 1, the cluster has 0 of GPU"):
-        wait(ClusterUse(workers=1, use_gpu=True), context)
+    wait(ClusterUse(workers=1, use_gpu=True), context)  # there `wants_gpu` refuses, with its own cure
+    with pytest.raises(
+        Unavailable, match=r"workers is 1 with a GPU each, the cluster has 0: .* leave use_gpu"
+    ):
+        launch.wants_gpu(ClusterUse(workers=1, use_gpu=True))
+    with pytest.raises(Invalid, match="offload"):
+        launch.wants_gpu(ClusterUse(offload="optimizer"))
     assert context.events == []
 
 
-def test_what_needs_a_gpu_waits_for_one_though_it_does_not_ask(context: LocalContext) -> None:
-    with pytest.raises(Unavailable, match="has 0 of GPU"):
-        wait(ClusterUse(offload="optimizer"), context)
+def test_a_cluster_that_machines_join_is_asked_for_what_a_run_needs(
+    context: LocalContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYMILL_ADDRESS", "10.0.0.7:6379")
+    wait(ClusterUse(workers=4), context)
+    # It waits before it would be started, also where a setting needs what it does not ask for.
+    for use in (ClusterUse(use_gpu=True), ClusterUse(offload="optimizer")):
+        assert launch.lacking(launch.bundle_of(use), 1) == "workers is 1, the cluster has 0 of GPU"
+    assert launch.bundle_of(ClusterUse(use_gpu=False, offload="optimizer")) == {"CPU": 1.0}
 
 
 def test_a_run_that_was_on_gpus_goes_on_there(context: LocalContext) -> None:
