@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 from tests.registry.making import ADA, claim_one, job_of, make_pipeline, read_job, read_pipeline, step
+from tests.waiting import eventually
 
 from raymill.cluster.attempt import Attempt, open_attempt
 from raymill.cluster.context import JobContext, Outcome, Paused, Preempted
@@ -83,13 +84,6 @@ def events_of(database: Database, kind: str) -> list[JsonObject]:
     with database.transaction() as session:
         rows = select(JobEvent).where(JobEvent.kind == kind).order_by(JobEvent.id)
         return [row.data for row in session.scalars(rows)]
-
-
-def until(true: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def lease_of(database: Database, context: JobContext) -> dt.datetime:
@@ -176,7 +170,7 @@ def test_events_reach_postgres_while_the_work_goes_on(
 ) -> None:
     def make(context: JobContext) -> Outcome:
         context.event("step", step=1)
-        until(lambda: events_of(database, "step") == [{"step": 1}])
+        eventually(lambda: events_of(database, "step") == [{"step": 1}])
         return Outcome(result={"digest": "d"})
 
     does(make)
@@ -222,7 +216,7 @@ def test_events_that_the_database_refuses_cost_no_lease(
     def make(context: JobContext) -> Outcome:
         first = lease_of(database, context)
         context.event("k" * 40, much="longer than a kind may be")
-        until(lambda: lease_of(database, context) > first)
+        eventually(lambda: lease_of(database, context) > first)
         with database.transaction() as session:
             assert jobs.sweep(session) == []
         context.event("step", step=1)

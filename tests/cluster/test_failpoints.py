@@ -5,9 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import signal
-import time
 import uuid
-from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from sqlalchemy import func, select
 from tests.cluster.small_engine import Processes, all_ended, check, effects, exit_code, processes, submit
 from tests.registry.making import ADA, make_pipeline, read_job, step
 from tests.registry.postgres_proxy import At, proxy_in_thread
+from tests.waiting import eventually
 
 from raymill.policies.errors import Invalid
 from raymill.registry import failpoints, jobs
@@ -99,13 +98,13 @@ def test_an_engine_that_ends_while_it_stops_a_job_P5(
     # A lease that a pause of a busy machine does not outlast: the sweeper would end the cancelled job first.
     patient = Processes(database.url.render_as_string(hide_password=False), tmp_path, lease_s=4.0)
     engine = patient.engine(f"stop:{where}=exit")
-    until(lambda: read_job(database, spec.id).state is JobState.RUNNING)
+    eventually(lambda: read_job(database, spec.id).state is JobState.RUNNING)
     with database.transaction() as session:
         (jobs.cancel_job if what == "cancel" else jobs.pause_job)(session, spec.id, ADA)
     assert exit_code(engine) == EXIT_CODE
     helper = processes.engine()
     expected = JobState.CANCELLED if what == "cancel" else JobState.PAUSED
-    until(lambda: read_job(database, spec.id).state is expected)
+    eventually(lambda: read_job(database, spec.id).state is expected)
     assert exit_code(helper) == 0
 
 
@@ -117,7 +116,7 @@ def test_an_engine_that_ends_while_it_gives_back(
     with database.transaction() as session:
         jobs.enqueue(jobs.raw(session), [spec])
     engine = processes.engine(f"give_back:{where}=exit")
-    until(lambda: read_job(database, spec.id).state is JobState.RUNNING)
+    eventually(lambda: read_job(database, spec.id).state is JobState.RUNNING)
     send(engine, signal.SIGTERM)
     assert exit_code(engine) == EXIT_CODE
     with database.transaction() as session:
@@ -129,13 +128,6 @@ def test_an_engine_that_ends_while_it_gives_back(
 def send(process: ForkServerProcess, signum: int) -> None:
     assert process.pid is not None
     os.kill(process.pid, signum)
-
-
-def until(true: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 # --- answers that do not come ------------------------------------------------------------------------------
@@ -179,13 +171,13 @@ def test_a_worker_that_slept_past_its_lease_ends_nothing_P2(database: Database, 
     with database.transaction() as session:
         jobs.enqueue(jobs.raw(session), [spec, later])
     sleeper = processes.engine()
-    until(lambda: read_job(database, spec.id).state is JobState.RUNNING)
+    eventually(lambda: read_job(database, spec.id).state is JobState.RUNNING)
     send(sleeper, signal.SIGSTOP)
     other = processes.engine()
-    until(lambda: read_job(database, spec.id).state is JobState.SUCCEEDED)
+    eventually(lambda: read_job(database, spec.id).state is JobState.SUCCEEDED)
     ended = read_job(database, spec.id)
     send(sleeper, signal.SIGCONT)
-    until(lambda: "lease lost, nothing of it takes effect" in processes.errors.read_text())
+    eventually(lambda: "lease lost, nothing of it takes effect" in processes.errors.read_text())
     with database.transaction() as session:
         jobs.cancel_job(session, later.id, ADA)
     assert exit_code(other) == exit_code(sleeper) == 0

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import text
 from tests.e2e.conftest import raymill
 from tests.serve.code_lab import GOOD, SAFE, WEAK, table
-from tests.serve.gateway_tools import eventually
 from tests.serve.scripted_upstream import USAGE, scripted
+from tests.waiting import eventually
 
 from raymill.client.code_types import STEPS
 from raymill.client.sdk import Raymill

@@ -16,8 +16,8 @@ import psutil
 import pytest
 from sqlalchemy import func, select
 from tests.conftest import RunningService
-from tests.serve.gateway_tools import eventually
 from tests.serve.scripted_upstream import Script, answer, says, scripted
+from tests.waiting import eventually
 
 from raymill.client.sdk import Raymill
 from raymill.cluster.settings import Settings

@@ -6,7 +6,6 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, Self
 
 import httpx
@@ -14,6 +13,9 @@ from tests.conftest import RunningService
 
 from raymill.client.sdk import Raymill
 from raymill.policies.errors import Unavailable
+
+LONG_S = 300.0
+"""For what takes a service's start, or a training's, at the most."""
 
 
 class Load:
@@ -80,10 +82,3 @@ def answers(client: Raymill) -> bool:
 
 def say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
-
-
-def wait_until(holds: Callable[[], bool], within_s: float = 300) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)

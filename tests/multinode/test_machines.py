@@ -27,8 +27,9 @@ import pytest
 import yaml
 from tests.conftest import RunningService
 from tests.e2e.conftest import MakeRecipe, rows
-from tests.multinode.load import Load, answers, say, wait_until
+from tests.multinode.load import LONG_S, Load, answers, say
 from tests.multinode.machines import OUTSIDE, SCRATCH, SHARED, Machine, Site, why_not
+from tests.waiting import eventually
 
 from raymill.client.recipe import load_recipe
 from raymill.client.sdk import Raymill
@@ -264,7 +265,7 @@ def test_replicas_of_other_machines_go_on_when_a_cable_is_pulled(
     ended_well(client, submit(0.001, replicas=2))
     messages = rows(data / "heldout.jsonl")[0]["messages"][:-1]
     with Load(cluster.service, NAME, messages, PER_S) as load:
-        wait_until(lambda: len(load.answered) > 10 * PER_S)
+        eventually(lambda: len(load.answered) > 10 * PER_S, LONG_S, every_s=0.2)
         pulled_at = time.monotonic()
         serving.pull_cable()
         time.sleep(90)  # Ray gives a machine that is not heard from about 65 s
@@ -292,7 +293,7 @@ def test_a_new_machine_takes_the_place_of_the_head(cluster: Cluster, client: Ray
     (train,) = [job for job in ended.jobs if job.step == "train"]
     assert train.attempt == 2
     assert (train.result or {})["steps"] == 12 * 10
-    wait_until(lambda: chats(client))
+    eventually(lambda: chats(client), LONG_S, every_s=0.2)
     say(
         f"another head's service is up after {up_s:.0f} s, and all is back after {time.monotonic() - cut_at:.0f} s"
     )

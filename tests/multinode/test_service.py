@@ -21,7 +21,8 @@ import pytest
 from tests.conftest import HOME, RunningService, free_port
 from tests.e2e.conftest import MakeRecipe, rows
 from tests.lines import write_lines
-from tests.multinode.load import Load, answers, say, wait_until
+from tests.multinode.load import LONG_S, Load, answers, say
+from tests.waiting import eventually
 
 from raymill.client.recipe import load_recipe
 from raymill.client.sdk import Raymill
@@ -186,18 +187,18 @@ def test_all_returns_after_the_head_was_killed(
     train = {"learning_rate": 0.003, "epochs": EPOCHS, "checkpoint_every": 10}
     recipe = load_recipe(make_recipe(NAME, train=train, dataset=SECTIONS["dataset"]))
     trains = Watch(cluster, client.pipelines.create(recipe.resolved()))
-    wait_until(lambda: bool(trains.told("train", "step")))
+    eventually(lambda: bool(trains.told("train", "step")), LONG_S, every_s=0.2)
     evaluates = Watch(cluster, client.evaluations.run(f"{NAME}@1", max_new_tokens=64))
-    wait_until(lambda: bool(evaluates.told("evaluate", "progress")))
+    eventually(lambda: bool(evaluates.told("evaluate", "progress")), LONG_S, every_s=0.2)
     before = cluster.replicas()
     assert len(before) == 1
     with Load(cluster.service, NAME, messages, 5) as load:
         time.sleep(2)
         killed_at = time.monotonic()
         cluster.kill_head()
-        wait_until(lambda: any(at > killed_at + 1 for at, _ in load.answered))
+        eventually(lambda: any(at > killed_at + 1 for at, _ in load.answered), LONG_S, every_s=0.2)
         back_s = next(at for at, _ in load.answered if at > killed_at + 1) - killed_at
-        wait_until(lambda: answers(client))
+        eventually(lambda: answers(client), LONG_S, every_s=0.2)
         api_s = time.monotonic() - killed_at
         trained, evaluated = (watch.ended() for watch in (trains, evaluates))
         ended_s = time.monotonic() - killed_at

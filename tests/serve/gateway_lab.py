@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import httpx
 import msgspec
 from sqlalchemy import create_engine, text
-from tests.serve.gateway_tools import KEY, eventually, local_stores, made
+from tests.serve.gateway_tools import KEY, local_stores, made
 from tests.serve.scripted_upstream import Script
+from tests.waiting import eventually
 
 from raymill.registry.database import Database
 from raymill.serve.gateway.app import Gateway

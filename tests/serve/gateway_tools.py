@@ -7,7 +7,6 @@ import json
 import socket
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from tests.waiting import eventually
 
 from raymill.policies.errors import Unavailable
 from raymill.registry.provider_settings import ProviderSettings, presets
@@ -240,11 +240,3 @@ def leave(
         eventually(when)
         if body.get("stream"):
             assert connection.recv(1)  # the head comes with the first token, and not before
-
-
-def eventually(condition: Callable[[], bool], within_s: float = 60.0) -> None:
-    """Wait until `condition` holds, and fail if it does not."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.01)

@@ -12,7 +12,8 @@ import httpx
 import pytest
 from sqlalchemy import select
 from tests.registry.making import ADA, World
-from tests.serve.gateway_tools import ScriptedEngine, eventually, local_stores, made
+from tests.serve.gateway_tools import ScriptedEngine, local_stores, made
+from tests.waiting import eventually
 
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Unavailable

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from tests.serve.gateway_tools import KEY, ScriptedEngine, eventually, gateway, leave, snapshot
+from tests.serve.gateway_tools import KEY, ScriptedEngine, gateway, leave, snapshot
+from tests.waiting import eventually
 
 from raymill.policies.errors import Unavailable
 from raymill.serve.gateway.snapshot import Snapshot, StaticSource

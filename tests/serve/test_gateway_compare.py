@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from tests.serve.gateway_lab import Lab, events, lab
-from tests.serve.gateway_tools import eventually, provider, source_of
+from tests.serve.gateway_tools import provider, source_of
 from tests.serve.scripted_upstream import DONE, ROLE, chunk, error, good, says, scripted, streams
 from tests.serve.scripted_wires import breaks, hangs
+from tests.waiting import eventually
 
 from raymill.serve.gateway.catalog import Preset
 from raymill.serve.gateway.money import Price

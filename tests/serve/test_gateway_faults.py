@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from tests.serve.gateway_tools import KEY, eventually, gateway, leave, made, provider, route, source_of
+from tests.serve.gateway_tools import KEY, gateway, leave, made, provider, route, source_of
 from tests.serve.scripted_upstream import (
     DONE,
     END,
@@ -37,6 +37,7 @@ from tests.serve.scripted_upstream import (
     streams,
     truncated,
 )
+from tests.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 AUTH = {"Authorization": f"Bearer {KEY}"}

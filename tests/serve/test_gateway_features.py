@@ -12,9 +12,10 @@ from typing import Any
 import httpx
 import pytest
 from tests.serve.gateway_lab import AUTH, CHAT, Lab, lab
-from tests.serve.gateway_tools import ADA, KEY, eventually, provider, route, source_of
+from tests.serve.gateway_tools import ADA, KEY, provider, route, source_of
 from tests.serve.scripted_upstream import error, says, scripted
 from tests.serve.scripted_wires import TEXT, breaks, speaks
+from tests.waiting import eventually
 
 from raymill.serve.gateway.cache import MAX_ANSWER_BYTES, AnswerCache, Copy
 from raymill.serve.gateway.feedback import FeedbackRequest

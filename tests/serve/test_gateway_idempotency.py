@@ -15,9 +15,10 @@ import openai
 import psycopg
 import pytest
 from tests.serve.gateway_lab import CHAT, Lab, copy_of, lab
-from tests.serve.gateway_tools import ADA, KEY, eventually, leave, provider, source_of
+from tests.serve.gateway_tools import ADA, KEY, leave, provider, source_of
 from tests.serve.scripted_upstream import Act, Seen, Writer, error, says, scripted, stall
 from tests.serve.scripted_wires import TEXT, Wire, breaks, hangs, speaks
+from tests.waiting import eventually
 
 from raymill.registry.database import Database
 from raymill.serve.gateway.answers import MAX_KEY_CHARS, PostgresAnswers

@@ -13,9 +13,10 @@ import httpx
 import openai
 import pytest
 from tests.serve.gateway_lab import CHAT, Account, Lab, Metered, StandingClock, copy_of, lab
-from tests.serve.gateway_tools import ADA, eventually, leave, provider, route
+from tests.serve.gateway_tools import ADA, leave, provider, route
 from tests.serve.scripted_upstream import Script, answer, error, says, scripted, stall
 from tests.serve.scripted_wires import breaks, hangs, speaks
+from tests.waiting import eventually
 
 from raymill.registry.database import Database
 from raymill.serve.gateway.limits import Limit, Window

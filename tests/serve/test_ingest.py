@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 from tests.serve.usage_records import NOBODY, record
+from tests.waiting import eventually
 
 from raymill.cluster.settings import Settings
 from raymill.registry import meters
@@ -61,13 +62,6 @@ def lease(connection: psycopg.Connection[Any], replica_id: uuid.UUID, amount: in
 
 def rows(connection: psycopg.Connection[Any], what: str, *arguments: object) -> list[tuple[Any, ...]]:
     return connection.execute(what, arguments).fetchall()
-
-
-def wait_until(true: Callable[[], object], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def test_records_become_rows_and_their_use_moves_from_lease_to_meter(
@@ -241,7 +235,7 @@ def test_kill_9_of_a_replica_loses_no_record_and_leaks_no_lease(
         process.kill()
         written += process.stdout.readlines()
     numbers = [int(line) for line in written if line.endswith("\n")]
-    wait_until(lambda: not ingester.step() and not (tmp_path / str(replica)).exists())
+    eventually(lambda: not ingester.step() and not (tmp_path / str(replica)).exists())
     got = rows(connection, "SELECT request_id, outcome FROM usage")
     assert len(got) == len(set(got))
     expected = {(f"r{number}", "ok" if number % 10 else "lost") for number in numbers}
@@ -281,7 +275,7 @@ def test_kill_9_of_the_ingester_stores_each_record_once(
         process.wait(60)
     spool.close()
     ensure_ingester(home)
-    wait_until(lambda: not spool.folder.exists())
+    eventually(lambda: not spool.folder.exists())
     assert rows(connection, "SELECT count(*) FROM usage") == [(number,)]
     assert rows(connection, "SELECT used, leased FROM meter") == [(number, 0)]
     (process,) = ingesters(tmp_path)

@@ -13,7 +13,7 @@ import openai
 import psutil
 import pytest
 from tests.serve.conftest import Endpoint, application, signed_spec
-from tests.serve.gateway_tools import eventually
+from tests.waiting import eventually
 
 from raymill.cluster.settings import Settings
 from raymill.cluster.supervisor import leftovers

@@ -8,9 +8,10 @@ from typing import Any
 import anthropic
 import openai
 import pytest
-from tests.serve.gateway_tools import KEY, eventually
+from tests.serve.gateway_tools import KEY
 from tests.serve.scripted_upstream import error, says, stall
 from tests.serve.scripted_wires import TEXT, WIRES, House, Wire, breaks, hangs, refuses, shared, speaks
+from tests.waiting import eventually
 
 __all__ = ["shared"]  # fixture
 

@@ -23,7 +23,7 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 from sqlalchemy import func, select, update
 from tests.registry.making import ADA, World
-from tests.serve.gateway_tools import eventually
+from tests.waiting import eventually
 
 from raymill.client import uploading
 from raymill.client.retry import Retry

@@ -32,7 +32,7 @@ from tests.serve.control_lab import (
     post,
     submit,
 )
-from tests.serve.gateway_tools import eventually
+from tests.waiting import eventually
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
