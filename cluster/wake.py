@@ -21,7 +21,7 @@ class Wake:
         started = time.monotonic()
         try:
             if self._connection is None:
-                self._connection = psycopg.connect(self._dsn, autocommit=True, connect_timeout=5)
+                self._connection = psycopg.connect(self._dsn, autocommit=True)
                 for channel in self._channels:
                     self._connection.execute(f"LISTEN {channel}")
                 return True  # something may have happened before we listened

@@ -30,6 +30,9 @@ T = TypeVar("T")
 
 MIGRATIONS = Path(__file__).resolve().parent / "migrations"
 
+CONNECT_S = 5
+"""So long a server may take to accept a connection, before it counts as away."""
+
 
 class Database:
     """Sessions on one Postgres. Safe to share between threads; make a new one after a fork."""
@@ -41,7 +44,7 @@ class Database:
             pool_size=pool_size,
             max_overflow=10,
             pool_pre_ping=True,
-            connect_args={"connect_timeout": 5, "application_name": "raymill"},
+            connect_args={"application_name": "raymill"},
         )
 
     @contextmanager
@@ -163,7 +166,6 @@ class Held:
                     self._connection = connection = psycopg.connect(
                         self._dsn,
                         autocommit=True,
-                        connect_timeout=5,
                         application_name="raymill",
                         options=BY_INDEX,
                     )
@@ -216,7 +218,7 @@ def clock(session: Session) -> dt.datetime:
 
 
 def normal_url(url: str) -> URL:
-    """`postgres://…` as people write it, with the driver that we use.
+    """`postgres://…` as people write it, with the driver that we use, and CONNECT_S unless it names another.
 
     Raises:
         Invalid: not a Postgres address.
@@ -231,4 +233,5 @@ def normal_url(url: str) -> URL:
         raise Invalid(
             f"DATABASE_URL names {parsed.drivername!r}: only postgresql:// works, version 15 or newer"
         )
-    return parsed.set(drivername="postgresql+psycopg")
+    query = {"connect_timeout": str(CONNECT_S), **parsed.query}
+    return parsed.set(drivername="postgresql+psycopg", query=query)

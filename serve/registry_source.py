@@ -83,7 +83,7 @@ class RegistrySource:
         try:
             if self._listening is None:
                 dsn = self._database.url.set(drivername="postgresql").render_as_string(hide_password=False)
-                connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True, connect_timeout=5)
+                connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
                 try:
                     for channel in CHANNELS:
                         await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))

@@ -129,8 +129,10 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="session")
 def migrated(postgres: EmbeddedPostgres) -> Database:
-    """A database with the newest schema and nobody in it, to copy from."""
-    database = Database(postgres.url())
+    """A database with the newest schema and nobody in it, to copy from. Connecting has a minute: a busy machine may
+    stand still for more than the five seconds that a service gives it.
+    """
+    database = Database(f"{postgres.url()}?connect_timeout=60")
     database.migrate()
     database.close()
     return database

@@ -180,7 +180,7 @@ def _artifact(row: tuple[Any, ...]) -> ArtifactFiles:
 
 def _connection(dsn: str) -> psycopg.Connection[tuple[Any, ...]]:
     try:
-        return psycopg.connect(dsn, autocommit=True, connect_timeout=5, application_name="raymill backup")
+        return psycopg.connect(dsn, autocommit=True, application_name="raymill backup")
     except psycopg.OperationalError as error:
         said = str(error).strip().splitlines()[0]
         raise Unavailable(

@@ -67,7 +67,7 @@ def receive(settings: Settings) -> NoReturn:
         Denied, Invalid, Unavailable: the server does not allow it; the message holds the cure.
     """
     dsn = settings.postgres_dsn
-    with psycopg.connect(dsn, autocommit=True, connect_timeout=5) as connection:
+    with psycopg.connect(dsn, autocommit=True) as connection:
         folder = server(connection).folder(settings.backups_dir)
         _refuse_others(folder, settings.home_id)
         _mend(connection, folder)

@@ -85,9 +85,7 @@ class Bell:
     def _listen(self) -> None:
         while not self._over():
             try:
-                with psycopg.connect(
-                    self._dsn, autocommit=True, connect_timeout=5, application_name="raymill"
-                ) as connection:
+                with psycopg.connect(self._dsn, autocommit=True, application_name="raymill") as connection:
                     connection.execute(f"LISTEN {CHANNEL}")
                     self._ring_all()  # something may have happened before we listened
                     self._hear(connection)

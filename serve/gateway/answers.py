@@ -217,9 +217,7 @@ class PostgresAnswers:
 
     async def _execute(self, statement: str, values: dict[str, object]) -> list[tuple[Any, ...]]:
         try:
-            async with await psycopg.AsyncConnection.connect(
-                self._dsn, autocommit=True, connect_timeout=5
-            ) as connection:
+            async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
                 cursor = await connection.execute(statement, values)
                 return await cursor.fetchall() if cursor.description is not None else []
         except psycopg.OperationalError as error:

@@ -133,9 +133,7 @@ class Ingester:
 
     def _connected(self) -> psycopg.Connection[Any]:
         if self._connection is None:
-            connection = psycopg.connect(
-                self._url(), autocommit=True, connect_timeout=5, application_name="raymill-ingest"
-            )
+            connection = psycopg.connect(self._url(), autocommit=True, application_name="raymill-ingest")
             prepare(connection)
             self._connection, self._connected_at = connection, time.monotonic()
         return self._connection

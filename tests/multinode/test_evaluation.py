@@ -53,21 +53,22 @@ class Watched(LocalContext):
     pools: list[ActorPool]
     nodes: set[str]
     lose: Any = None
+    lost = False
 
     def event(self, kind: str, **data: Any) -> None:
         super().event(kind, **data)
         if kind not in {"phase", "progress"} or not self.pools:
             return
         pool = self.pools[-1]
-        if kind == "phase":
+        if kind == "phase" and not self.lost:  # afterwards one may wait for room that no node has
             self.where = {actor: node_of(actor) for actor in pool._actors}
             self.nodes |= set(self.where.values())
-        elif self.lose is not None:
+        elif kind == "progress" and self.lose is not None and not self.lost:
             resting = {*pool._idle, *pool._loading.values()}
             nodes = {self.where[actor] for actor in pool._actors if actor not in resting}
             for node in sorted(nodes - {ray.get_runtime_context().get_node_id()})[:1]:
                 self.lose(node)
-                self.lose = None
+                self.lost = True
 
 
 def node_of(actor: Any) -> str:
@@ -107,6 +108,6 @@ def test_a_lost_node_loses_no_sample_and_counts_none_twice(
     context = watched(store, "lost")
     context.lose = nodes.lose
     assert evaluate(context, monkeypatch) == in_one_process
-    assert context.lose is None
+    assert context.lost
     said = [data["text"] for kind, data in context.events if kind == "log"]
     assert "GgufModel was lost; its share is done again" in said

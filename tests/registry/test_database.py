@@ -509,6 +509,12 @@ def test_addresses_as_people_write_them(scheme: str) -> None:
     assert normal_url(f"{scheme}://ada@db/raymill").drivername == "postgresql+psycopg"
 
 
+def test_an_address_may_say_how_long_connecting_takes() -> None:
+    assert normal_url("postgresql://ada@db/raymill").query == {"connect_timeout": "5"}
+    slow = normal_url("postgresql://ada@db/raymill?sslmode=require&connect_timeout=30")
+    assert slow.query == {"connect_timeout": "30", "sslmode": "require"}
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
