@@ -218,8 +218,7 @@ class Chaos:
 
     def _cut_connection(self) -> bool:
         with suppress(psycopg.Error, OSError, Unavailable, NotFound):
-            url = self._settings.open_database().url.set(drivername="postgresql")
-            dsn = url.render_as_string(hide_password=False)
+            dsn = self._settings.postgres_dsn
             with psycopg.connect(dsn, autocommit=True, connect_timeout=2) as connection:
                 rows = connection.execute(
                     "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'raymill%' "

@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from raymill.registry.artifact_access import Artifacts
 from raymill.registry.artifact_cache import Cache
 from raymill.registry.artifacts import ArtifactStore
-from raymill.registry.database import Database, normal_url
+from raymill.registry.database import Database, dsn_of, normal_url
 from raymill.registry.home import default_home
 from raymill.registry.object_files import ObjectFiles
 from raymill.registry.object_store import ObjectStore
@@ -332,11 +332,7 @@ class Settings(BaseSettings):
     @property
     def postgres_dsn(self) -> str:
         """The service's Postgres, as libpq takes it. It holds the password."""
-        return (
-            normal_url(self._postgres_url())
-            .set(drivername="postgresql")
-            .render_as_string(hide_password=False)
-        )
+        return dsn_of(normal_url(self._postgres_url()))
 
     def open_database(self, *, pool_size: int = 5) -> Database:
         """Connect to the service's Postgres, which must have been started."""

@@ -7,12 +7,14 @@ import time
 import psycopg
 from sqlalchemy import URL
 
+from raymill.registry.database import dsn_of
+
 
 class Wake:
     """Waits for a notification on some channels; connects again when the connection broke."""
 
     def __init__(self, url: URL, *channels: str) -> None:
-        self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._dsn = dsn_of(url)
         self._channels = channels
         self._connection: psycopg.Connection | None = None
 

@@ -140,7 +140,7 @@ class Held:
     """One connection in autocommit that is kept, for one thread that runs a statement thousands of times a second."""
 
     def __init__(self, url: URL) -> None:
-        self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._dsn = dsn_of(url)
         self._connection: psycopg.Connection[tuple[object, ...]] | None = None
 
     def run(
@@ -235,3 +235,8 @@ def normal_url(url: str) -> URL:
         )
     query = {"connect_timeout": str(CONNECT_S), **parsed.query}
     return parsed.set(drivername="postgresql+psycopg", query=query)
+
+
+def dsn_of(url: URL) -> str:
+    """The same address as libpq takes it. It holds the password."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)

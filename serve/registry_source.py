@@ -22,7 +22,7 @@ from raymill.cluster.settings import Settings
 from raymill.policies.errors import RaymillError, Unavailable
 from raymill.registry import canaries, prices, tables
 from raymill.registry.aliases import ALIAS_CHANNEL
-from raymill.registry.database import is_away
+from raymill.registry.database import dsn_of, is_away
 from raymill.registry.gateway_config import CONFIG_CHANNEL
 from raymill.registry.identity import KEY_CHANNEL
 from raymill.registry.limits import LIMITS
@@ -82,7 +82,7 @@ class RegistrySource:
     async def changed(self) -> None:
         try:
             if self._listening is None:
-                dsn = self._database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+                dsn = dsn_of(self._database.url)
                 connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
                 try:
                     for channel in CHANNELS:

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 import psycopg
 from sqlalchemy import URL
 
+from raymill.registry.database import dsn_of
+
 log = logging.getLogger(__name__)
 
 CHANNEL = "raymill_event"
@@ -53,7 +55,7 @@ class Bell:
     first stream."""
 
     def __init__(self, url: URL) -> None:
-        self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._dsn = dsn_of(url)
         self._rings: dict[str, set[Ring]] = defaultdict(set)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None

@@ -17,7 +17,7 @@ from functools import partial
 
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Unavailable
-from raymill.registry.database import Database
+from raymill.registry.database import Database, dsn_of
 from raymill.serve.gateway import feedback
 from raymill.serve.gateway.answers import Answers, NoAnswers, PostgresAnswers
 from raymill.serve.gateway.app import TakeFeedback
@@ -49,7 +49,7 @@ class Stores:
         """Of the service whose settings these are."""
         replica_id = uuid.uuid4()
         database = settings.open_database(pool_size=1)
-        dsn = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        dsn = dsn_of(database.url)
         return cls(
             replica_id=replica_id,
             meters=Meters(dsn, replica_id, socket.gethostname()),

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from tests.waiting import eventually
 
 from raymill.cluster.warm import setup_worker
 
@@ -34,7 +34,7 @@ PATIENCE_S = 20.0
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[bytes]]:
     path = tmp_path_factory.mktemp("w") / "warm.sock"
     with subprocess.Popen([sys.executable, "-c", SERVER, str(path)]) as process:
-        wait_for(path.is_socket)
+        eventually(path.is_socket, PATIENCE_S)
         yield process
         process.kill()
 
@@ -43,13 +43,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Pope
 def warm_socket(server: subprocess.Popen[bytes]) -> Path:
     assert isinstance(server.args, list)
     return Path(str(server.args[-1]))
-
-
-def wait_for(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not happened():
-        assert time.monotonic() < deadline, f"not after {PATIENCE_S:.0f} s"
-        time.sleep(0.05)
 
 
 def command(path: Path, *program: str) -> list[str]:
@@ -116,7 +109,7 @@ def started(path: Path, folder: Path, text: str) -> tuple[subprocess.Popen[bytes
         f"os.rename({str(told)!r} + '.new', {str(told)!r})\n" + text,
     )
     starter = subprocess.Popen(command(path, program))
-    wait_for(told.exists)
+    eventually(told.exists, PATIENCE_S)
     return starter, int(told.read_text())
 
 
@@ -129,7 +122,7 @@ def test_a_copy_is_killed_with_the_process_that_stands_for_it(warm_socket: Path,
     os.kill(pid, signal.SIGSTOP)  # in no state to notice anything
     starter.kill()
     starter.wait()
-    wait_for(lambda: gone(pid))
+    eventually(lambda: gone(pid), PATIENCE_S)
 
 
 def test_a_copy_that_is_killed_ends_the_process_that_stands_for_it(warm_socket: Path, tmp_path: Path) -> None:
@@ -144,10 +137,10 @@ def test_sigterm_reaches_the_copy_which_may_end_in_its_own_way(warm_socket: Path
         f"import signal, sys\nsignal.signal(15, lambda *_: sys.exit(9))\nopen('{told}', 'w')\ntime.sleep(60)"
     )
     starter, pid = started(warm_socket, tmp_path, text)
-    wait_for(told.exists)
+    eventually(told.exists, PATIENCE_S)
     starter.terminate()
     assert starter.wait(timeout=PATIENCE_S) == 9
-    wait_for(lambda: gone(pid))
+    eventually(lambda: gone(pid), PATIENCE_S)
 
 
 def test_copies_go_on_when_the_warm_process_is_killed_and_end_with_their_starter(
@@ -159,10 +152,10 @@ def test_copies_go_on_when_the_warm_process_is_killed_and_end_with_their_starter
     )
     server.kill()
     server.wait()
-    wait_for(done.exists)
+    eventually(done.exists, PATIENCE_S)
     starter.kill()
     starter.wait()
-    wait_for(lambda: gone(pid))
+    eventually(lambda: gone(pid), PATIENCE_S)
 
 
 def test_the_warm_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
@@ -173,9 +166,9 @@ def test_the_warm_process_ends_with_the_one_that_started_it(tmp_path: Path) -> N
     ) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
-        wait_for(path.is_socket)
+        eventually(path.is_socket, PATIENCE_S)
         process.kill()
-    wait_for(lambda: gone(pid))
+    eventually(lambda: gone(pid), PATIENCE_S)
 
 
 def test_what_is_preloaded_leaves_ray_to_each_process() -> None:

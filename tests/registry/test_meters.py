@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from raymill.registry import meters
-from raymill.registry.database import Database
+from raymill.registry.database import Database, dsn_of
 from raymill.registry.meters import METER_CHANNEL, Ask, LeaseAnswer, MeterKey, ReplicaLost
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ BUDGET: MeterKey = ("account:a/micro_usd/total", 0)
 
 
 def dsn(database: Database) -> str:
-    return database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return dsn_of(database.url)
 
 
 class Replica:

@@ -19,6 +19,7 @@ from raymill.cluster.settings import Settings
 from raymill.policies.errors import Unavailable
 from raymill.registry import canary_looks, deployments, promotion, requests
 from raymill.registry.canary_config import CanaryConfig
+from raymill.registry.database import dsn_of
 from raymill.registry.tables import (
     DeploymentState,
     LlmVersion,
@@ -171,7 +172,7 @@ def house(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         version = session.scalars(select(LlmVersion).where(LlmVersion.number == 1)).one()
         deployments.report(session, version.llm_id, "production", DeploymentState.READY, version.id, "")
     engine, spool = Versions(), tmp_path / "spool"
-    dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    dsn = dsn_of(url)
     ingester = Ingester(spool, lambda: dsn)
     with (
         made(engine, RegistrySource(), stores=local_stores(spool)) as (app, address),

@@ -12,7 +12,7 @@ from tests.serve.gateway_tools import ADA, leave, provider, route, source_of
 from tests.serve.scripted_upstream import Seen, Writer, answer, error, says, scripted, stall
 from tests.serve.scripted_wires import breaks, calls, embeds, hangs, speaks
 
-from raymill.registry.database import Database
+from raymill.registry.database import Database, dsn_of
 from raymill.serve.gateway.ingest import Ingester
 from raymill.serve.gateway.money import Price
 from raymill.serve.gateway.spool import Opened, UsageRecord
@@ -261,7 +261,7 @@ def test_what_was_left_is_taken_by_postgres_as_it_is(database: Database, shared:
     shared.ask("traced", SECRET, id="last-ok")
     shared.ask("once", id="last-error")
     shared.closed("last-error")
-    url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = dsn_of(database.url)
     ingester = Ingester(shared.stores.spool.folder.parent, lambda: url)
     ingester.step()
     ingester.close()

@@ -25,7 +25,7 @@ from tests.waiting import eventually
 
 from raymill.cluster.settings import Settings
 from raymill.registry import meters
-from raymill.registry.database import Database
+from raymill.registry.database import Database, dsn_of
 from raymill.registry.postgres import EmbeddedPostgres
 from raymill.serve.gateway.ingest import LOCK_FILE, Ingester, database_url, ensure_ingester, take_lock
 from raymill.serve.gateway.segments import REFUSED, SpoolReader
@@ -36,7 +36,7 @@ TOKENS = ("account:a/tokens/total", 0)
 
 
 def dsn(database: Database) -> str:
-    return database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return dsn_of(database.url)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tests.registry.postgres_proxy import At, PostgresProxy
 
 from raymill.policies.errors import Unavailable
 from raymill.registry import meters as ledger
-from raymill.registry.database import Database
+from raymill.registry.database import Database, dsn_of
 from raymill.registry.meters import MeterKey
 from raymill.serve.gateway import book as book_module
 from raymill.serve.gateway.allowance import Allowance
@@ -47,7 +47,7 @@ class World:
 
     def __init__(self, database: Database) -> None:
         self.url = database.url
-        self.dsn = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self.dsn = dsn_of(database.url)
         self.connection = psycopg.connect(self.dsn, autocommit=True)
         self.spooled: dict[uuid.UUID, Counter[MeterKey]] = {}
         self.clock = StandingClock()
