@@ -156,8 +156,12 @@ class WindowShares:
         windows = [self._stream[start : start + self._window] for start in chosen[rank::workers]]
         # The file holds 32 bits an id; torch indexes with 64.
         ids_BT = np.stack(windows).astype(np.int64)
+        labels_BT = ids_BT.copy()
+        # Nothing in the window comes before its first token, so nothing predicts it.
+        labels_BT[:, 0] = IGNORE
         nobody_BT = np.zeros_like(ids_BT)
-        batch = Batch(ids_BT, positions_within(ids_BT, self._end_id), ids_BT, nobody_BT, nobody_BT[:1, 0], {})
+        positions_BT = positions_within(ids_BT, self._end_id)
+        batch = Batch(ids_BT, positions_BT, labels_BT, nobody_BT, nobody_BT[:1, 0], {})
         return Share([batch], counted=self._batch * (self._window - 1), tokens=self._batch * self._window)
 
 

@@ -27,7 +27,7 @@ server.main()
 """
 """A warm process that has one small module of its own instead of torch."""
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture
@@ -108,7 +108,9 @@ def started(path: Path, folder: Path, text: str) -> tuple[subprocess.Popen[bytes
         f"import os, time\nopen({str(told)!r} + '.new', 'w').write(str(os.getpid()))\n"
         f"os.rename({str(told)!r} + '.new', {str(told)!r})\n" + text,
     )
-    starter = subprocess.Popen(command(path, program))
+    # A copy that was told to end is given as long as a machine may stand still.
+    patient = {**os.environ, "RAY_JOB_STOP_WAIT_TIME_S": str(2 * PATIENCE_S)}
+    starter = subprocess.Popen(command(path, program), env=patient)
     eventually(told.exists, PATIENCE_S)
     return starter, int(told.read_text())
 

@@ -37,6 +37,8 @@ def api(database: Database, tmp_path: Path) -> tuple[Any, str]:
     return app_of(Parts(settings=service, database=database)), key
 
 
+# Hypothesis watches Python's common random numbers, which other threads of this process draw from as well.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @pytest.mark.timeout(300)
 def test_no_request_made_from_the_document_is_answered_with_a_5xx(api: tuple[Any, str]) -> None:
     app, key = api

@@ -4,8 +4,18 @@ from itertools import chain
 
 import numpy as np
 import pytest
+import torch
 
-from raymill.train.batches import ExampleShares, WindowShares, first_fit, lay, positions_within, window_starts
+from raymill.train.batches import (
+    ExampleShares,
+    WindowShares,
+    counted_in,
+    first_fit,
+    lay,
+    positions_within,
+    window_starts,
+)
+from raymill.train.summed_loss import inputs_of
 from raymill.train.template import IGNORE, Example
 
 
@@ -78,8 +88,17 @@ def test_windows_of_a_step_are_dealt_to_the_workers() -> None:
     dealt = [row for part in parts for row in part.passes[0].ids_BT.tolist()]
     assert sorted(dealt) == sorted(whole.passes[0].ids_BT.tolist())
     assert whole.counted == parts[0].counted == 4 * 7
+    assert sum(counted_in(part.passes[0]) for part in parts) == counted_in(whole.passes[0]) == 4 * 7
     assert whole.passes[0].positions_BT[0].tolist() == list(range(8))
     assert whole.passes[0].ids_BT.dtype == np.int64
+
+
+def test_the_loss_of_windows_is_that_of_each_by_itself() -> None:
+    stream = np.array([5, 6, 9, 5, 6, 7, 8, 5, 6, 9, 5, 9], dtype=np.int32)
+    made = WindowShares(stream, end_id=9, batch=3, steps=1, seed=0, window=4).share(0, 0, 1).passes[0]
+    given = inputs_of(made, torch.device("cpu"))
+    assert given.at_N.tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10]
+    assert given.targets_N.tolist() == made.ids_BT[:, 1:].reshape(-1).tolist()
 
 
 def test_windows_begin_where_documents_do_and_reach_through_long_ones() -> None:
