@@ -1,9 +1,10 @@
 """Child processes that outlive nothing: start one with a log, know it again, end it with all it started.
-And which processes of this machine go first."""
+Which processes of this machine go first, and how one that answers requests looks for garbage."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import subprocess
 import time
@@ -21,6 +22,14 @@ WORK_NICENESS = 15
 def give_way() -> None:
     """This process, and whatever it starts from now on, takes what the machine's services leave."""
     os.nice(WORK_NICENESS - os.nice(0))
+
+
+def collect_garbage_seldom() -> None:
+    """What was imported up to now stays for good, and no collection walks over it again; new garbage is looked for
+    after 20,000 allocations and not after 700: a request makes a few hundred, and hardly ever a cycle."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 def spawn(command: Sequence[str], *, log: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -45,6 +45,7 @@ class Database:
             max_overflow=10,
             pool_pre_ping=True,
             connect_args={"application_name": "raymill"},
+            json_deserializer=msgspec.json.decode,
         )
 
     @contextmanager

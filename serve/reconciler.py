@@ -36,7 +36,7 @@ from raymill.registry.aliases import ALIAS_CHANNEL
 from raymill.registry.signing_keys import KeyRing
 from raymill.registry.tables import DeploymentState
 from raymill.serve import faces, specs, triggers
-from raymill.serve.llm.build import build_engine, reason_of_application
+from raymill.serve.llm.build import deploy, reason_of_application
 from raymill.serve.llm.config import ServeConfig
 from raymill.serve.llm.spec import DeploySpec
 from raymill.serve.shared_engines import SharedEngines
@@ -127,13 +127,12 @@ class Reconciler:
         attempt = uuid.uuid4().hex if failed else ""
         try:
             spec = self._database.patiently(lambda session: self._spec(session, wanted, attempt))
+            log.info("starting %s for %s@%s", spec.application, wanted.llm, wanted.alias)
+            self._report(wanted, DeploymentState.STARTING, "")
+            deploy(spec)
         except (RaymillError, ValidationError, NoResultFound) as error:  # of one; the others are followed
+            log.warning("%s@%s is not served: %s", wanted.llm, wanted.alias, error)
             self._report(wanted, DeploymentState.FAILED, str(error)[:1000])
-            return
-        log.info("starting %s for %s@%s", spec.application, wanted.llm, wanted.alias)
-        self._report(wanted, DeploymentState.STARTING, "")
-        target = RunTarget(target=build_engine(spec), name=spec.application, route_prefix=None)
-        serve.run_many([target], wait_for_applications_running=False)
 
     def _spec(self, session: Session, wanted: Wanted, attempt: str) -> DeploySpec:
         version = servable(session, wanted)

@@ -13,19 +13,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from pydantic import ValidationError
-from ray import serve
-from ray.serve import RunTarget
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
 from raymill.cluster.settings import Settings
-from raymill.policies.errors import RaymillError
+from raymill.policies.errors import Invalid, RaymillError
 from raymill.registry.database import Database
 from raymill.registry.tables import Artifact, DeploymentState, LlmVersion
 from raymill.serve import specs
 from raymill.serve.llm.adapters import Adapter
-from raymill.serve.llm.build import build_engine, reason_of_application
+from raymill.serve.llm.build import deploy, reason_of_application
 from raymill.serve.llm.config import ServeConfig
 from raymill.serve.llm.spec import DeploySpec
 from raymill.serve.wanted import Wanted, servable
@@ -112,8 +110,12 @@ class SharedEngines:
             if each.version_id in found and (each.is_new or application is None):
                 self._report(each, DeploymentState.STARTING, "")
         log.info("%s serves %s", name, ", ".join(adapter.name for adapter in found.values()))
-        target = RunTarget(target=build_engine(spec), name=name, route_prefix=None)
-        serve.run_many([target], wait_for_applications_running=False)
+        try:
+            deploy(spec)
+        except Invalid as error:
+            for each in members:
+                self._report(each, DeploymentState.FAILED, str(error)[:1000])
+            return
         self._told[name] = told
 
     def _verified(self, members: list[Wanted], known: AbstractSet[uuid.UUID]) -> dict[uuid.UUID, Adapter]:

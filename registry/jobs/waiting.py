@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import bindparam, text
+from sqlalchemy import Row, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 from sqlalchemy.types import Uuid
@@ -46,7 +46,7 @@ WHERE job.id = ANY(:ids)
 """).bindparams(bindparam("ids", type_=ARRAY(Uuid)))
 
 
-def reasons(session: Session, jobs: Iterable[Job]) -> dict[uuid.UUID, str]:
+def reasons(session: Session, jobs: Iterable[Job | Row[Any]]) -> dict[uuid.UUID, str]:
     """Why each of `jobs` waits that does, by its id. Nothing is asked when none does."""
     ids = [job.id for job in jobs if job.state in WAITS]
     if not ids:

@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raymill.cluster import logs
 from raymill.cluster.numbers import Publisher
+from raymill.cluster.processes import collect_garbage_seldom
 from raymill.cluster.ray_head import at_head
 from raymill.cluster.settings import Settings
 from raymill.policies.errors import Conflict, Denied, Invalid, NotFound, RaymillError, Unavailable
@@ -199,6 +200,7 @@ def build() -> Application:
         app = create_app(parts)
         Publisher(settings.metrics_dir, "api", parts.numbers.families, database=parts.database).start()
         answer_directly(app, (f"{PREFIX}/", f"{code_routes.PREFIX}/", site.PREFIX))
+        collect_garbage_seldom()
         return app
 
     class ControlPlane:

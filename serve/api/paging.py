@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Query
 from sqlalchemy import ColumnElement, Select
+from sqlalchemy import Row as SqlRow
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from raymill.client.types import Page
@@ -42,15 +43,39 @@ def page(
 
 def rows_of_page(
     opened: Session, rows: Select[Row], key: InstrumentedAttribute[Any], *, limit: int, cursor: str | None
-) -> tuple[list[Row], str | None]:
+) -> tuple[Sequence[Row], str | None]:
     """The rows of a page and the cursor of the next, for rows of which more is read all at once.
 
     Raises:
         Invalid: `cursor` is none of ours.
     """
+    wanted = _from_cursor(rows, key, limit=limit, cursor=cursor)
+    return _cut(list(opened.scalars(wanted).unique()), key, limit)
+
+
+def columns_of_page(
+    opened: Session, columns: Select[Any], key: InstrumentedAttribute[Any], *, limit: int, cursor: str | None
+) -> tuple[Sequence[SqlRow[Any]], str | None]:
+    """As `rows_of_page`, of some columns, of which `key` is one: no objects are made of them.
+
+    Raises:
+        Invalid: `cursor` is none of ours.
+    """
+    return _cut(opened.execute(_from_cursor(columns, key, limit=limit, cursor=cursor)).all(), key, limit)
+
+
+def _from_cursor(
+    rows: Select[Row], key: InstrumentedAttribute[Any], *, limit: int, cursor: str | None
+) -> Select[Row]:
+    """One more than the page holds, to see whether there is a next."""
     if cursor is not None:
         rows = rows.where(_before(key, cursor))
-    found = list(opened.scalars(rows.order_by(key.desc()).limit(limit + 1)).unique())
+    return rows.order_by(key.desc()).limit(limit + 1)
+
+
+def _cut(
+    found: Sequence[Row], key: InstrumentedAttribute[Any], limit: int
+) -> tuple[Sequence[Row], str | None]:
     more = len(found) > limit
     found = found[:limit]
     return found, _encode(getattr(found[-1], key.key)) if more else None

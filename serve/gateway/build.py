@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from ray.serve import Application
 from starlette.types import ASGIApp
 
 from raymill.cluster import logs
+from raymill.cluster.processes import collect_garbage_seldom
 from raymill.cluster.ray_head import at_head
 from raymill.cluster.settings import Settings
 from raymill.serve.gateway.app import Gateway
@@ -32,14 +32,6 @@ from raymill.serve.gateway.upstream import Engines, ServeEngines, Upstreams
 from raymill.serve.loopback import keep_to_loopback
 
 keep_to_loopback()
-
-
-def collect_garbage_seldom() -> None:
-    """What was imported up to now stays for good, and no collection walks over it again; new garbage is looked for
-    after 20,000 allocations and not after 700: a request makes about a hundred, and hardly ever a cycle."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 10, 10)
 
 
 def assemble(source: SnapshotSource, stores: Stores, engines: Engines, **options: Any) -> Gateway:

@@ -1,13 +1,16 @@
-"""From a spec to a running application, and from a failed one to its reason."""
+"""From a spec to a starting application, and from a failed one to its reason."""
 
 from __future__ import annotations
 
 import re
 from typing import assert_never
 
-from ray.serve import Application
+from ray import serve
+from ray.serve import Application, RunTarget
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview
 
+from raymill.policies.errors import Invalid
 from raymill.serve.llm.llama_cpp_engine import build_llama_cpp
 from raymill.serve.llm.spec import DeploySpec
 from raymill.serve.llm.vllm_engine import build_vllm
@@ -23,6 +26,20 @@ def build_engine(spec: DeploySpec) -> Application:
     if engine == "llama_cpp":
         return build_llama_cpp(spec)
     assert_never(engine)
+
+
+def deploy(spec: DeploySpec) -> None:
+    """Have Serve start the application of `spec`, or bring one that runs to what it says. Not waited for. It has no HTTP
+    route: the gateway calls it by a handle.
+
+    Raises:
+        Invalid: Serve refuses it.
+    """
+    target = RunTarget(target=build_engine(spec), name=spec.application, route_prefix=None)
+    try:
+        serve.run_many([target], wait_for_applications_running=False)
+    except RayServeException as error:
+        raise Invalid(f"Ray Serve refuses {spec.application}: {error}") from error
 
 
 def reason_of(status_message: str) -> str:

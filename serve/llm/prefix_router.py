@@ -144,6 +144,14 @@ def _read(request: PendingRequest) -> Prompt | None:
         return None
 
 
+class _WithoutRoute(RequestRouterConfig):  # type: ignore[misc]
+    """Of a deployment that only handles reach. HAProxy would pass a router by, so Serve (2.60) refuses one of the
+    deployment that an application is called by, without asking whether HAProxy ever sees it; this is what it asks."""
+
+    def is_default_request_router(self) -> bool:
+        return True
+
+
 def by_prefix() -> RequestRouterConfig:
-    """Of `serve.deployment`."""
-    return RequestRouterConfig(request_router_class=f"{PrefixRouter.__module__}.{PrefixRouter.__name__}")
+    """Of `serve.deployment`, for an application without an HTTP route."""
+    return _WithoutRoute(request_router_class=f"{PrefixRouter.__module__}.{PrefixRouter.__name__}")

@@ -6,10 +6,12 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from ray.serve._private import build_app
 from ray.serve._private.common import (
     DeploymentHandleSource,
     DeploymentID,
@@ -25,9 +27,11 @@ from raymill.cluster.settings import Settings
 from raymill.registry import deployments
 from raymill.registry.tables import DeploymentState, LlmVersion
 from raymill.serve.llm import prefix_memory
+from raymill.serve.llm.build import build_engine
 from raymill.serve.llm.config import ServeConfig
 from raymill.serve.llm.prefix_memory import MOST_AHEAD, PrefixMemory, best, prompt_of
 from raymill.serve.llm.prefix_router import PrefixRouter
+from raymill.serve.llm.spec import DeploySpec
 from raymill.serve.registry_source import RegistrySource
 
 ENGINE = DeploymentID(name="engine", app_name="llm-triage-1")
@@ -265,6 +269,27 @@ def test_routing_is_vllms_by_prefix_unless_it_is_said() -> None:
         ServeConfig(engine="llama_cpp", quantization="Q8_0", routing="prefix")
     with pytest.raises(ValidationError, match="'prefix' or 'balanced'"):
         ServeConfig.model_validate({"routing": "sticky"})
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"engine": "llama_cpp", "quantization": "Q8_0"}], ids=["vllm", "llama.cpp"]
+)
+def test_serve_takes_every_engine_also_behind_haproxy(
+    config: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_app, "RAY_SERVE_ENABLE_HA_PROXY", True)
+    spec = DeploySpec(
+        name="triage",
+        version=1,
+        directory=Path("nowhere"),
+        envelope={},
+        public_keys=("one",),
+        config=ServeConfig.model_validate(config),
+        gguf_file="model.gguf" if config else None,
+    )
+    (engine,) = build_app.build_app(build_engine(spec), name=spec.application).deployments
+    router = engine._deployment_config.request_router_config.request_router_class
+    assert router.endswith("PrefixRouter") == (spec.config.engine == "vllm")
 
 
 def test_the_gateway_reads_how_a_version_is_routed_from_its_deployment(
