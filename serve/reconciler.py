@@ -181,6 +181,8 @@ def main() -> None:
     )
     triggers.start(settings)
     reconciler = Reconciler(settings)
+    reconciler.step()
+    # Of one that came through: one that dies each time it is started is told of as silent.
     Publisher(settings.metrics_dir, "reconciler").start()
     while True:
         started = time.monotonic()

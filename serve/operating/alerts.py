@@ -31,7 +31,11 @@ def alerts(facts: Facts) -> list[Alert]:
 
 
 def _parts(facts: Facts) -> Iterator[Alert]:
-    for part, what in (("gateway", "answers under /v1"), ("engine", "starts jobs")):
+    for part, what in (
+        ("gateway", "answers under /v1"),
+        ("engine", "starts jobs"),
+        ("reconciler", "starts models or takes them back"),
+    ):
         if not facts.parts.replicas.get(part):
             yield Alert(
                 severity="critical",

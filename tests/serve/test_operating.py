@@ -47,7 +47,7 @@ def viewer(stranger: TestClient, world: World) -> TestClient:
 
 @pytest.fixture
 def troubled(world: World, app: FastAPI) -> None:
-    """A dead letter, drift, an old backup that was never proven, an open breaker; engine and gateway tell numbers."""
+    """A dead letter, drift, an old backup that was never proven, an open breaker; every part tells numbers."""
     settings = Settings(home=world.home, backup_every_s=3600)
     app_of(Parts(settings=settings, database=world.database))
     with world.database.transaction() as session:
@@ -79,6 +79,7 @@ def troubled(world: World, app: FastAPI) -> None:
     (old / manifest.MANIFEST).write_text("{}")
     engine = Publisher(settings.metrics_dir, "engine", numbers.families, database=world.database)
     engine.write()
+    Publisher(settings.metrics_dir, "reconciler").write()
     gateway = Metrics("g1")
     gateway.refused("invalid_api_key", 401)
     gateway.cache("support", hit=True)
@@ -92,7 +93,8 @@ def troubled(world: World, app: FastAPI) -> None:
 @pytest.mark.usefixtures("troubled")
 def test_status_tells_on_one_screen_what_is_wrong_and_its_cure(viewer: TestClient) -> None:
     status = Status.model_validate(viewer.get(f"{API}/status").raise_for_status().json())
-    assert (status.jobs, status.parts) == ({"queued": 2, "dead": 1}, {"api": 1, "engine": 1, "gateway": 1})
+    assert status.jobs == {"queued": 2, "dead": 1}
+    assert status.parts == {"api": 1, "engine": 1, "gateway": 1, "reconciler": 1}
     assert status.gateway.model_dump() == {"replicas": 1, "in_flight": 2, "breakers": {"openai/gpt": "open"}}
     short = next(queue for queue in status.queues if queue.queue == "short")
     assert (short.ready, short.dead) == (2, 1)
@@ -109,10 +111,10 @@ def test_status_tells_on_one_screen_what_is_wrong_and_its_cure(viewer: TestClien
     assert all(alert.message and alert.cure for alert in status.alerts)
 
 
-def test_a_service_whose_engine_and_gateway_say_nothing_is_told_of(viewer: TestClient) -> None:
+def test_a_service_whose_parts_say_nothing_is_told_of(viewer: TestClient) -> None:
     status = Status.model_validate(viewer.get(f"{API}/status").raise_for_status().json())
     silent = {alert.subject: alert.severity for alert in status.alerts if alert.name == "part_silent"}
-    assert silent == {"gateway": "critical", "engine": "critical"}
+    assert silent == dict.fromkeys(("gateway", "engine", "reconciler"), "critical")
 
 
 def scrape(client: TestClient) -> dict[str, Any]:
