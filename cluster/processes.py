@@ -26,7 +26,7 @@ def give_way() -> None:
 
 def collect_garbage_seldom() -> None:
     """What was imported up to now stays for good, and no collection walks over it again; new garbage is looked for
-    after 20,000 allocations and not after 700: a request makes a few hundred, and hardly ever a cycle."""
+    after 20,000 allocations and not after 700: requests hardly ever leave a cycle."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)

@@ -113,8 +113,11 @@ class SharedEngines:
         try:
             deploy(spec)
         except Invalid as error:
+            log.warning("%s is left as it was: %s", name, error)
             for each in members:
-                self._report(each, DeploymentState.FAILED, str(error)[:1000])
+                # What it has been told of already, it goes on answering for.
+                if application is None or each.version_id not in before.versions:
+                    self._report(each, DeploymentState.FAILED, str(error)[:1000])
             return
         self._told[name] = told
 

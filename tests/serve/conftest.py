@@ -104,6 +104,19 @@ def signed_spec(
     )
 
 
+def unloaded_spec(config: ServeConfig, *, gguf_file: str | None = None) -> DeploySpec:
+    """Version 1 of `triage`, for what never reads its weights or its signature."""
+    return DeploySpec(
+        name="triage",
+        version=1,
+        directory=Path("nowhere"),
+        envelope={},
+        public_keys=("one",),
+        config=config,
+        gguf_file=gguf_file,
+    )
+
+
 @pytest.fixture(scope="module")  # not longer: its engines hold CPUs that other tests of the cluster need
 def served(
     ray_session: None,  # noqa: ARG001 - a fixture cannot be marked with usefixtures

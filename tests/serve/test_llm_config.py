@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from tests.serve.conftest import unloaded_spec
 
 from raymill.policies.errors import Invalid
 from raymill.serve.llm.build import reason_of
@@ -82,14 +83,7 @@ def test_gpus_are_cut_into_stages_and_asked_of_one_machine() -> None:
 def test_replicas_are_replaced_where_what_they_were_started_with_has_changed(
     change: dict[str, Any], restarts: bool
 ) -> None:
-    spec = DeploySpec(
-        name="triage",
-        version=1,
-        directory=Path("nowhere"),
-        envelope={},
-        public_keys=("one",),
-        config=ServeConfig(),
-    )
+    spec = unloaded_spec(ServeConfig())
     assert (code_version(replace(spec, **change)) != code_version(spec)) == restarts
 
 

@@ -13,13 +13,13 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 from ray import serve
 from ray.serve import RunTarget
+from tests.serve.conftest import unloaded_spec
 
 from raymill.policies.errors import Unavailable
 from raymill.serve.gateway.catalog import Served
@@ -35,14 +35,7 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-SPEC = DeploySpec(
-    name="triage",
-    version=1,
-    directory=Path("nowhere"),
-    envelope={},
-    public_keys=("one",),
-    config=ServeConfig(cpus=0.1, replicas=2),
-)
+SPEC = unloaded_spec(ServeConfig(cpus=0.1, replicas=2))
 CONVERSATIONS, TURNS = 12, 6
 
 

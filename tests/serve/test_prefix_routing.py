@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from ray.serve._private.request_router.common import PendingRequest
 from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from sqlalchemy import select
 from tests.registry.making import World
+from tests.serve.conftest import unloaded_spec
 
 from raymill.cluster.settings import Settings
 from raymill.registry import deployments
@@ -31,7 +31,6 @@ from raymill.serve.llm.build import build_engine
 from raymill.serve.llm.config import ServeConfig
 from raymill.serve.llm.prefix_memory import MOST_AHEAD, PrefixMemory, best, prompt_of
 from raymill.serve.llm.prefix_router import PrefixRouter
-from raymill.serve.llm.spec import DeploySpec
 from raymill.serve.registry_source import RegistrySource
 
 ENGINE = DeploymentID(name="engine", app_name="llm-triage-1")
@@ -278,15 +277,7 @@ def test_serve_takes_every_engine_also_behind_haproxy(
     config: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build_app, "RAY_SERVE_ENABLE_HA_PROXY", True)
-    spec = DeploySpec(
-        name="triage",
-        version=1,
-        directory=Path("nowhere"),
-        envelope={},
-        public_keys=("one",),
-        config=ServeConfig.model_validate(config),
-        gguf_file="model.gguf" if config else None,
-    )
+    spec = unloaded_spec(ServeConfig.model_validate(config), gguf_file="model.gguf" if config else None)
     (engine,) = build_app.build_app(build_engine(spec), name=spec.application).deployments
     router = engine._deployment_config.request_router_config.request_router_class
     assert router.endswith("PrefixRouter") == (spec.config.engine == "vllm")

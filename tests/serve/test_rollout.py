@@ -13,13 +13,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 from ray import serve
 from ray.serve import RunTarget
+from tests.serve.conftest import unloaded_spec
 
 from raymill.serve.gateway.catalog import Served
 from raymill.serve.gateway.upstream import ServeEngines, Waking
@@ -34,14 +34,7 @@ pytestmark = [
 ]
 
 PER_S = 20.0
-SPEC = DeploySpec(
-    name="triage",
-    version=1,
-    directory=Path("nowhere"),
-    envelope={},
-    public_keys=("one",),
-    config=ServeConfig(cpus=0.1),
-)
+SPEC = unloaded_spec(ServeConfig(cpus=0.1))
 SERVED = Served(name="triage", version=1, application=SPEC.application)
 
 
